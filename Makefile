@@ -1,0 +1,37 @@
+# What a user needs: make train test lint bench ui install clean. Each does all its set-up: Python 3.11+ and make suffice.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+ARGS ?=
+
+.PHONY: train test lint bench ui install clean
+
+train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; ARGS="--optim.max_steps 100" overrides
+	$(RUN) -m distseg.train $(ARGS)
+
+test: $(VENV)/.installed  ## everything that needs no server; what needs one is skipped and says what is missing
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed  ## one JSON line per case: ours, peer, ratio
+	for case in tests/benchmarks/bench_*.py; do $(RUN) $$case $(ARGS) || exit 1; done
+
+ui: $(VENV)/.installed  ## the MLflow pages of ./runs on http://127.0.0.1:5000
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow ui --host 127.0.0.1 \
+		--backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("distseg needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

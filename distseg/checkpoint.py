@@ -1,0 +1,219 @@
+"""A checkpoint is everything a run needs to go on, in one directory of two files.
+
+    checkpoint.pt      torch.save of plain containers and tensors (loads with weights_only=True)
+    checkpoint.json    step, metrics and the SHA-256 of checkpoint.pt; written last, so its presence means complete
+
+A run's directory (`run_uri`) holds `checkpoint_<step>_<token>` directories beside `config.json` and `run.json`.
+A damaged checkpoint is refused by name; `newest` and `best` pass over it and take the next, saying so.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import distseg
+from distseg import storage
+from distseg.config import RunConfig, from_dict, to_dict
+from distseg.data.sample import LabelSpace
+from distseg.errors import CheckpointError, ConfigError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+WEIGHTS_FILE = "checkpoint.pt"
+META_FILE = "checkpoint.json"
+NUM_BEST_KEPT = 2  # beside the newest: if one is damaged there is another
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    step: int  # optimiser steps done
+    config: RunConfig
+    label_space: LabelSpace
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    next_micro_batch: int  # position in the sample stream
+    manifest_digest: str
+    run_id: str = ""  # MLflow's
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)  # the evaluation as JSON, if one was made at this step
+    records: list[dict[str, Any]] = field(default_factory=list)  # metrics the tracking server has not confirmed
+    code_version: str = ""
+    rng: dict[str, int] = field(default_factory=dict)  # generators are seeded from (seed, step, rank): see fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A complete checkpoint seen in storage, by its META_FILE."""
+
+    uri: str
+    step: int
+    metrics: dict[str, float]
+
+
+def new_name(step: int) -> str:
+    """A directory name never used before: a step that is done again after a crash does not overwrite."""
+    return f"checkpoint_{step:08d}_{secrets.token_hex(3)}"
+
+
+def write(directory: Path, checkpoint: Checkpoint) -> None:
+    """Writes both files, the weights first. The directory must exist."""
+    content = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "config": to_dict(checkpoint.config),
+        "label_space": {
+            "name": checkpoint.label_space.name,
+            "classes": list(checkpoint.label_space.classes),
+            "palette": [list(colour) for colour in checkpoint.label_space.palette],
+        },
+        "model": checkpoint.model,
+        "optimizer": checkpoint.optimizer,
+        "next_micro_batch": checkpoint.next_micro_batch,
+        "manifest_digest": checkpoint.manifest_digest,
+        "run_id": checkpoint.run_id,
+        "metrics": checkpoint.metrics,
+        "tables": checkpoint.tables,
+        "records": checkpoint.records,
+        "code_version": checkpoint.code_version,
+        "rng": checkpoint.rng,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    meta = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "metrics": checkpoint.metrics,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "num_bytes": len(data),
+    }
+    storage.write_bytes(str(directory / WEIGHTS_FILE), data)
+    storage.write_bytes(str(directory / META_FILE), json.dumps(meta, indent=1).encode())
+
+
+def read(uri: str) -> Checkpoint:
+    """Loads the checkpoint directory at `uri`. Raises CheckpointError naming it if it is absent, damaged or too new."""
+    meta = _read_meta(uri)
+    data = storage.read_bytes(storage.join(uri, WEIGHTS_FILE))
+    if hashlib.sha256(data).hexdigest() != meta["sha256"]:
+        raise CheckpointError(f"{uri}: {WEIGHTS_FILE} is damaged (its SHA-256 differs from {META_FILE}); use another")
+    return _decode(data, uri)
+
+
+def _read_meta(uri: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(storage.read_bytes(storage.join(uri, META_FILE)))
+        if meta["format"] != FORMAT:
+            raise CheckpointError(
+                f"{uri}: format {meta['format']}, this distseg reads {FORMAT}; use a matching version"
+            )
+        return {"step": int(meta["step"]), "metrics": dict(meta["metrics"]), "sha256": str(meta["sha256"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{uri}: {META_FILE} is damaged ({error!r}); use another checkpoint") from None
+
+
+def _decode(data: bytes, uri: str) -> Checkpoint:
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({first_line[:120]})") from None
+    try:
+        if content.pop("format") != FORMAT:
+            raise CheckpointError(f"{uri}: written by another version of distseg; use a matching one")
+        space = content.pop("label_space")
+        return Checkpoint(
+            config=from_dict(content.pop("config")),
+            label_space=LabelSpace(
+                name=space["name"],
+                classes=tuple(space["classes"]),
+                palette=tuple((r, g, b) for r, g, b in space["palette"]),
+            ),
+            **content,
+        )
+    except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{uri}: not a distseg checkpoint ({error})") from None
+
+
+def found_in(run_uri: str) -> list[Found]:
+    """The complete checkpoints of a run, newest first. Those whose META_FILE is damaged are logged and left out."""
+    found = []
+    for entry in storage.list_files(run_uri):
+        if not entry.uri.endswith(f"/{META_FILE}"):
+            continue
+        uri = entry.uri.removesuffix(f"/{META_FILE}")
+        try:
+            meta = _read_meta(uri)
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
+            continue
+        found.append(Found(uri=uri, step=meta["step"], metrics=meta["metrics"]))
+    return sorted(found, key=lambda f: (f.step, f.uri), reverse=True)
+
+
+def readable(candidates: list[Found]) -> Iterator[tuple[str, Checkpoint]]:
+    """Loads one after the other; a damaged one is logged by name and passed over."""
+    for candidate in candidates:
+        try:
+            yield candidate.uri, read(candidate.uri)
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
+
+
+def newest(run_uri: str) -> tuple[str, Checkpoint] | None:
+    """(uri, checkpoint) of the newest undamaged one, or None."""
+    return next(readable(found_in(run_uri)), None)
+
+
+def best(run_uri: str, metric: str = "val/mIoU") -> tuple[str, Checkpoint] | None:
+    """(uri, checkpoint) of the best by a metric, else the newest."""
+    found = found_in(run_uri)
+    ranked = sorted(found, key=lambda f: f.metrics.get(metric, float("-inf")), reverse=True)
+    return next(readable(ranked), None)
+
+
+def prune(run_uri: str, metric: str = "val/mIoU") -> None:
+    """Deletes all but the newest and the best by a metric (Ray Train does the same for its own runs)."""
+    found = found_in(run_uri)
+    ranked = sorted(found, key=lambda f: f.metrics.get(metric, float("-inf")), reverse=True)
+    for stale in ranked[NUM_BEST_KEPT:]:
+        if stale != found[0]:
+            storage.delete_tree(stale.uri)
+
+
+def resolve(uri: str) -> tuple[str, Checkpoint]:
+    """What a user names: a checkpoint directory, or a run's directory (its best by val/mIoU)."""
+    if storage.exists(storage.join(uri, META_FILE)):
+        return uri, read(uri)
+    chosen = best(uri)
+    if chosen is None:
+        raise CheckpointError(f"{uri}: no {META_FILE} and no run's checkpoints under it; give a checkpoint or run URI")
+    return chosen
+
+
+def code_version() -> str:
+    """`git describe` of the source this runs from, else the package's version."""
+    source = Path(distseg.__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return described.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return distseg.__version__

@@ -1,0 +1,339 @@
+"""A run is one value: `RunConfig`. It is logged whole, stored in every checkpoint and tuned by dotted field.
+
+Frozen dataclasses, one nested group per concern. Each group checks itself when it is made, so a `RunConfig` that exists
+is one that makes sense; what depends on data or machines (does the condition exist, are there GPUs) is checked before
+training by who knows it. `to_dict` and `from_dict` are exact inverses through JSON.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from distseg.errors import ConfigError
+
+Precision = Literal["auto", "bf16", "fp32", "fp64"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network. Defaults: PSPNet (Zhao et al. 2017) on a dilated ResNet-50."""
+
+    name: Literal["pspnet"] = "pspnet"
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    pretrained: str | None = None
+    """Backbone weights: 'imagenet' (torchvision's), or a file or s3:// URI of a state dict. None: random."""
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    """Grid sizes of the pyramid pooling; () leaves the pyramid out (the dilated FCN baseline)."""
+    pool: Literal["avg", "max"] = "avg"
+    reduce: bool = True
+    """Reduce each bin to C / len(bins) channels by a 1x1 convolution ('DR' in the paper's table 1)."""
+    se_ratio: int | None = None
+    """Squeeze-and-excitation on the fused pyramid with this reduction ratio (Song et al. 2021); None: without."""
+    dilations: tuple[int, int, int] = (1, 2, 4)
+    """Dilation of ResNet stages 2, 3, 4; a dilated stage does not stride. (1, 2, 4): output stride 8."""
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(all(b >= 1 for b in self.bins), "model.bins", self.bins, "every bin must be at least 1")
+        _require(len(set(self.bins)) == len(self.bins), "model.bins", self.bins, "bins must differ from each other")
+        _require(
+            not (self.reduce and self.bins) or 512 % len(self.bins) == 0,
+            "model.bins",
+            self.bins,
+            f"{len(self.bins)} bins do not divide the backbone's channels; use 1, 2, 4 or 8 of them, or model.reduce False",
+        )
+        _require(all(d >= 1 for d in self.dilations), "model.dilations", self.dilations, "each must be at least 1")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
+        _require(
+            self.se_ratio is None or (1 <= self.se_ratio <= 512 and 512 % self.se_ratio == 0),
+            "model.se_ratio",
+            self.se_ratio,
+            "must divide the head's 512 channels: 2, 4, 8, 16, 32 …",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Cross entropy over the valid pixels of the global batch, plus the auxiliary head's."""
+
+    aux_weight: float = 0.4
+    """α of Zhao et al. 2017, section 3.2; 0 leaves the auxiliary head out."""
+    class_weights: Literal["none", "inverse_sqrt", "median_frequency", "enet"] = "none"
+    """From the manifest's pixel counts of the training conditions."""
+
+    def __post_init__(self) -> None:
+        _require(self.aux_weight >= 0, "loss.aux_weight", self.aux_weight, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """lr · (1 - step / max_steps)^poly_power each step (Zhao et al. 2017, section 5.1), after a linear warm-up."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    head_lr_scale: float = 10.0
+    """Everything but the backbone learns this much faster (the authors' code: 10)."""
+    poly_power: float = 0.9
+    warmup_steps: int = 0
+    max_steps: int = 30_000
+    accumulate_steps: int = 1
+    """Micro-batches per step: data.batch_size is cut into so many, each a global batch for batch norm."""
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", self.lr, "must be positive")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "must be in [0, 1)")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative")
+        _require(self.head_lr_scale > 0, "optim.head_lr_scale", self.head_lr_scale, "must be positive")
+        _require(self.poly_power >= 0, "optim.poly_power", self.poly_power, "must not be negative")
+        _require(self.max_steps >= 1, "optim.max_steps", self.max_steps, "must be at least 1")
+        _require(
+            0 <= self.warmup_steps < self.max_steps, "optim.warmup_steps", self.warmup_steps, "must be below max_steps"
+        )
+        _require(self.accumulate_steps >= 1, "optim.accumulate_steps", self.accumulate_steps, "must be at least 1")
+        _require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which shards, which of their conditions, and how they become batches."""
+
+    uri: str = ""
+    """Directory or s3:// prefix made by `python -m distseg.pack`."""
+    train_split: str = "train"
+    val_split: str = "val"
+    train_conditions: tuple[str, ...] = ()
+    """Conditions to train on; () is every one of train_split."""
+    val_conditions: tuple[str, ...] = ()
+    """Conditions to evaluate on; () is every one of val_split; 'SPLIT/CONDITION' takes one from another split."""
+    batch_size: int = 16
+    """Global: the sum over all workers."""
+    crop_px: tuple[int, int] = (472, 472)
+    """Height and width of a training crop."""
+    augment: bool = True
+    on_bad_sample: Literal["fail", "skip"] = "fail"
+    max_bad_samples: int = 100
+    shuffle_window: int = 256
+    num_threads: int = 2
+    """Decoding threads per worker."""
+    prefetch_batches: int = 4
+    deadline_s: float = 300.0
+    """How long a failing store is retried before training gives up."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
+        _require(min(self.crop_px) >= 32, "data.crop_px", self.crop_px, "both sides must be at least 32")
+        _require(self.max_bad_samples >= 0, "data.max_bad_samples", self.max_bad_samples, "must not be negative")
+        _require(self.shuffle_window >= 1, "data.shuffle_window", self.shuffle_window, "must be at least 1")
+        _require(self.num_threads >= 1, "data.num_threads", self.num_threads, "must be at least 1")
+        _require(self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1")
+        _require(self.deadline_s > 0, "data.deadline_s", self.deadline_s, "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """The parts of the training augmentation (Zhao et al. 2017, section 5.1), used while data.augment is on."""
+
+    mirror: bool = True
+    scale: tuple[float, float] = (0.5, 2.0)
+    rotate_deg: float = 10.0
+    blur: float = 0.5
+    """Probability of a Gaussian blur."""
+    jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation; 0 is off."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.scale[0] <= self.scale[1], "augment.scale", self.scale, "needs 0 < smallest <= largest")
+        _require(0 <= self.rotate_deg <= 180, "augment.rotate_deg", self.rotate_deg, "must be in [0, 180]")
+        _require(0 <= self.blur <= 1, "augment.blur", self.blur, "is a probability in [0, 1]")
+        _require(0 <= self.jitter < 1, "augment.jitter", self.jitter, "must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingConfig:
+    """What the run asks of the cluster."""
+
+    num_workers: int = 1
+    gpu: bool = False
+    cpus_per_worker: int = 1
+    max_failures: int = 3
+    """How often lost workers are replaced before the run fails."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1")
+        _require(self.cpus_per_worker >= 1, "scaling.cpus_per_worker", self.cpus_per_worker, "must be at least 1")
+        _require(self.max_failures >= 0, "scaling.max_failures", self.max_failures, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    uri: str = "runs/checkpoints"
+    """Runs are kept under here, each in a folder of its name: a directory all nodes share, or an s3:// prefix."""
+    every_steps: int = 0
+    """Also save every so many steps; 0: only with each evaluation."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.uri), "checkpoint.uri", self.uri, "give a directory or an s3:// prefix")
+        _require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    every_steps: int = 0
+    """Evaluate every so many steps; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 0, "evaluate.every_steps", self.every_steps, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    uri: str = ""
+    """MLflow server; empty: MLFLOW_TRACKING_URI if set, else SQLite in ./runs."""
+    experiment: str = "distseg"
+    log_every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        _require(bool(self.experiment), "tracking.experiment", self.experiment, "give the experiment a name")
+        _require(self.log_every_steps >= 1, "tracking.log_every_steps", self.log_every_steps, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training, whole."""
+
+    name: str = "run"
+    """Begins the run's name in MLflow and in checkpoint.uri."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    precision: Precision = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        name_is_plain = bool(self.name) and self.name.replace("-", "").replace("_", "").isalnum()
+        _require(name_is_plain, "name", self.name, "use letters, digits, '-' and '_'")
+        _require(self.seed >= 0, "seed", self.seed, "must not be negative")
+        check_divides(self.data.batch_size, self.scaling.num_workers, self.optim.accumulate_steps)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of one forward pass, over all workers."""
+        return self.data.batch_size // self.optim.accumulate_steps
+
+
+def check_divides(batch_size: int, num_workers: int, accumulate_steps: int = 1) -> None:
+    """Each worker gets the same whole number of samples in each micro-batch. Raises ConfigError with sizes that do."""
+    unit = num_workers * accumulate_steps
+    below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+    nearest = " or ".join(str(size) for size in (below, above) if size)
+    shares = f"{num_workers} workers" + (f" x {accumulate_steps} accumulated steps" if accumulate_steps > 1 else "")
+    _require(
+        batch_size % unit == 0,
+        "data.batch_size",
+        batch_size,
+        f"cannot be shared by {shares}; the nearest sizes that can are {nearest}",
+    )
+
+
+def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} = {value!r}: {remedy}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as JSON values (tuples become lists)."""
+    return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def from_dict(data: object) -> RunConfig:
+    """The inverse of `to_dict`; absent fields take their defaults. Raises ConfigError naming the dotted field."""
+    return cast(RunConfig, _build(RunConfig, data, ""))
+
+
+def with_overrides(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
+    """A copy with dotted fields replaced, e.g. {'loss.aux_weight': 0.4}. Raises ConfigError naming the field."""
+    data = to_dict(config)
+    for dotted, value in overrides.items():
+        *groups, leaf = dotted.split(".")
+        node = data
+        for group in groups:
+            if not isinstance(node.get(group), dict):
+                raise ConfigError(f"{dotted}: no such field{_suggest(group, node)}")
+            node = node[group]
+        if leaf not in node:
+            raise ConfigError(f"{dotted}: no such field{_suggest(leaf, node)}")
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    return from_dict(data)
+
+
+def dotted_fields(config: RunConfig) -> dict[str, object]:
+    """{'model.backbone': 'resnet50', …}, in order."""
+
+    def walk(node: dict[str, Any], prefix: str) -> dict[str, object]:
+        flat: dict[str, object] = {}
+        for key, value in node.items():
+            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return flat
+
+    return walk(to_dict(config), "")
+
+
+def _suggest(name: str, known: typing.Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def _build(annotation: Any, value: Any, where: str) -> Any:
+    """`value` (JSON) as the annotated type; `where` is the dotted field for the error."""
+    if dataclasses.is_dataclass(annotation):
+        return _build_group(cast(type, annotation), value, where)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = (a for a in args if a is not type(None))
+        return _build(inner, value, where)
+    if origin is Literal:
+        _require(value in args, where, value, f"choose from {', '.join(map(str, args))}{_maybe(value, args)}")
+        return value
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), where, value, "must be a list")
+        item_types = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        _require(len(value) == len(item_types), where, value, f"must have {len(item_types)} values")
+        return tuple(_build(t, v, where) for t, v in zip(item_types, value, strict=True))
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right_type = isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
+    _require(right_type, where, value, f"must be of type {annotation.__name__}")
+    return value
+
+
+def _maybe(value: object, known: tuple[Any, ...]) -> str:
+    close = difflib.get_close_matches(str(value), [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _build_group(group: type, value: Any, where: str) -> Any:
+    _require(isinstance(value, dict), where or "config", value, "must be an object with named fields")
+    hints = typing.get_type_hints(group)
+    prefix = f"{where}." if where else ""
+    for name in value:
+        if name not in hints:
+            raise ConfigError(f"{prefix}{name}: no such field{_suggest(name, hints)}")
+    return group(**{name: _build(hints[name], item, f"{prefix}{name}") for name, item in value.items()})

@@ -1,0 +1,111 @@
+"""python -m distseg.evaluate --checkpoint URI --data URI [--split val] [--conditions NAME …] [--json FILE]
+
+Evaluates a checkpoint on any split and conditions of packed data: every sample once, whole images, on this machine.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distseg import checkpoint, cli, inference, storage
+from distseg.config import Precision
+from distseg.data.manifest import Manifest, load_manifest
+from distseg.data.reader import eval_samples
+from distseg.errors import CheckpointError, ConfigError
+from distseg.models import build_model
+from distseg.train import print_conditions
+
+PROG = "python -m distseg.evaluate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    checkpoint: str
+    """A checkpoint's directory, or a run's (its best by val/mIoU): a path or s3:// URI."""
+    data: str
+    """Packed data: a directory or s3:// prefix."""
+    split: str = "val"
+    conditions: tuple[str, ...] = ()
+    """Conditions of the split; none: all; SPLIT/CONDITION takes one from another split."""
+    json: str | None = None
+    """Also write the table here."""
+    precision: Precision = "auto"
+    num_threads: int = 2
+    """Decoding threads."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "", flat=True)
+    tables = evaluate(options)
+    print_conditions(tables, f"{tables['checkpoint']} on {options.data}")
+    if options.json is not None:
+        storage.write_bytes(options.json, (json.dumps(tables, indent=1) + "\n").encode())
+        print(f"written     {options.json}")
+    return 0
+
+
+def evaluate(options: Arguments) -> dict[str, Any]:
+    """The evaluation as the `--json` contract has it. Raises CheckpointError, DataError, StorageError, ConfigError."""
+    if options.num_threads < 1:
+        raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
+    uri, saved = checkpoint.resolve(options.checkpoint)
+    manifest = load_manifest(options.data)
+    check_classes(saved, manifest)
+    shards = inference.evaluation_shards(manifest, options.split, options.conditions)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = inference.resolve_precision(options.precision, device)
+    model = load_model(saved, device, precision)
+    tally = inference.Tally.empty(inference.conditions_of(shards), manifest.label_space.num_classes)
+    samples = eval_samples(
+        manifest, shards, rank=0, world=1, num_threads=options.num_threads, prefetch=16, deadline_s=300.0
+    )
+    progress = _Progress(sum(s.num_samples for s in shards))
+    inference.score(model, samples, tally, precision=precision, device=device, progress=progress)
+    inference.check_complete(tally, shards)
+    tables = inference.as_table(tally, tally.summary(), manifest.label_space)
+    return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
+
+
+def load_model(saved: checkpoint.Checkpoint, device: torch.device, precision: str) -> torch.nn.Module:
+    """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
+    model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
+    try:
+        model.load_state_dict(saved.model)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[0]}") from None
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    return model.to(device, dtype).to(memory_format=torch.channels_last).eval()
+
+
+def check_classes(saved: checkpoint.Checkpoint, manifest: Manifest) -> None:
+    if saved.label_space.classes != manifest.label_space.classes:
+        raise CheckpointError(
+            f"the checkpoint predicts {len(saved.label_space.classes)} classes ({saved.label_space.name}), the data has "
+            f"{len(manifest.label_space.classes)} ({manifest.label_space.name}); evaluate on data of its own label space"
+        )
+
+
+class _Progress:
+    """A line every few seconds on stderr."""
+
+    def __init__(self, num_images: int, every_s: float = 5.0) -> None:
+        self.num_images, self.every_s, self.num_done = num_images, every_s, 0
+        self.start_s = self.last_s = time.monotonic()
+
+    def __call__(self, num: int) -> None:
+        self.num_done += num
+        now_s = time.monotonic()
+        if now_s - self.last_s >= self.every_s:
+            self.last_s = now_s
+            rate = self.num_done / (now_s - self.start_s)
+            left_s = (self.num_images - self.num_done) / rate
+            print(f"{self.num_done}/{self.num_images} images  {rate:.1f}/s  ETA {left_s:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,467 @@
+"""The training loop, free of Ray and MLflow: `fit(config, world, report)` in one process or as one rank of many.
+
+Everything that must be the same for any number of ranks is defined on the global batch: its samples (plan), the loss
+(sum over valid pixels of all ranks / their number), batch norm (synchronised), the learning rate (a function of the
+step). What is random is seeded from (seed, position) or (seed, step, rank), so a resumed run needs no generator states.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distseg import checkpoint, inference, storage
+from distseg.batchnorm import synchronise
+from distseg.checkpoint import Checkpoint
+from distseg.config import ModelConfig, RunConfig, dotted_fields
+from distseg.data.manifest import Manifest, Shard, load_manifest
+from distseg.data.reader import Batch, TrainReader, eval_samples
+from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
+from distseg.losses import class_weights, segmentation_loss, valid_weight
+from distseg.models import SegmentationModel, build_model, check_batch
+from distseg.models.backbones import imagenet_state
+from distseg.optim import build_optimizer, learning_rate, set_learning_rate
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among the ranks. With size > 1, torch.distributed must have been initialised."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, in place and returned."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+class Report(Protocol):
+    """Where a training sends what it finds. `log` is called on rank 0 only, `save` on every rank."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def pending_records(self) -> list[dict[str, Any]]:
+        """Records not yet confirmed by the tracking server; they travel in the checkpoint."""
+        ...
+
+    def save(self, step: int, checkpoint: Checkpoint | None, metrics: dict[str, float]) -> None:
+        """Keeps a checkpoint; it is None on every rank but 0. A barrier where ranks must stay together."""
+        ...
+
+
+@dataclass
+class Training:
+    """The objects one run trains with, and how far it is."""
+
+    config: RunConfig
+    world: World
+    manifest: Manifest
+    train_shards: tuple[Shard, ...]
+    val_shards: tuple[Shard, ...]
+    precision: str
+    model: SegmentationModel  # the bare one: what is saved and evaluated
+    wrapped: nn.Module  # DDP or compiled around it: what is trained
+    optimizer: torch.optim.Optimizer
+    weights_K: Tensor | None
+    step: int = 0
+    tables: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(
+    config: RunConfig, world: World, report: Report, *, resume: Checkpoint | None = None, run_id: str = ""
+) -> Training:
+    """Trains from step 0, or from `resume`, to optim.max_steps; evaluates and saves on the way and at the end.
+
+    Raises ConfigError, DataError, CheckpointError before the first step if something asked for is not there, and
+    TrainingError if the loss becomes NaN or infinite.
+    """
+    training = prepare(config, world)
+    if resume is not None:
+        restore(training, resume)
+        if world.rank == 0:
+            report.log(training.step, {"train/resumed_at": float(training.step)})
+    max_steps = config.optim.max_steps
+    with contextlib.closing(open_reader(training)) as reader:
+        watch = _Watch(reader, config.data.batch_size, training.step)
+        losses = _FiniteLosses(world)
+        while training.step < max_steps:
+            micro_batches = [next(reader) for _ in range(config.optim.accumulate_steps)]
+            lr = learning_rate(training.step, config.optim)
+            set_learning_rate(training.optimizer, lr, config.optim)
+            losses.expect(training.step + 1, train_step(training, micro_batches), micro_batches)
+            training.step += 1
+            step = training.step
+            if _due(step, config.tracking.log_every_steps, max_steps) or step == 1:
+                main, aux = losses.check()
+                if world.rank == 0:
+                    report.log(step, {"train/loss": main, "train/aux_loss": aux, "train/lr": lr} | watch.rates(step))
+            evaluate_now = _due(step, config.evaluate.every_steps, max_steps)
+            if evaluate_now or _due(step, config.checkpoint.every_steps, max_steps):
+                losses.check()
+                metrics = evaluate(training) if evaluate_now else {}
+                if world.rank == 0 and metrics:
+                    report.log(step, metrics)
+                report.save(step, capture(training, reader, metrics, report, run_id), metrics)
+                watch.restart(step)
+        losses.check()
+    return training
+
+
+def _due(step: int, every_steps: int, max_steps: int) -> bool:
+    return step == max_steps or (every_steps > 0 and step % every_steps == 0)
+
+
+# ---------------------------------------------------------------------------------------------- before the first step
+
+
+def prepare(config: RunConfig, world: World) -> Training:
+    """Data, network and optimiser of a run at step 0; every rank ends with the same weights."""
+    manifest, train_shards, val_shards = select_data(config)
+    precision = agreed_precision(config, world)
+    torch.manual_seed(config.seed)
+    model = build_model(
+        config.model,
+        manifest.label_space.num_classes,
+        aux=config.loss.aux_weight > 0,
+        backbone_state=load_pretrained(config.model),
+    )
+    model.to(world.device, torch.float64 if precision == "fp64" else torch.float32)
+    model.to(memory_format=torch.channels_last)
+    if world.size > 1:
+        model = cast(SegmentationModel, synchronise(model))
+    return Training(
+        config=config,
+        world=world,
+        manifest=manifest,
+        train_shards=train_shards,
+        val_shards=val_shards,
+        precision=precision,
+        model=model,
+        wrapped=_wrap(model, config, world),
+        optimizer=build_optimizer(model, config.optim),
+        weights_K=loss_weights(config, manifest, world.device),
+    )
+
+
+def select_data(config: RunConfig) -> tuple[Manifest, tuple[Shard, ...], tuple[Shard, ...]]:
+    """(manifest, training shards, evaluation shards). Raises if something asked for is not there, or is in both."""
+    if not config.data.uri:
+        raise ConfigError("data.uri is empty: give the directory or s3:// prefix that `python -m distseg.pack` wrote")
+    try:
+        check_batch(config.model, config.micro_batch_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    data = config.data
+    manifest = load_manifest(data.uri)
+    train_shards = manifest.select(data.train_split, data.train_conditions)
+    val_shards = inference.evaluation_shards(manifest, data.val_split, data.val_conditions)
+    inference.check_disjoint(train_shards, val_shards)
+    return manifest, train_shards, val_shards
+
+
+def load_pretrained(model: ModelConfig) -> dict[str, Tensor] | None:
+    """The backbone's state dict that model.pretrained names, or None. Raises CheckpointError if it cannot be had."""
+    if model.pretrained is None:
+        return None
+    if model.pretrained == "imagenet":
+        try:
+            return dict(imagenet_state(model.backbone))
+        except (OSError, RuntimeError, ValueError) as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"model.pretrained = 'imagenet': torchvision's weights of {model.backbone} cannot be had here "
+                f"({first_line}); give a file or s3:// URI of them, or None"
+            ) from None
+    data = storage.read_bytes(model.pretrained)
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"model.pretrained = {model.pretrained!r}: not a state dict that loads with weights_only ({first_line[:120]})"
+        ) from None
+
+
+def agreed_precision(config: RunConfig, world: World) -> str:
+    """Rank 0's choice on every rank: machines of one cluster may differ."""
+    choice = [inference.resolve_precision(config.precision, world.device)]
+    if world.size > 1:
+        dist.broadcast_object_list(choice, src=0)
+    return str(choice[0])
+
+
+def loss_weights(config: RunConfig, manifest: Manifest, device: torch.device) -> Tensor | None:
+    """loss.class_weights from the pixel counts of the training conditions."""
+    if config.loss.class_weights == "none":
+        return None
+    split = config.data.train_split
+    counts = manifest.class_pixels[split]
+    conditions = config.data.train_conditions or tuple(counts)
+    pixels_K = [sum(column) for column in zip(*(counts[c] for c in conditions), strict=True)]
+    return class_weights(pixels_K, config.loss.class_weights).to(device)
+
+
+def _wrap(model: nn.Module, config: RunConfig, world: World) -> nn.Module:
+    wrapped: nn.Module = model
+    if world.size > 1:
+        # Batch norm's buffers are equal on all ranks by construction, so they need no broadcast.
+        devices = [world.device] if world.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(
+            model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
+    return torch.compile(wrapped) if config.compile else wrapped  # type: ignore[return-value]
+
+
+def open_reader(training: Training) -> TrainReader:
+    """This rank's batches from where the training stands."""
+    config, data = training.config, training.config.data
+    return TrainReader(
+        training.manifest,
+        training.train_shards,
+        batch_size=config.micro_batch_size,
+        crop_px=data.crop_px,
+        augment=config.augment if data.augment else None,
+        seed=config.seed,
+        rank=training.world.rank,
+        world=training.world.size,
+        start_batch=training.step * config.optim.accumulate_steps,
+        shuffle_window=data.shuffle_window,
+        num_threads=data.num_threads,
+        prefetch_batches=data.prefetch_batches,
+        on_bad_sample=data.on_bad_sample,
+        max_bad_samples=data.max_bad_samples,
+        deadline_s=data.deadline_s,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- one step
+
+
+def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
+    """One optimiser step. Returns this rank's parts of the global (loss, auxiliary loss), float64, shape (2,)."""
+    config, world = training.config, training.world
+    device = world.device
+    # Dropout differs between ranks and steps and is the same again when a step is done again.
+    torch.manual_seed(((config.seed * 1_000_003 + training.step) * 4096 + world.rank) % (1 << 63))
+    training.wrapped.train()
+    training.optimizer.zero_grad(set_to_none=True)
+    labels = [batch.labels_BHW.to(device, non_blocking=True) for batch in micro_batches]
+    normaliser = world.sum(sum_of([valid_weight(labels_BHW, training.weights_K) for labels_BHW in labels]))
+    parts_2 = torch.zeros(2, dtype=torch.float64, device=device)
+    for i, (batch, labels_BHW) in enumerate(zip(micro_batches, labels, strict=True)):
+        images_B3HW = batch.images_B3HW.to(device, non_blocking=True)
+        is_last = i == len(micro_batches) - 1
+        with _gradients_shared_only_if(is_last, training.wrapped):
+            with inference.autocast(training.precision, device):
+                logits = training.wrapped(inference.normalize(images_B3HW, training.precision))
+            loss = segmentation_loss(
+                logits,
+                labels_BHW,
+                aux_weight=config.loss.aux_weight,
+                class_weights=training.weights_K,
+                normaliser=normaliser,
+            )
+            # DDP averages gradients over ranks, the loss is a sum over them.
+            (loss.total * world.size).backward()
+        parts_2 += torch.stack([loss.main.detach(), loss.aux.detach()]).to(torch.float64)
+    if config.optim.clip_norm is not None:
+        nn.utils.clip_grad_norm_(training.model.parameters(), config.optim.clip_norm)
+    training.optimizer.step()
+    return parts_2
+
+
+def sum_of(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).sum(0)
+
+
+@contextlib.contextmanager
+def _gradients_shared_only_if(is_last: bool, wrapped: nn.Module) -> Iterator[None]:
+    """With accumulated micro-batches, DDP exchanges gradients once, in the last one's backward pass."""
+    if is_last or not isinstance(wrapped, DistributedDataParallel):
+        yield
+    else:
+        with wrapped.no_sync():
+            yield
+
+
+class _FiniteLosses:
+    """Adds the losses up over ranks and stops the training on the first that is not finite.
+
+    The sum of one step is looked at when the next one has been queued, so that a GPU never waits for the host; `check`
+    looks at once, and is called before anything is reported or saved.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.waiting: tuple[int, Tensor, Tensor, list[Batch]] | None = None
+        self.last = (0.0, 0.0)
+
+    def expect(self, step: int, parts_2: Tensor, micro_batches: list[Batch]) -> None:
+        self.check()
+        self.waiting = (step, parts_2.clone(), self.world.sum(parts_2), micro_batches)
+
+    def check(self) -> tuple[float, float]:
+        """(loss, auxiliary loss) of the newest step. Raises TrainingError if they are not finite."""
+        if self.waiting is None:
+            return self.last
+        step, own_2, total_2, micro_batches = self.waiting
+        self.waiting = None
+        main, aux = total_2.tolist()
+        self.last = (main, aux)
+        if not torch.isfinite(total_2).all():
+            self._stop(step, own_2, micro_batches)
+        return self.last
+
+    def _stop(self, step: int, own_2: Tensor, micro_batches: list[Batch]) -> None:
+        own_keys = [] if torch.isfinite(own_2).all() else [key for batch in micro_batches for key in batch.keys]
+        keys_by_rank: list[list[str]] = [own_keys]
+        if self.world.size > 1:
+            keys_by_rank = [[] for _ in range(self.world.size)]
+            dist.all_gather_object(keys_by_rank, own_keys)
+        keys = [key for keys in keys_by_rank for key in keys]
+        raise TrainingError(
+            f"the loss of step {step} is {self.last[0]} on {', '.join(keys)}; the last checkpoint is kept. "
+            "Lower optim.lr, warm up longer (optim.warmup_steps), or use precision fp32"
+        )
+
+
+# ---------------------------------------------------------------------------------------------- evaluate, save, restore
+
+
+def evaluate(training: Training) -> dict[str, float]:
+    """Scores the evaluation shards over all ranks, every sample once; keeps the table, returns the metrics."""
+    world, labels = training.world, training.manifest.label_space
+    tally = inference.Tally.empty(inference.conditions_of(training.val_shards), labels.num_classes)
+    samples = eval_samples(
+        training.manifest,
+        training.val_shards,
+        rank=world.rank,
+        world=world.size,
+        num_threads=training.config.data.num_threads,
+        prefetch=16,
+        deadline_s=training.config.data.deadline_s,
+    )
+    inference.score(training.model, samples, tally, precision=training.precision, device=world.device)
+    tally.matrices_CKK = world.sum(tally.matrices_CKK.to(world.device)).cpu()
+    tally.num_images_C = world.sum(tally.num_images_C.to(world.device)).cpu()
+    inference.check_complete(tally, training.val_shards)
+    training.tables = inference.as_table(tally, tally.summary(), labels) | {"step": training.step}
+    return inference.as_metrics(training.tables)
+
+
+def capture(
+    training: Training, reader: TrainReader, metrics: dict[str, float], report: Report, run_id: str
+) -> Checkpoint | None:
+    """Everything needed to go on from this step; None on every rank but 0, which hold the same."""
+    if training.world.rank != 0:
+        return None
+    config = training.config
+    return Checkpoint(
+        step=training.step,
+        config=config,
+        label_space=training.manifest.label_space,
+        model={name: tensor.detach().cpu().clone() for name, tensor in training.model.state_dict().items()},
+        optimizer=_to_cpu(training.optimizer.state_dict()),
+        next_micro_batch=training.step * config.optim.accumulate_steps,
+        manifest_digest=training.manifest.digest,
+        run_id=run_id,
+        metrics=metrics,
+        tables=training.tables if metrics else {},
+        records=report.pending_records(),
+        code_version=checkpoint.code_version(),
+        rng={"seed": config.seed, "step": training.step},
+    )
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_to_cpu(item) for item in value]
+    return value
+
+
+def restore(training: Training, saved: Checkpoint) -> None:
+    """Puts a training where `saved` was taken, for any number of ranks. Raises if it would not be the same run."""
+    check_same_run(training.config, saved)
+    if saved.manifest_digest != training.manifest.digest:
+        raise DataError(
+            f"{training.manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made "
+            f"(digest {saved.manifest_digest[:12]}, now {training.manifest.digest[:12]}); bring the old data back or start anew"
+        )
+    try:
+        training.model.load_state_dict(saved.model)
+        training.optimizer.load_state_dict(saved.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"the checkpoint of step {saved.step} does not fit this model: {first_line}") from None
+    training.step = saved.step
+
+
+# What a resumed run may change: how it is run, not what it computes.
+_FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "compile")
+_FREE_DATA = ("uri", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples")
+
+
+def check_same_run(config: RunConfig, saved: Checkpoint) -> None:
+    """Raises ConfigError for the first field that a resumed run may not change."""
+    before, now = saved.config, config
+    before = replace(before, **{f: getattr(now, f) for f in _FREE})
+    before = replace(before, data=replace(before.data, **{f: getattr(now.data, f) for f in _FREE_DATA}))
+    before = replace(before, optim=replace(before.optim, max_steps=now.optim.max_steps))
+    if before == now:
+        return
+    old, new = dotted_fields(before), dotted_fields(now)
+    field_name = next(f for f in new if old.get(f) != new[f])
+    raise ConfigError(
+        f"{field_name} = {new[field_name]!r}: the run being resumed has {old.get(field_name)!r}; start a new run to change it"
+    )
+
+
+class _Watch:
+    """Images per second and the fraction of time spent waiting for data, since the last time it was asked."""
+
+    def __init__(self, reader: TrainReader, batch_size: int, step: int, clock: Callable[[], float] = time.perf_counter):
+        self.reader, self.batch_size, self.clock = reader, batch_size, clock
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self.step, self.start_s, self.start_wait_s = step, self.clock(), self.reader.wait_s
+
+    def rates(self, step: int) -> dict[str, float]:
+        elapsed_s = max(self.clock() - self.start_s, 1e-9)
+        images = (step - self.step) * self.batch_size
+        waited = min(1.0, (self.reader.wait_s - self.start_wait_s) / elapsed_s)
+        self.restart(step)
+        return {"train/images_per_s": images / elapsed_s, "train/data_wait_fraction": waited}
+
+
+# -------------------------------------------------------------------------------------------------------- without Ray
+
+
+def torchrun_world(timeout_s: float = 600.0) -> World:
+    """The world that torchrun describes in the environment; initialises torch.distributed when it has several ranks."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
+    return World(rank, size, device)

@@ -1,0 +1,196 @@
+"""From whole images to confusion matrices: the one way that training, `evaluate` and `predict` score and segment.
+
+Images are uint8 (3, H, W) RGB; logits are brought to the image's own size (bilinear, align_corners=False) before argmax,
+so a label map has the size of its image. Void (255) is never predicted.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distseg.config import Precision
+from distseg.data.manifest import Manifest, Shard
+from distseg.data.reader import EvalSample
+from distseg.data.sample import LabelSpace
+from distseg.errors import ConfigError, DataError
+from distseg.metrics import Scores, Summary, confusion_matrix, summarise
+
+# ImageNet's channel statistics on a 0–255 scale, which torchvision's weights expect.
+MEAN_RGB = (123.675, 116.28, 103.53)
+STD_RGB = (58.395, 57.12, 57.375)
+
+MAX_BATCH_PIXELS = 1 << 19  # images of one size are scored together up to this many pixels: bounded memory, busy cores
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32", "fp64"]:
+    """'auto' is bf16 where the device computes in it faster than in fp32. Raises ConfigError for bf16 it cannot do."""
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if precision == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    if precision == "bf16" and device.type == "cuda" and not has_bf16:
+        raise ConfigError("precision = 'bf16': this GPU has no bf16; use fp32 or auto")
+    return precision
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def normalize(images_B3HW: Tensor, precision: str) -> Tensor:
+    """uint8 RGB -> floats with ImageNet's mean and deviation, channels_last, in fp32 (fp64 for precision fp64)."""
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    mean = torch.tensor(MEAN_RGB, dtype=dtype, device=images_B3HW.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD_RGB, dtype=dtype, device=images_B3HW.device).view(1, 3, 1, 1)
+    return ((images_B3HW.to(dtype) - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def whole_image_logits(model: nn.Module, images_B3HW: Tensor, precision: str) -> Tensor:
+    """Logits (B, K, H, W) in fp32 (fp64) at the images' size. The model must be in eval mode."""
+    with autocast(precision, images_B3HW.device):
+        logits_BKhw: Tensor = model(normalize(images_B3HW, precision)).main_BKhw
+    full_dtype = torch.float64 if precision == "fp64" else torch.float32
+    size = images_B3HW.shape[-2:]
+    return F.interpolate(logits_BKhw.to(full_dtype), size=size, mode="bilinear", align_corners=False)
+
+
+@dataclass
+class Tally:
+    """What scoring adds up: per condition an int64 confusion matrix (truth x prediction) and the number of images."""
+
+    conditions: tuple[str, ...]
+    matrices_CKK: Tensor
+    num_images_C: Tensor
+
+    @classmethod
+    def empty(cls, conditions: Sequence[str], num_classes: int) -> "Tally":
+        num = len(conditions)
+        return cls(
+            tuple(conditions),
+            torch.zeros(num, num_classes, num_classes, dtype=torch.int64),
+            torch.zeros(num, dtype=torch.int64),
+        )
+
+    def summary(self) -> Summary:
+        return summarise(dict(zip(self.conditions, self.matrices_CKK, strict=True)))
+
+
+def score(
+    model: nn.Module,
+    samples: Iterable[EvalSample],
+    tally: Tally,
+    *,
+    precision: str,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Adds the model's predictions on `samples` to `tally`. Leaves the model in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        for group in _by_size(samples):
+            images_B3HW = torch.stack([s.image_3HW for s in group]).to(device, non_blocking=True)
+            prediction_BHW = whole_image_logits(model, images_B3HW, precision).argmax(1).cpu()
+            for sample, prediction_HW in zip(group, prediction_BHW, strict=True):
+                c = tally.conditions.index(sample.condition)
+                num_classes = tally.matrices_CKK.shape[-1]
+                tally.matrices_CKK[c] += confusion_matrix(prediction_HW, sample.label_HW, num_classes)
+                tally.num_images_C[c] += 1
+            if progress is not None:
+                progress(len(group))
+    finally:
+        model.train(was_training)
+
+
+def _by_size(samples: Iterable[EvalSample]) -> Iterator[list[EvalSample]]:
+    """Consecutive images of one size, at most MAX_BATCH_PIXELS together."""
+    group: list[EvalSample] = []
+    for sample in samples:
+        shape = sample.image_3HW.shape
+        num_pixels = shape[-1] * shape[-2]
+        if group and (group[0].image_3HW.shape != shape or (len(group) + 1) * num_pixels > MAX_BATCH_PIXELS):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+def evaluation_shards(manifest: Manifest, split: str, conditions: Sequence[str] = ()) -> tuple[Shard, ...]:
+    """The shards to evaluate on: `conditions` of `split` (all if empty); 'SPLIT/CONDITION' takes one of another split.
+
+    Raises DataError for a split or condition that is not there.
+    """
+    if not conditions:
+        return manifest.select(split)
+    chosen: list[Shard] = []
+    for name in conditions:
+        named_split, _, condition = name.rpartition("/")
+        chosen += [s for s in manifest.select(named_split or split, (condition,)) if s not in chosen]
+    return tuple(chosen)
+
+
+def check_disjoint(train: Sequence[Shard], evaluated: Sequence[Shard]) -> None:
+    """Raises ConfigError if a shard is both trained and evaluated on."""
+    both = sorted({s.name for s in train} & {s.name for s in evaluated})
+    if both:
+        raise ConfigError(
+            f"data.val_conditions: {both[0]} would be both trained and evaluated on; choose other conditions or splits"
+        )
+
+
+def check_complete(tally: Tally, shards: Sequence[Shard]) -> None:
+    """Raises DataError unless every sample of `shards` was counted exactly once (DESIGN: evaluation is exact)."""
+    for condition, num_seen in zip(tally.conditions, tally.num_images_C.tolist(), strict=True):
+        num_expected = sum(s.num_samples for s in shards if s.condition == condition)
+        if num_seen != num_expected:
+            raise DataError(
+                f"evaluation of {condition} counted {num_seen} images of {num_expected}; nothing is reported"
+            )
+
+
+def conditions_of(shards: Sequence[Shard]) -> tuple[str, ...]:
+    return tuple(sorted({s.condition for s in shards}))
+
+
+def as_table(tally: Tally, summary: Summary, labels: LabelSpace) -> dict[str, Any]:
+    """The evaluation as JSON: fractions (None where undefined), pooled and per condition (the `--json` contract)."""
+
+    def entry(scores: Scores, num_images: int) -> dict[str, Any]:
+        names = ("mIoU", "PA", "MPA", "dice", "f1", "sensitivity", "fwIoU")
+        return {
+            "num_images": num_images,
+            **{name: getattr(scores, name) for name in names},
+            "classes": dict(zip(labels.classes, scores.iou, strict=True)),
+            "support": dict(zip(labels.classes, scores.support, strict=True)),
+        }
+
+    per_condition = dict(zip(tally.conditions, tally.num_images_C.tolist(), strict=True))
+    pooled = entry(summary.pooled, sum(per_condition.values()))
+    return {
+        "num_images": pooled.pop("num_images"),
+        "mIoU": pooled.pop("mIoU"),
+        "mIoU_mean_conditions": summary.mIoU_mean_conditions,
+        "mIoU_worst": summary.mIoU_worst,
+        "mIoU_gap": summary.mIoU_gap,
+        **pooled,
+        "conditions": {name: entry(scores, per_condition[name]) for name, scores in summary.conditions.items()},
+        "worst_condition": summary.worst_condition,
+    }
+
+
+def as_metrics(table: Mapping[str, Any]) -> dict[str, float]:
+    """The evaluation under its MLflow names (val/mIoU, val/mIoU/<condition>, val/IoU/<class> …); undefined left out."""
+    metrics = {f"val/{name}": table[name] for name in ("mIoU", "mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")}
+    metrics |= {"val/PA": table["PA"], "val/MPA": table["MPA"]}
+    metrics |= {f"val/mIoU/{name}": entry["mIoU"] for name, entry in table["conditions"].items()}
+    metrics |= {f"val/IoU/{name}": iou for name, iou in table["classes"].items()}
+    return {name: float(value) for name, value in metrics.items() if value is not None}

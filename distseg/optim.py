@@ -1,0 +1,43 @@
+"""Optimisers and the learning rate, a pure function of the step, so that resuming needs nothing but the step count."""
+
+from torch.optim import SGD, AdamW, Optimizer
+
+from distseg.config import OptimConfig
+from distseg.models.layers import SegmentationModel
+
+
+def build_optimizer(model: SegmentationModel, config: OptimConfig) -> Optimizer:
+    """SGD or AdamW (whose β1 is `momentum`) with the groups 'backbone' and 'head'; the head's rate is scaled.
+
+    Weight decay is on every parameter, batch norm's included, as in the authors' code of PSPNet.
+    """
+    backbone, head = model.parameter_groups()
+    groups = [{"params": backbone, "name": "backbone"}, {"params": head, "name": "head"}]
+    groups = [group for group in groups if group["params"]]
+    optimizer: Optimizer
+    # Not the fused kernels: on CPUs they take parameter, gradient and state for equally strided, so that a contiguous
+    # momentum beside a channels_last weight is silently added to the wrong elements.
+    if config.name == "sgd":
+        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    else:
+        betas = (config.momentum, 0.999)
+        optimizer = AdamW(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    set_learning_rate(optimizer, learning_rate(0, config), config)
+    return optimizer
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """The backbone's rate of step 0 ≤ step < max_steps: poly per step, after a linear warm-up.
+
+    lr · (1 - step / max_steps)^poly_power (Zhao et al. 2017, section 5.1); 0 from max_steps on, never below.
+    During warm-up it is multiplied by (step + 1) / warmup_steps, so that the first step already learns.
+    """
+    left = max(0.0, 1 - step / config.max_steps)
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return config.lr * warm * left**config.poly_power if left else 0.0
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float, config: OptimConfig) -> None:
+    """Gives the backbone's group `lr` and the head's `lr` x `head_lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * (config.head_lr_scale if group["name"] == "head" else 1.0)

@@ -1,0 +1,252 @@
+"""Packs a data set into WebDataset shards, and checks or shows what was packed.
+
+    python -m distseg.pack camvid --root DIR --out URI [--splits train val]
+    python -m distseg.pack town --out URI [--train N --val N --size 128 192 --seed 0]
+    python -m distseg.pack verify URI
+    python -m distseg.pack inspect URI [--sheet FILE.png]
+
+Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-C.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import rich.console
+import rich.progress
+import rich.table
+import tyro
+
+from distseg import cli
+from distseg.data import camvid, shards, town
+from distseg.errors import ConfigError
+
+_LINE_EVERY_S = 10.0
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writing:
+    out: str
+    """Directory or s3:// prefix for the shards."""
+    shuffle_seed: int = 0
+    """Decides the order of the samples within a condition and site."""
+    num_processes: int = field(default_factory=_num_cores)
+    max_samples_per_shard: int = shards.MAX_SAMPLES_PER_SHARD
+    max_mib_per_shard: int = shards.MAX_BYTES_PER_SHARD >> 20
+    overwrite: bool = False
+    """Replace the shards that are there."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_processes", "max_samples_per_shard", "max_mib_per_shard"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} = {getattr(self, name)}: must be at least 1")
+        if self.shuffle_seed < 0:
+            raise ConfigError(f"--shuffle_seed = {self.shuffle_seed}: must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackCamVid(_Writing):
+    """CamVid in SegNet's layout: <split>/ and <split>annot/."""
+
+    root: str
+    """The data set's directory."""
+    splits: tuple[str, ...] = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackTown(_Writing):
+    """The procedural data set: needs nothing but time."""
+
+    train: int = 900
+    """Frames of the train split, over nine conditions and two sites; 0 leaves the split out."""
+    val: int = 270
+    size: tuple[int, int] = (128, 192)
+    """Height and width."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Re-reads every shard against the manifest; exit code 1 and a list if anything differs."""
+
+    uri: tyro.conf.Positional[str]
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Samples, shards and bytes by split, condition and site; sizes; shares of the classes."""
+
+    uri: tyro.conf.Positional[str]
+    sheet: str | None = None
+    """Also draw a contact sheet into this PNG file."""
+    columns: int = 4
+    """Photographs in a row of the sheet."""
+
+
+_Command = (
+    Annotated[PackCamVid, tyro.conf.subcommand("camvid")]
+    | Annotated[PackTown, tyro.conf.subcommand("town")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    command = cli.parse(
+        _Command,
+        arguments,
+        prog="python -m distseg.pack",
+        description="Packs a data set into WebDataset shards, and checks or shows what was packed.",
+    )
+    match command:
+        case Verify(uri):
+            return _verify(uri)
+        case Inspect():
+            return _inspect(command)
+        case _:
+            return _pack(command)
+
+
+def _pack(command: PackCamVid | PackTown) -> int:
+    if isinstance(command, PackTown):
+        lengths = {"train": command.train, "val": command.val}
+        samples = {
+            split: town.samples(split, num_frames=num_frames, size=command.size, seed=command.seed)
+            for split, num_frames in lengths.items()
+            if num_frames
+        }
+        labels, dataset = town.LABELS, "town"
+    else:
+        samples = {split: camvid.samples(command.root, split) for split in command.splits}
+        labels, dataset = camvid.LABELS, "camvid"
+    if not samples:
+        raise ConfigError("nothing to pack: name at least one split with samples in it")
+    with _progress("packing", "samples") as progress:
+        manifest = shards.pack(
+            samples,
+            labels,
+            command.out,
+            dataset=dataset,
+            seed=command.shuffle_seed,
+            num_processes=command.num_processes,
+            max_samples_per_shard=command.max_samples_per_shard,
+            max_bytes_per_shard=command.max_mib_per_shard << 20,
+            progress=progress,
+            overwrite=command.overwrite,
+        )
+    for split in manifest.splits:
+        of_split = manifest.select(split)
+        num_samples = sum(shard.num_samples for shard in of_split)
+        print(f"{split}: {num_samples} samples in {len(of_split)} shards: {', '.join(manifest.conditions(split))}")
+    print(f"{command.out}: digest {manifest.digest}")
+    return 0
+
+
+def _verify(uri: str) -> int:
+    with _progress("verifying", "shards") as progress:
+        problems = shards.verify(uri, progress=progress)
+    for problem in problems:
+        print(problem)
+    print(f"{uri}: {len(problems)} problems" if problems else f"{uri}: as packed")
+    return 1 if problems else 0
+
+
+def _inspect(command: Inspect) -> int:
+    if command.columns < 1:
+        raise ConfigError(f"--columns = {command.columns}: must be at least 1")
+    summary = shards.inspect(command.uri)
+    console = rich.console.Console(soft_wrap=True, highlight=False)
+    console.print(f"{summary.uri}: {summary.dataset}, digest {summary.digest}", markup=False)
+    for split, (smallest, largest) in summary.image_sizes.items():
+        console.print(f"{split}: images of {_range(smallest, largest)} pixels (height x width)", markup=False)
+    console.print(_groups_table(summary))
+    console.print(_classes_table(summary))
+    if command.sheet:
+        _save_sheet(command.uri, command.sheet, command.columns)
+        console.print(f"contact sheet: {command.sheet}", markup=False)
+    return 0
+
+
+def _save_sheet(uri: str, path: str, columns: int) -> None:
+    if not Path(path).parent.is_dir() or not path.lower().endswith(".png"):
+        raise ConfigError(f"--sheet {path}: name a .png file in a directory that exists")
+    shards.contact_sheet(uri, columns=columns).save(path)
+
+
+def _groups_table(summary: shards.Summary) -> rich.table.Table:
+    table = rich.table.Table("split", "condition", "site")
+    for heading in ("samples", "shards", "MiB"):
+        table.add_column(heading, justify="right")
+    for row in summary.rows:
+        counts = (str(row.num_samples), str(row.num_shards), f"{row.num_bytes / 2**20:.1f}")
+        table.add_row(row.split, row.condition, row.site, *counts)
+    return table
+
+
+def _classes_table(summary: shards.Summary) -> rich.table.Table:
+    table = rich.table.Table("class")
+    for split in summary.class_shares:
+        table.add_column(f"% of {split}", justify="right")
+    for name in next(iter(summary.class_shares.values())):
+        table.add_row(name, *(f"{100 * shares[name]:.2f}" for shares in summary.class_shares.values()))
+    return table
+
+
+def _range(smallest: tuple[int, int], largest: tuple[int, int]) -> str:
+    text = f"{smallest[0]}x{smallest[1]}"
+    return text if smallest == largest else f"{text} to {largest[0]}x{largest[1]}"
+
+
+# ---- progress
+
+
+@contextlib.contextmanager
+def _progress(verb: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere one plain line every few seconds."""
+    if not sys.stderr.isatty():
+        yield _PlainProgress(verb, unit)
+        return
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[rate]}"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
+        task = bar.add_task(verb, total=None, rate="")
+
+        def update(num_done: int, num_total: int) -> None:
+            rate = num_done / max(1e-9, bar.tasks[0].elapsed or 0.0)
+            bar.update(task, completed=num_done, total=num_total, rate=f"{rate:.0f} {unit}/s")
+
+        yield update
+
+
+class _PlainProgress:
+    def __init__(self, verb: str, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._verb, self._unit, self._clock = verb, unit, clock
+        self._began = self._last = clock()
+
+    def __call__(self, num_done: int, num_total: int) -> None:
+        now = self._clock()
+        if now - self._last < _LINE_EVERY_S and num_done < num_total:
+            return
+        self._last = now
+        rate = num_done / max(1e-9, now - self._began)
+        left_s = (num_total - num_done) / rate if rate else 0.0
+        line = f"{self._verb}: {num_done}/{num_total} {self._unit}, {rate:.1f} {self._unit}/s, {left_s:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,287 @@
+"""config -> TorchTrainer -> fit: one training over a Ray cluster, with Ray Train V2.
+
+Every worker of the group is one rank. Rank 0 hands checkpoints to Ray Train, which uploads them beside the training to
+`<checkpoint.uri>/<run name>`, keeps the best two by val/mIoU and the newest, and replaces lost workers; the new group
+goes on from the newest undamaged checkpoint. Errors that a restart would only repeat stop the run at once.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import CheckpointUploadMode, FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from distseg import checkpoint, storage, tracking
+from distseg.checkpoint import Checkpoint
+from distseg.config import RunConfig, from_dict, to_dict
+from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
+from distseg.fit import World, fit, load_pretrained, select_data
+from distseg.runs import Follower, Outcome, Run, RunReport, Show
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS_KEPT = checkpoint.NUM_BEST_KEPT
+POLL_INTERVAL_S = "0.2"  # a checkpoint counts only once Ray Train's controller has polled for it (its default: 2 s)
+COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
+
+
+def train(config: RunConfig, *, resume: str | None = None, show: Show | None = None) -> Outcome:
+    """Trains on the Ray cluster of this process (RAY_ADDRESS, a running one, or one started here).
+
+    Everything that can be known to fail is checked before anything is created. Raises the errors of `fit`, and
+    ResourceError if the cluster can never hold what is asked.
+    """
+    manifest, *_ = select_data(config)
+    load_pretrained(config.model)
+    run = Run.again(resume, config) if resume else Run.new(config)
+    storage.check_writable(run.uri.rpartition("/")[0])
+    join_cluster()
+    check_resources(config, ray.nodes(), autoscaler_limits())
+    check_reachable(run, ray.nodes())
+    run.open(config, manifest, _job_id())
+    status = "FAILED"
+    try:
+        with _watching(show) as watcher:
+            _trainer(config, run, manifest.digest, watcher).fit()
+        status = "FINISHED"
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        outcome = run.close(status)
+    return outcome
+
+
+# ------------------------------------------------------------------------------------------------------------ the cluster
+
+
+def join_cluster() -> None:
+    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        address = os.environ.get("RAY_ADDRESS", "")
+        raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def check_resources(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapping[str, int] | None) -> None:
+    """Raises ResourceError with the numbers if the cluster can never hold the workers.
+
+    `nodes` is `ray.nodes()`, `limits` what an autoscaler may grow to. What others use right now comes free again.
+    """
+    scaling = config.scaling
+    if limits is not None and limits.get("CPU", 0) >= scaling.num_workers * scaling.cpus_per_worker:
+        return
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    fits = 0
+    for resources in alive:
+        by_cpu = int(resources.get("CPU", 0)) // scaling.cpus_per_worker
+        fits += min(by_cpu, int(resources.get("GPU", 0))) if scaling.gpu else by_cpu
+    if fits >= scaling.num_workers:
+        return
+    each = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.gpu else "")
+    has = f"{int(sum(r.get('CPU', 0) for r in alive))} CPUs, {int(sum(r.get('GPU', 0) for r in alive))} GPUs"
+    raise ResourceError(
+        f"scaling.num_workers = {scaling.num_workers}: the cluster ({len(alive)} machines, {has}) can hold {fits} workers "
+        f"of {each} each; lower scaling.num_workers or scaling.cpus_per_worker, or add machines"
+    )
+
+
+def autoscaler_limits() -> dict[str, int] | None:
+    """The most of each resource that the cluster's autoscaler may bring up; None without an autoscaler."""
+    from ray._private.state import state  # not public, but the only place that knows
+
+    return state.get_max_resources_from_cluster_config()
+
+
+def check_reachable(run: Run, nodes: list[dict[str, Any]]) -> None:
+    """Raises ConfigError if several machines would need a file that only one has."""
+    hosts = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    if len(hosts) > 1 and tracking.is_local_file(run.tracking_uri):
+        raise ConfigError(
+            f"tracking.uri = {run.tracking_uri!r} is a file of one machine and the cluster has {len(hosts)}; "
+            "give an MLflow server's URL, or off"
+        )
+
+
+def _job_id() -> str:
+    return os.environ.get("RAY_JOB_SUBMISSION_ID") or str(ray.get_runtime_context().get_job_id())
+
+
+def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue | None) -> TorchTrainer:
+    scaling = config.scaling
+    options = {
+        "config": to_dict(config),
+        "run": {**vars(run)},
+        "manifest_digest": manifest_digest,
+        "watcher": watcher,
+    }
+    settings: dict[str, Any] = {  # a dict, since type checkers see the arguments of Ray Train's first version
+        "name": run.name,
+        "storage_path": run.uri.rpartition("/")[0],
+        "failure_config": FailureConfig(max_failures=scaling.max_failures),
+        "checkpoint_config": ray.train.CheckpointConfig(
+            num_to_keep=CHECKPOINTS_KEPT, checkpoint_score_attribute="val/mIoU", checkpoint_score_order="max"
+        ),
+        "callbacks": [_StopOnOurErrors()],
+        "logging_config": LoggingConfig(log_level="WARNING"),
+    }
+    return TorchTrainer(
+        _worker,
+        train_loop_config=options,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.gpu else {})},
+        ),
+        torch_config=TorchConfig(timeout_s=int(config.data.deadline_s + COLLECTIVE_SLACK_S)),
+        run_config=ray.train.RunConfig(**settings),
+    )
+
+
+@contextlib.contextmanager
+def _watching(show: Show | None) -> Iterator[Queue | None]:
+    """A queue into which rank 0 puts (step, metrics), shown by a thread of this process."""
+    if show is None:
+        yield None
+        return
+    watcher = Queue(actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}})
+    done = threading.Event()
+
+    def draw() -> None:
+        while not (done.is_set() and watcher.empty()):
+            with contextlib.suppress(Empty):
+                show(*watcher.get(timeout=0.5))
+
+    thread = threading.Thread(target=draw, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield watcher
+    finally:
+        done.set()
+        thread.join(timeout=5)
+        watcher.shutdown(force=True)
+
+
+class _StopOnOurErrors(UserCallback):
+    """In the controller: an error that distseg raised on purpose would only be raised again after a restart."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            own = _own_error(error)
+            if own is not None:
+                raise own
+
+
+def _own_error(error: BaseException | None) -> DistsegError | None:
+    """The DistsegError inside Ray's wrappings, if there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, DistsegError):
+            return error
+        inner = (getattr(error, name, None) for name in ("controller_failure", "_base_exc", "cause", "__cause__"))
+        error = next((e for e in inner if isinstance(e, BaseException)), None)
+    return None
+
+
+def _cause(error: TrainingFailedError) -> DistsegError:
+    own = _own_error(error)
+    if own is not None:
+        return own
+    failures = getattr(error, "worker_failures", {})
+    for rank, failure in failures.items():
+        return TrainingError(f"worker {rank} failed and restarts are used up: {_last_line(failure)}")
+    return TrainingError(f"training failed: {_last_line(error)}")
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+
+
+# -------------------------------------------------------------------------------------------------------------- a worker
+
+
+def _worker(options: Mapping[str, Any]) -> None:
+    """What each worker of the group runs: one rank of `fit`."""
+    config, run = from_dict(options["config"]), Run(**options["run"])
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(config.scaling.cpus_per_worker)
+    world = World(context.get_world_rank(), context.get_world_size(), device)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    saved = agreed_checkpoint(run.uri, world)
+    report: Follower | RunReport = _RayFollower()
+    if world.rank == 0:
+        report = _RayReport(config, run, options["manifest_digest"], saved, _shower(options["watcher"]))
+    try:
+        fit(config, world, report, resume=saved, run_id=run.run_id)
+    finally:
+        report.close()
+
+
+def _shower(watcher: Queue | None) -> Show | None:
+    if watcher is None:
+        return None
+    # Not `watcher.put`: it waits, and a driver that is gone must not hold training back.
+    return lambda step, metrics: cast(Any, watcher.actor).put_nowait.remote((step, dict(metrics))) and None
+
+
+def agreed_checkpoint(run_uri: str, world: World) -> Checkpoint | None:
+    """The newest undamaged checkpoint, the same on all ranks: rank 0 chooses, the others read its choice."""
+    chosen = checkpoint.newest(run_uri) if world.rank == 0 else None
+    uris = [chosen[0] if chosen else None]
+    if world.size > 1:
+        dist.broadcast_object_list(uris, src=0)
+    if chosen is not None:
+        return chosen[1]
+    return checkpoint.read(uris[0]) if uris[0] else None
+
+
+def _ranked_by(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What Ray Train needs to know: the score that decides which checkpoints are kept."""
+    return {name: value for name, value in metrics.items() if name == "val/mIoU"}
+
+
+class _RayReport(RunReport):
+    """Rank 0: Ray Train uploads its checkpoints beside the training, and prunes them."""
+
+    def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
+        assert saved is not None
+        folder = tempfile.mkdtemp(prefix="distseg-checkpoint-")  # Ray Train removes it after the upload
+        checkpoint.write(Path(folder), saved)
+        ray.train.report(
+            _ranked_by(metrics),
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=checkpoint.new_name(step),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
+
+
+class _RayFollower(Follower):
+    """The other ranks: Ray Train's report is a barrier."""
+
+    def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
+        ray.train.report(_ranked_by(metrics), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)

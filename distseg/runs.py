@@ -1,0 +1,259 @@
+"""A run's directory and its records, with or without Ray.
+
+<run_uri>/config.json                       the configuration it was started with
+<run_uri>/run.json                          name, MLflow run id, tracking URI, experiment
+<run_uri>/checkpoint_<step>_<token>/        see checkpoint.py
+<run_uri>/journal/<number>.jsonl            metrics that the tracking server never confirmed
+"""
+
+import json
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from distseg import checkpoint, storage, tracking
+from distseg.checkpoint import Checkpoint
+from distseg.config import RunConfig, from_dict, to_dict
+from distseg.data.manifest import Manifest
+from distseg.errors import CheckpointError, ConfigError, StorageError, TrackingError
+from distseg.fit import World, fit, select_data, torchrun_world
+
+log = logging.getLogger(__name__)
+
+
+Show = Callable[[int, Mapping[str, float]], None]  # (step, metrics): whatever draws a run's progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training leaves behind."""
+
+    run_name: str
+    run_uri: str  # where its checkpoints are; what --resume takes
+    checkpoint_uri: str  # the best by val/mIoU; empty if none was saved
+    step: int  # of that checkpoint
+    tables: dict[str, Any]  # its evaluation
+    tracking_uri: str
+    run_id: str  # MLflow's; empty if tracking is off or the server never answered
+    num_unsent: int  # metric records kept in the journal
+
+
+@dataclass
+class Run:
+    """One training's identity. `new` or `again`, then `open`, then `close`."""
+
+    name: str
+    uri: str
+    tracking_uri: str
+    experiment: str
+    run_id: str = ""
+    is_resumed: bool = False
+
+    @classmethod
+    def new(cls, config: RunConfig) -> "Run":
+        name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        return cls(name, storage.join(_absolute(config.checkpoint.uri), name), *tracking_of(config))
+
+    @classmethod
+    def again(cls, uri: str, config: RunConfig) -> "Run":
+        """The run whose directory is `uri`. Raises CheckpointError if there is none."""
+        uri = _absolute(uri)
+        about = read_about(uri)
+        tracking_uri, experiment = tracking_of(config)
+        return cls(about["name"], uri, tracking_uri, experiment, about["run_id"], is_resumed=True)
+
+    @property
+    def is_tracked(self) -> bool:
+        return self.tracking_uri != tracking.OFF
+
+    def find_or_create(self, config: RunConfig, tags: Mapping[str, str]) -> str:
+        """The MLflow run's id. Raises TrackingError if the server does not answer."""
+        return tracking.open_run(self.tracking_uri, self.experiment, self.name, config, tags)
+
+    def open(self, config: RunConfig, manifest: Manifest, job_id: str = "") -> None:
+        """Creates or re-opens the MLflow run and writes config.json and run.json. A dead server is only warned of."""
+        if self.is_tracked:
+            try:
+                self.run_id = self.find_or_create(config, run_tags(manifest.digest, job_id))
+            except TrackingError as error:
+                log.warning("%s; training goes on, its metrics are kept and sent later", error)
+        about = {
+            "name": self.name,
+            "run_id": self.run_id,
+            "tracking_uri": self.tracking_uri,
+            "experiment": self.experiment,
+        }
+        storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
+        storage.write_bytes(storage.join(self.uri, "run.json"), json.dumps(about, indent=1).encode())
+
+    def close(self, status: str) -> Outcome:
+        """Closes the MLflow run as FINISHED, FAILED or KILLED and gathers what is left behind."""
+        found = checkpoint.best(self.uri)
+        uri, saved = found if found else ("", None)
+        tables = saved.tables if saved else {}
+        if self.is_tracked:
+            try:
+                self._finish(status, tables)
+            except TrackingError as error:
+                log.warning("%s; the run is not closed there", error)
+        return Outcome(
+            run_name=self.name,
+            run_uri=self.uri,
+            checkpoint_uri=uri,
+            step=saved.step if saved else 0,
+            tables=tables,
+            tracking_uri=self.tracking_uri,
+            run_id=self.run_id,
+            num_unsent=len(tracking.read_journal(self.uri)),
+        )
+
+    def _finish(self, status: str, tables: Mapping[str, Any]) -> None:
+        if not self.run_id:
+            self.run_id = tracking.find_run(self.tracking_uri, self.experiment, self.name)
+        tags = {"worst_condition": str(tables["worst_condition"])} if tables.get("worst_condition") else {}
+        tracking.finish_run(self.tracking_uri, self.run_id, status, tables, tags)
+
+
+def run_tags(manifest_digest: str, job_id: str = "") -> dict[str, str]:
+    tags = {"data.digest": manifest_digest, "git.commit": checkpoint.code_version(), "ray.job_id": job_id}
+    return {name: value for name, value in tags.items() if value}
+
+
+def tracking_of(config: RunConfig) -> tuple[str, str]:
+    """(tracking URI, experiment) of a run. Raises ConfigError for a URI that carries a password."""
+    uri = config.tracking.uri
+    uri = uri if uri == tracking.OFF else tracking.resolve_uri(uri)
+    if "@" in uri.partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            "tracking.uri carries a user or password, which would be kept with the run: give the server's plain URL and "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri, config.tracking.experiment
+
+
+def read_about(run_uri: str) -> dict[str, str]:
+    """run.json of a run's directory. Raises CheckpointError if there is none."""
+    uri = storage.join(run_uri, "run.json")
+    if not storage.exists(uri):
+        raise CheckpointError(f"{run_uri}: no run.json there; give the run's directory, as `train` printed it")
+    try:
+        about = json.loads(storage.read_bytes(uri))
+        return {name: str(about[name]) for name in ("name", "run_id", "tracking_uri", "experiment")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{uri} is damaged ({error!r}); start a new run") from None
+
+
+def read_config(run_uri: str) -> RunConfig:
+    """The configuration a run was started with. Raises CheckpointError if it cannot be read."""
+    read_about(run_uri)
+    uri = storage.join(run_uri, "config.json")
+    try:
+        return from_dict(json.loads(storage.read_bytes(uri)))
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{uri} is damaged ({error}); start a new run") from None
+
+
+def _absolute(uri: str) -> str:
+    return uri.rstrip("/") if storage.is_s3(uri) else str(Path(uri).absolute())
+
+
+class RunReport:
+    """fit's Report on rank 0: metrics to MLflow and to whoever watches, checkpoints into the run's directory."""
+
+    def __init__(
+        self, config: RunConfig, run: Run, manifest_digest: str, saved: Checkpoint | None, show: Show | None = None
+    ) -> None:
+        self.run, self.show = run, show
+        self.metric_log: tracking.MetricLog | None = None
+        if run.is_tracked:
+            self.metric_log = tracking.MetricLog(
+                run.tracking_uri,
+                lambda: run.run_id or run.find_or_create(config, run_tags(manifest_digest)),
+                earlier=(tracking.read_journal(run.uri) if run.is_resumed else []) + (saved.records if saved else []),
+                is_resumed=saved is not None or run.is_resumed,
+            )
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.metric_log is not None:
+            self.metric_log.log(step, metrics)
+        if self.show is not None:
+            self.show(step, metrics)
+
+    def pending_records(self) -> list[dict[str, Any]]:
+        return self.metric_log.pending() if self.metric_log is not None else []
+
+    def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
+        """Writes the checkpoint and removes what is neither the newest nor one of the best two."""
+        assert saved is not None
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint.write(Path(folder), saved)
+            target = storage.join(self.run.uri, checkpoint.new_name(step))
+            for name in (checkpoint.WEIGHTS_FILE, checkpoint.META_FILE):
+                storage.upload(Path(folder) / name, storage.join(target, name))
+        checkpoint.prune(self.run.uri)
+
+    def close(self) -> None:
+        """Sends what is left; what cannot be sent is kept in the run's journal."""
+        unsent = self.metric_log.close() if self.metric_log is not None else []
+        if not unsent:
+            return
+        try:
+            uri = tracking.write_journal(self.run.uri, unsent)
+            log.warning("%d metric records could not be sent to MLflow; they are kept in %s", len(unsent), uri)
+        except StorageError as error:
+            log.warning("%d metric records could neither be sent nor kept: %s", len(unsent), error)
+
+
+def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | None = None) -> Outcome | None:
+    """One rank of a training without Ray: alone, or as torchrun's environment says. The outcome on rank 0, else None."""
+    world = torchrun_world()
+    manifest, *_ = select_data(config)
+    run = agreed_run(config, resume, world)
+    found = checkpoint.newest(run.uri) if run.is_resumed else None
+    saved = found[1] if found else None
+    report: RunReport | Follower = Follower()
+    if world.rank == 0:
+        run.open(config, manifest)
+        report = RunReport(config, run, manifest.digest, saved, show)
+    status = "FAILED"
+    try:
+        fit(config, world, report, resume=saved, run_id=run.run_id)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        report.close()
+        outcome = run.close(status) if world.rank == 0 else None
+    return outcome
+
+
+def agreed_run(config: RunConfig, resume: str | None, world: World) -> Run:
+    """The run that --resume names, or a new one; its name is rank 0's on every rank."""
+    run = [Run.again(resume, config) if resume else Run.new(config)]
+    if world.size > 1:
+        dist.broadcast_object_list(run, src=0)
+    return run[0]
+
+
+class Follower:
+    """fit's Report on every rank but 0, which only keeps step."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        raise AssertionError("only rank 0 logs")
+
+    def pending_records(self) -> list[dict[str, Any]]:
+        raise AssertionError("only rank 0 keeps records")
+
+    def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,222 @@
+"""python -m distseg.train [RECIPE] [--recipe MODULE:FUNCTION] [--config FILE.json] [--dotted.field VALUE …]
+                           [--resume RUN_URI] [--list] [--print-config] [--debug]
+
+Trains a recipe on a Ray cluster: the one at RAY_ADDRESS, a running one, or one started here. Under torchrun (RANK set)
+Ray is left out. Without a recipe it trains `town`, the embedded default, and keeps all it makes under ./runs.
+Arguments override the recipe field by field; --resume takes a run's own configuration instead of a recipe.
+"""
+
+import argparse
+import inspect
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from distseg import cli, recipes, storage
+from distseg.config import RunConfig, from_dict, to_dict
+from distseg.data import town
+from distseg.data.manifest import MANIFEST_NAME
+from distseg.data.shards import pack
+from distseg.errors import ConfigError
+from distseg.runs import Outcome, read_config
+
+PROG = "python -m distseg.train"
+TOWN_TRAIN, TOWN_VAL = 900, 270  # frames: 50 and 15 of each condition and site
+
+log = logging.getLogger(__name__)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({PROG} --help lists all)")
+
+
+def main(arguments: Sequence[str]) -> int:
+    known, overrides = _program_arguments(arguments)
+    if known.list:
+        print(list_recipes())
+        return 0
+    config = _config(known, overrides)
+    if known.print_config:
+        print(json.dumps(to_dict(config), indent=2))
+        return 0
+    if config.data.uri == recipes.TOWN_URI:
+        ensure_town(config.data.uri)
+    outcome = _train(config, known.resume)
+    if outcome is not None:
+        show(outcome, config.tracking.experiment)
+    return 0
+
+
+def _program_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What belongs to the program, and the rest, which overrides fields of the configuration."""
+    parser = _Parser(prog=PROG, add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", metavar="MODULE:FUNCTION", default=None)
+    parser.add_argument("--config", metavar="FILE.json", default=None)
+    parser.add_argument("--resume", metavar="RUN_URI", default=None)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--print-config", "--print_config", action="store_true")
+    rest = list(arguments)
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    known, overrides = parser.parse_known_args(rest)
+    known.name = name
+    given = [flag for flag in ("name", "recipe", "config", "resume") if getattr(known, flag) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"give only one of RECIPE, --recipe, --config and --resume, not {' and '.join(given)}")
+    return known, overrides
+
+
+def _config(known: argparse.Namespace, overrides: Sequence[str]) -> RunConfig:
+    """The recipe, file or earlier run that was named, with the overrides of the command line."""
+    if known.resume is not None:
+        base = read_config(known.resume)
+    elif known.config is not None:
+        base = read_config_file(known.config)
+    elif known.recipe is not None:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a user's recipe lies beside his data
+        base = recipes.load(known.recipe)
+    else:
+        base = recipes.find(known.name or "town")
+    config: RunConfig = cli.parse(RunConfig, overrides, prog=PROG, description=__doc__ or "", default=base, flat=True)
+    return config
+
+
+def read_config_file(path: str) -> RunConfig:
+    """A configuration in JSON, as --print-config writes it. Raises ConfigError naming the field that is wrong."""
+    try:
+        return from_dict(json.loads(storage.read_bytes(path)))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--config {path}: not JSON ({error})") from None
+
+
+def list_recipes() -> str:
+    """One line per recipe: its name and the first line of its docstring."""
+    width = max(map(len, recipes.RECIPES))
+    lines = [f"{name:<{width}}  {(inspect.getdoc(f) or '').splitlines()[0]}" for name, f in recipes.RECIPES.items()]
+    return "\n".join(lines)
+
+
+def ensure_town(uri: str) -> None:
+    """Packs the embedded data set if it is not there yet."""
+    if storage.exists(storage.join(uri, MANIFEST_NAME)):
+        return
+    log.info("packing town (%d training and %d held-out frames) into %s", TOWN_TRAIN, TOWN_VAL, uri)
+    splits = {
+        "train": town.samples("train", num_frames=TOWN_TRAIN),
+        "val": town.samples("val", num_frames=TOWN_VAL),
+    }
+    pack(splits, town.LABELS, uri, dataset="town", num_processes=os.cpu_count() or 1)
+
+
+def _train(config: RunConfig, resume: str | None) -> Outcome | None:
+    """Through Ray, or as the rank that torchrun started; the outcome is None on every rank but 0."""
+    if "RANK" in os.environ:
+        from distseg.runs import train_as_rank
+
+        return train_as_rank(config, resume=resume, show=Screen(config.optim.max_steps))
+    from distseg import ray_train
+
+    with Screen(config.optim.max_steps) as screen:
+        return ray_train.train(config, resume=resume, show=screen)
+
+
+class Screen:
+    """A run's progress: a bar on a terminal, elsewhere one plain line per report. Evaluations are always lines."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+        self.start: tuple[int, float] | None = None
+        self.bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[rates]}"),
+            disable=not sys.stdout.isatty(),
+        )
+        self.task = self.bar.add_task("training", total=max_steps, rates="")
+
+    def __enter__(self) -> "Screen":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.start = self.start or (step, time.monotonic())
+        if "train/loss" in metrics:
+            rates = self._rates(step, metrics)
+            self.bar.update(self.task, completed=step, rates=rates)
+            if self.bar.disable:
+                print(f"step {step}/{self.max_steps}  {rates}", flush=True)
+        elif "val/mIoU" in metrics:
+            worst = f", worst condition {metrics['val/mIoU_worst']:.4f}" if "val/mIoU_worst" in metrics else ""
+            self.bar.console.print(f"step {step}/{self.max_steps}  val mIoU {metrics['val/mIoU']:.4f}{worst}")
+        elif "train/resumed_at" in metrics:
+            self.bar.console.print(f"step {step}/{self.max_steps}  resumed")
+
+    def _rates(self, step: int, metrics: Mapping[str, float]) -> str:
+        first_step, first_s = self.start or (step, time.monotonic())
+        elapsed_s = time.monotonic() - first_s
+        text = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_s']:.1f} images/s"
+        if step > first_step and elapsed_s > 0:
+            steps_per_s = (step - first_step) / elapsed_s
+            left_s = int((self.max_steps - step) / steps_per_s)
+            text += f"  {steps_per_s:.2f} steps/s  ETA {left_s // 60}:{left_s % 60:02d}"
+        return f"{text}  data wait {metrics['train/data_wait_fraction']:.0%}"
+
+
+def show(outcome: Outcome, experiment: str) -> None:
+    """The table of conditions, and where everything is."""
+    from distseg import tracking
+
+    if outcome.tables:
+        print_conditions(outcome.tables, f"{outcome.run_name}: best checkpoint, step {outcome.step}")
+    print(f"run         {outcome.run_uri}")
+    print(f"checkpoint  {outcome.checkpoint_uri or 'none was saved'}")
+    if outcome.run_id:
+        print(f"MLflow run  {outcome.run_id}")
+        print(f"open it     {tracking.run_link(outcome.tracking_uri, outcome.run_id, experiment)}")
+    if outcome.num_unsent:
+        print(f"journal     {outcome.num_unsent} records wait in {storage.join(outcome.run_uri, 'journal')}")
+
+
+def print_conditions(tables: dict[str, Any], title: str) -> None:
+    """mIoU and pixel accuracy per condition, worst first, then the pooled row."""
+    table = Table(title=title, title_justify="left")
+    for column in ("condition", "images", "mIoU", "PA", "MPA", "weakest class"):
+        table.add_column(column, justify="left" if column in ("condition", "weakest class") else "right")
+    conditions = sorted(tables["conditions"].items(), key=lambda item: item[1]["mIoU"] or 0.0)
+    for name, entry in [*conditions, ("all images", tables)]:
+        if name == "all images":
+            table.add_section()
+        table.add_row(
+            name, str(entry["num_images"]), *(_number(entry[m]) for m in ("mIoU", "PA", "MPA")), _weakest(entry)
+        )
+    Console(width=max(100, Console().width) if not sys.stdout.isatty() else None).print(table)
+    print(
+        f"val/mIoU {_number(tables['mIoU'])}   mean over conditions {_number(tables['mIoU_mean_conditions'])}   "
+        f"worst {tables['worst_condition']} {_number(tables['mIoU_worst'])}   gap {_number(tables['mIoU_gap'])}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _weakest(entry: dict[str, Any]) -> str:
+    known = {name: iou for name, iou in entry["classes"].items() if iou is not None}
+    name = min(known, key=known.__getitem__, default="")
+    return f"{name} {known[name]:.3f}" if name else "-"
+
+
+if __name__ == "__main__":
+    cli.run(main)

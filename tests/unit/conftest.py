@@ -1,0 +1,49 @@
+"""Small packed data that many unit tests train and evaluate on."""
+
+from pathlib import Path
+
+import pytest
+
+from distseg.config import (
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackingConfig,
+)
+from distseg.data import town
+from distseg.data.shards import pack
+
+
+@pytest.fixture(scope="session")
+def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """36 training and 18 held-out frames of 64x96: two and one of each condition and site."""
+    uri = str(tmp_path_factory.mktemp("tiny-town"))
+    splits = {
+        "train": town.samples("train", num_frames=36, size=(64, 96)),
+        "val": town.samples("val", num_frames=18, size=(64, 96)),
+    }
+    pack(splits, town.LABELS, uri, dataset="town", num_processes=2)
+    return uri
+
+
+@pytest.fixture
+def tiny_config(tiny_town: str) -> RunConfig:
+    """A training of seconds: PSPNet-18 in fp64, no dropout, 20 steps, every step logged."""
+    return RunConfig(
+        name="tiny",
+        model=ModelConfig(backbone="resnet18", dropout=0.0),
+        loss=LossConfig(class_weights="inverse_sqrt"),
+        optim=OptimConfig(lr=0.01, head_lr_scale=1.0, max_steps=20),
+        data=DataConfig(uri=tiny_town, batch_size=4, crop_px=(33, 49), num_threads=1),
+        augment=AugmentConfig(jitter=0.2),
+        tracking=TrackingConfig(log_every_steps=1, uri="off"),
+        precision="fp64",
+    )
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"

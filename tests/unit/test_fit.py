@@ -1,0 +1,105 @@
+"""The training loop: one answer for any number of ranks, exact resume, NaN stops, what may not change on resume."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distseg import checkpoint
+from distseg.config import CheckpointConfig, RunConfig
+from distseg.errors import ConfigError, DataError, TrainingError
+from distseg.fit import World, check_same_run, fit, select_data
+from tests import ranks
+
+
+def losses(logged: dict[int, dict[str, float]]) -> torch.Tensor:
+    return torch.tensor([logged[step]["train/loss"] for step in sorted(logged)], dtype=torch.float64)
+
+
+def test_two_ranks_give_the_losses_of_one_over_20_steps_in_fp64(tiny_config: RunConfig) -> None:
+    one, two = ranks.train(tiny_config, 1), ranks.train(tiny_config, 2)
+    assert len(one) == len(two) == 20
+    assert (losses(one) - losses(two)).abs().max() < 1e-8
+    assert one[20]["val/mIoU"] == two[20]["val/mIoU"]
+
+
+def test_two_ranks_give_the_losses_of_one_on_two_steps_in_fp32(tiny_config: RunConfig) -> None:
+    config = replace(tiny_config, precision="fp32", optim=replace(tiny_config.optim, max_steps=2))
+    one, two = ranks.train(config, 1), ranks.train(config, 2)
+    assert (losses(one) - losses(two)).abs().max() < 1e-5
+
+
+def test_stopping_at_step_7_on_two_ranks_and_resuming_on_one_changes_nothing(
+    tiny_config: RunConfig, run_folder: Path
+) -> None:
+    config = replace(tiny_config, checkpoint=CheckpointConfig(every_steps=7))
+    undisturbed = ranks.train(tiny_config, 1)
+    before = ranks.train(config, 2, folder=run_folder, stop_at=7)
+    after = ranks.train(config, 1, folder=run_folder)
+    assert sorted(before) == list(range(1, 8))
+    assert sorted(after) == list(range(8, 21))
+    assert (losses(before | after) - losses(undisturbed)).abs().max() < 1e-8
+
+
+def test_accumulating_micro_batches_gives_the_same_on_one_and_two_ranks(tiny_config: RunConfig) -> None:
+    config = replace(tiny_config, optim=replace(tiny_config.optim, accumulate_steps=2, max_steps=4))
+    config = replace(config, data=replace(config.data, batch_size=8))
+    assert (losses(ranks.train(config, 1)) - losses(ranks.train(config, 2))).abs().max() < 1e-8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tiny_config: RunConfig) -> None:
+    config = replace(tiny_config, optim=replace(tiny_config.optim, lr=1e30, warmup_steps=0))
+    recorder = ranks.Recorder()
+    with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf) on train/.*tar/"):
+        fit(config, World(), recorder)
+    assert all(torch.isfinite(torch.tensor(loss)) for loss in recorder.losses())
+
+
+def test_without_an_auxiliary_head_every_parameter_still_learns(tiny_config: RunConfig) -> None:
+    config = replace(tiny_config, loss=replace(tiny_config.loss, aux_weight=0.0))
+    config = replace(config, optim=replace(config.optim, max_steps=1))
+    training = fit(config, World(), ranks.Recorder())
+    assert all(parameter.grad is not None for parameter in training.model.parameters())
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tiny_config: RunConfig, run_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(tiny_config, checkpoint=CheckpointConfig(every_steps=2))
+    config = replace(config, optim=replace(config.optim, max_steps=4))
+    fit(config, World(), ranks.Recorder(run_folder))
+    newest = checkpoint.found_in(str(run_folder))[0]
+    damage = Path(newest.uri) / checkpoint.WEIGHTS_FILE
+    content = bytearray(damage.read_bytes())
+    content[len(content) // 2] ^= 1
+    damage.write_bytes(content)
+    found = checkpoint.newest(str(run_folder))
+    assert found is not None and (newest.step, found[1].step) == (4, 2)
+    assert newest.uri in caplog.text
+
+
+def test_a_resumed_run_may_change_how_it_runs_but_not_what_it_computes(
+    tiny_config: RunConfig, run_folder: Path
+) -> None:
+    config = replace(tiny_config, optim=replace(tiny_config.optim, max_steps=1))
+    fit(config, World(), ranks.Recorder(run_folder))
+    found = checkpoint.newest(str(run_folder))
+    assert found is not None
+    longer = replace(config, optim=replace(config.optim, max_steps=2), scaling=replace(config.scaling, num_workers=2))
+    check_same_run(longer, found[1])
+    with pytest.raises(ConfigError, match=r"optim.lr = 0.5: the run being resumed has 0.01"):
+        check_same_run(replace(config, optim=replace(config.optim, lr=0.5)), found[1])
+    changed = replace(found[1], manifest_digest="0" * 64)
+    with pytest.raises(DataError, match="the manifest changed since"):
+        fit(longer, World(), ranks.Recorder(), resume=changed)
+
+
+def test_training_and_evaluation_data_must_not_overlap(tiny_config: RunConfig) -> None:
+    config = replace(tiny_config, data=replace(tiny_config.data, val_conditions=("fog", "train/night")))
+    with pytest.raises(ConfigError, match=r"train/night-.* would be both trained and evaluated on"):
+        select_data(config)
+    apart = replace(config, data=replace(config.data, train_conditions=("dawn",)))
+    _, train, val = select_data(apart)
+    assert {s.condition for s in train} == {"dawn"}
+    assert {(s.split, s.condition) for s in val} == {("val", "fog"), ("train", "night")}
