@@ -27,7 +27,7 @@ def synchronise(model: nn.Module, group: dist.ProcessGroup | None = None) -> nn.
     if not dist.is_initialized() or dist.get_world_size(group) == 1:
         return model
     if any(parameter.is_cuda for parameter in model.parameters()):
-        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)  # type: ignore[no-untyped-call]
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
         return synchronised
     if type(model) is nn.BatchNorm2d:
         return SyncBatchNorm2d(model, group)
@@ -89,7 +89,7 @@ class _Normalise(torch.autograd.Function):
         return y, mean_C, var_C, statistics.num_values
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor, *unused: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """dx = weight / sqrt(var + eps) · (dy - mean(dy) - xhat · mean(dy · xhat)), the means over all ranks.
 
         The parameters' gradients are this rank's part: like all others, they are added up by who trains.

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import pickle
 import secrets
 import subprocess
@@ -204,7 +205,9 @@ def resolve(uri: str) -> tuple[str, Checkpoint]:
 
 
 def code_version() -> str:
-    """`git describe` of the source this runs from, else the package's version."""
+    """DISTSEG_CODE_VERSION (set by `cluster.submit`, as jobs have no .git), else `git describe`, else the version."""
+    if version := os.environ.get("DISTSEG_CODE_VERSION"):
+        return version
     source = Path(distseg.__file__).parent
     try:
         described = subprocess.run(

@@ -40,6 +40,7 @@ class _Writing:
     shuffle_seed: int = 0
     """Decides the order of the samples within a condition and site."""
     num_processes: int = field(default_factory=_num_cores)
+    """Load and encode in so many processes; the shards do not depend on it."""
     max_samples_per_shard: int = shards.MAX_SAMPLES_PER_SHARD
     max_mib_per_shard: int = shards.MAX_BYTES_PER_SHARD >> 20
     overwrite: bool = False
@@ -60,6 +61,7 @@ class PackCamVid(_Writing):
     root: str
     """The data set's directory."""
     splits: tuple[str, ...] = ("train", "val")
+    """Those of train, val and test to pack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,11 @@ class PackTown(_Writing):
     train: int = 900
     """Frames of the train split, over nine conditions and two sites; 0 leaves the split out."""
     val: int = 270
+    """Frames of the val split; 0 leaves it out."""
     size: tuple[int, int] = (128, 192)
     """Height and width."""
     seed: int = 0
+    """Of the towns; each split is another town."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,8 @@ def _verify(uri: str) -> int:
         problems = shards.verify(uri, progress=progress)
     for problem in problems:
         print(problem)
-    print(f"{uri}: {len(problems)} problems" if problems else f"{uri}: as packed")
+    plural = "s" if len(problems) > 1 else ""
+    print(f"{uri}: {len(problems)} problem{plural}" if problems else f"{uri}: as packed")
     return 1 if problems else 0
 
 

@@ -53,11 +53,11 @@ def pspnet_camvid() -> RunConfig:
         name="pspnet-camvid",
         model=ModelConfig(backbone="resnet18"),
         loss=LossConfig(class_weights="inverse_sqrt"),
-        optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-2, head_lr_scale=1.0, warmup_steps=50, max_steps=3000),
-        data=DataConfig(batch_size=8, crop_px=(288, 384)),
-        augment=AugmentConfig(jitter=0.2),
+        optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-2, head_lr_scale=1.0, warmup_steps=50, max_steps=1600),
+        data=DataConfig(batch_size=8, crop_px=(240, 320)),
+        augment=AugmentConfig(scale=(0.6, 1.6), rotate_deg=0.0, blur=0.0, jitter=0.2),
         scaling=ScalingConfig(num_workers=2),
-        evaluate=EvaluateConfig(every_steps=250),
+        evaluate=EvaluateConfig(every_steps=200),
     )
 
 

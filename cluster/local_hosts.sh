@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# A Ray cluster of several hosts on one Linux machine: each host is a network namespace with its own address, its own
+# Ray processes and directory, on one bridge. Links can be cut and hosts killed, as nothing inside one process tree
+# can. Needs root, iproute2, procps; nothing is changed outside the namespaces but the bridge.
+#
+#   cluster/local_hosts.sh up N            head = host 0 (no CPUs for work) and workers 1 … N; prints the file to source
+#   cluster/local_hosts.sh exec I CMD …    runs CMD on host I
+#   cluster/local_hosts.sh start I         Ray on host I, after stop, kill or a cut that lasted
+#   cluster/local_hosts.sh stop I          SIGTERM to Ray on host I;  kill I: SIGKILL, all at once
+#   cluster/local_hosts.sh cut I           unplugs host I;  heal I: plugs it in again
+#   cluster/local_hosts.sh status          the hosts, and whether Ray runs there
+#   cluster/local_hosts.sh down            ends whatever runs in the namespaces, and removes them
+#
+#   HOSTS_STATE   directories, logs, token, env; keep it short, Ray puts sockets there    ${TMPDIR:-/tmp}/distseg-hosts
+#   HOSTS_NET     the /24 of the cluster; this machine is .1, host I is .10 + I           10.77.0
+#   HOSTS_NAME    begins the names of namespaces and bridge, at most 8 letters            distseg
+#   HOSTS_CPUS, HOSTS_HEAD_CPUS            CPUs that Ray counts on a worker, on the head   1, 0
+#   HOSTS_STORE_BYTES                      shared memory of Ray's object store, per host   200000000
+#   RAY           the ray program                                                          .venv/bin/ray, else ray
+#   RAY_*         pass through; RAY_AUTH_MODE=disabled turns token authentication off
+set -euo pipefail
+
+state=$(realpath -m "${HOSTS_STATE:-${TMPDIR:-/tmp}/distseg-hosts}")
+net=${HOSTS_NET:-10.77.0} name=${HOSTS_NAME:-distseg} bridge=${HOSTS_NAME:-distseg}br0
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() { echo "local_hosts.sh: $*" >&2; exit 1; }
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+space() { echo "$name$1"; }
+link() { echo "$name.$1"; } # the bridge's end of the cable
+address() { echo "$net.$((10 + $1))"; }
+spaces() { ip netns list | awk '{print $1}' | grep -E "^$name[0-9]+$" | sort -V || true; }
+
+check_host() {
+  [[ "${1:-}" =~ ^[0-9]+$ ]] || usage
+  ip netns list | grep -qE "^$(space "$1")( |$)" || fail "there is no host $1; see 'status', or bring hosts up"
+}
+
+find_ray() {
+  ray=${RAY:-$repository/.venv/bin/ray}
+  [ -x "$ray" ] || ray=$(command -v "${RAY:-ray}") || fail "no ray program; set RAY"
+}
+
+on_host() { # I CMD …: collectives must use the cable, not the loopback that the host name may resolve to
+  local i=$1
+  shift
+  # A dead host is found in seconds; Ray's own settings take a minute.
+  ip netns exec "$(space "$i")" env RAY_TMPDIR="$state/h$i" \
+    GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0 TP_SOCKET_IFNAME=eth0 \
+    RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}" RAY_AUTH_TOKEN_PATH="$state/token" \
+    RAY_health_check_period_ms="${RAY_health_check_period_ms:-1000}" \
+    RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-1000}" \
+    RAY_health_check_initial_delay_ms="${RAY_health_check_initial_delay_ms:-1000}" \
+    RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-3}" \
+    RAY_USAGE_STATS_ENABLED=0 "$@"
+}
+
+plug_in() {
+  local i=$1
+  ip netns add "$(space "$i")"
+  ip link add "$(link "$i")" type veth peer name eth0 netns "$(space "$i")"
+  ip link set "$(link "$i")" master "$bridge" up
+  ip -n "$(space "$i")" addr add "$(address "$i")/24" dev eth0
+  ip -n "$(space "$i")" link set lo up
+  ip -n "$(space "$i")" link set eth0 up
+  ip -n "$(space "$i")" route add default via "$net.1"
+  mkdir -p "$state/h$i"
+}
+
+start() {
+  local i=$1 role=(--address="$(address 0):6379" --num-cpus="${HOSTS_CPUS:-1}")
+  if [ "$i" = 0 ]; then role=(--head --port=6379 --dashboard-host=0.0.0.0 --num-cpus="${HOSTS_HEAD_CPUS:-0}"); fi
+  if ray_runs "$i"; then fail "Ray already runs on host $i; stop it first"; fi
+  signal_ray KILL "$i" # what a raylet that was cut off left behind
+  # The head's Python is the `python` of submitted jobs.
+  PATH=$(dirname "$ray"):$PATH on_host "$i" "$ray" start "${role[@]}" --node-ip-address="$(address "$i")" \
+    --temp-dir="$state/h$i" --object-store-memory="${HOSTS_STORE_BYTES:-200000000}" --disable-usage-stats \
+    >"$state/start$i.log" 2>&1 || { tail -n 20 "$state/start$i.log" >&2; fail "Ray did not start on host $i"; }
+}
+
+# Ray's processes on host I and all they have started: jobs and workers too, but not other servers of that host.
+ray_processes() {
+  local pids
+  pids=$(ip netns pids "$(space "$1")" | paste -sd,)
+  [ -n "$pids" ] || return 0
+  ps -ww -o pid=,ppid=,args= -p "$pids" | awk -v mark="$state/h$1/" '
+    { parent[$1] = $2; if (index($0, mark)) ours[$1] = 1 }
+    END {
+      do { grown = 0; for (p in parent) if (!(p in ours) && parent[p] in ours) { ours[p] = 1; grown = 1 } } while (grown)
+      for (p in ours) print p
+    }'
+}
+
+ray_runs() { ray_processes "$1" | xargs -r ps -o comm= -p 2>/dev/null | grep -qx raylet; }
+
+signal_ray() { # SIGNAL I
+  local pids
+  pids=$(ray_processes "$2")
+  # shellcheck disable=SC2086
+  if [ -n "$pids" ]; then kill "-$1" $pids 2>/dev/null || true; fi
+}
+
+stop() {
+  local i
+  signal_ray TERM "$1"
+  for i in $(seq 100); do [ -n "$(ray_processes "$1")" ] || return 0; sleep 0.1; done
+  signal_ray KILL "$1"
+}
+
+up() {
+  local i
+  [ "$(id -u)" = 0 ] || fail "network namespaces need root"
+  [ -z "$(spaces)" ] || fail "hosts named $name… are up already; run 'down' first, or set HOSTS_NAME and HOSTS_NET"
+  [ -z "$(ip -o address show to "$net.0/24")" ] || fail "the network $net.0/24 is in use here; set HOSTS_NET to another"
+  [ ! -e "$state" ] || [ -e "$state/token" ] || fail "$state was not made by this script; set HOSTS_STATE"
+  trap 'remove; echo "local_hosts.sh: not up" >&2' EXIT
+  (umask 077; mkdir -p "$state"; od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$state/token")
+  ip link add "$bridge" type bridge
+  ip addr add "$net.1/24" dev "$bridge"
+  ip link set "$bridge" up
+  for i in $(seq 0 "$1"); do plug_in "$i"; done
+  for i in $(seq 0 "$1"); do start "$i"; done
+  cat >"$state/env" <<END
+export RAY_API_SERVER_ADDRESS=http://$(address 0):8265
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_AUTH_TOKEN_PATH=$state/token
+END
+  trap - EXIT
+  echo "head $(address 0), workers $(address 1) …; jobs at http://$(address 0):8265; next:  . $state/env"
+}
+
+remove() {
+  local s i
+  for s in $(spaces); do ip netns pids "$s" | xargs -r kill -TERM 2>/dev/null || true; done
+  for i in $(seq 50); do [ -n "$(for s in $(spaces); do ip netns pids "$s"; done)" ] || break; sleep 0.1; done
+  for s in $(spaces); do
+    ip netns pids "$s" | xargs -r kill -KILL 2>/dev/null || true
+    ip netns del "$s"
+    ip link del "$(link "${s#"$name"}")" 2>/dev/null || true
+  done
+  ip link del "$bridge" 2>/dev/null || true
+  if [ -e "$state/token" ]; then rm -rf -- "$state"; fi
+}
+
+status() {
+  local s i ray_state
+  [ -n "$(spaces)" ] || { echo "no hosts"; return 1; }
+  for s in $(spaces); do
+    i=${s#"$name"}
+    ray_runs "$i" && ray_state=running || ray_state=stopped
+    echo "host $i $(address "$i"): Ray $ray_state, link $(cat "/sys/class/net/$(link "$i")/operstate")"
+  done
+}
+
+command=${1:-}
+case "$command" in
+  up) [[ "${2:-}" =~ ^[0-9]+$ ]] || usage; find_ray; up "$2" ;;
+  exec) check_host "${2:-}"; [ $# -ge 3 ] || usage; on_host "${@:2}" ;;
+  start) check_host "${2:-}"; find_ray; start "$2" ;;
+  stop) check_host "${2:-}"; stop "$2" ;;
+  kill) check_host "${2:-}"; signal_ray KILL "$2" ;;
+  cut) check_host "${2:-}"; ip link set "$(link "$2")" down ;;
+  heal) check_host "${2:-}"; ip link set "$(link "$2")" up ;;
+  status) status ;;
+  down) remove ;;
+  *) usage ;;
+esac

@@ -1,0 +1,224 @@
+"""What stands beside the shards: one manifest for a packed data set, one index for each shard. Formats and reading.
+
+    <uri>/manifest.json                          written last: what has no manifest is not a data set
+    <uri>/<split>/<condition>-<site>-00000.tar   plain USTAR WebDataset: KEY.jpg|png, KEY.label.png, KEY.json
+    <uri>/<split>/….index.json                   where each member lies in its shard, and its CRC-32
+
+Nothing read here is trusted: the manifest carries a digest of itself, each index is checked against the manifest's
+SHA-256, each member against the index's CRC-32. Label maps in shards hold train ids (0 … num_classes - 1, void 255).
+"""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from distseg import storage
+from distseg.data.sample import LabelSpace
+from distseg.errors import DataError
+
+MANIFEST_NAME = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar file; all its samples share split, condition and site."""
+
+    name: str  # relative to the manifest: "train/day-cambridge-00000.tar"
+    split: str
+    condition: str
+    site: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    index_sha256: str
+
+    @property
+    def index_name(self) -> str:
+        return self.name.removesuffix(".tar") + ".index.json"
+
+
+class SizeRange(NamedTuple):
+    """Smallest and largest height and width of a split's images (each side on its own)."""
+
+    min_hw: tuple[int, int]
+    max_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    uri: str
+    dataset: str
+    label_space: LabelSpace
+    shards: tuple[Shard, ...]
+    class_pixels: dict[str, dict[str, tuple[int, ...]]]  # split -> condition -> pixels of each class (void left out)
+    image_sizes: dict[str, SizeRange]  # by split
+    digest: str  # of all of the above but the uri: equal data sets have equal digests wherever they lie
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(shard.split for shard in self.shards))
+
+    def conditions(self, split: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(shard.condition for shard in self._of_split(split)))
+
+    def select(self, split: str, conditions: Sequence[str] = ()) -> tuple[Shard, ...]:
+        """The shards of a split, in the manifest's order; only those of `conditions`, if any are named."""
+        shards = self._of_split(split)
+        for condition in conditions:
+            if condition not in self.conditions(split):
+                known = ", ".join(self.conditions(split))
+                raise DataError(f"{self.uri}: no condition {condition!r} in split {split!r}; it has {known}")
+        return tuple(shard for shard in shards if not conditions or shard.condition in conditions)
+
+    def _of_split(self, split: str) -> tuple[Shard, ...]:
+        if split not in self.splits:
+            raise DataError(f"{self.uri}: no split {split!r}; it has {', '.join(self.splits)}")
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+
+class Member(NamedTuple):
+    """One file in a shard: where its content lies, in bytes."""
+
+    extension: str
+    offset: int
+    size: int
+    crc32: int
+
+
+class IndexEntry(NamedTuple):
+    key: str
+    image: Member
+    label: Member
+    meta: Member
+
+
+class SampleFiles(NamedTuple):
+    """The content of the members of one sample, as packed."""
+
+    image: bytes
+    label: bytes
+    meta: bytes
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where the samples of one shard lie, in the order of the shard."""
+
+    entries: tuple[IndexEntry, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(entry.key for entry in self.entries)
+
+
+def load_manifest(uri: str, *, deadline_s: float = storage.DEADLINE_S) -> Manifest:
+    """The manifest of a packed data set. Raises DataError if there is none, or it is damaged or of another version."""
+    manifest_uri = storage.join(uri, MANIFEST_NAME)
+    if not storage.exists(manifest_uri, deadline_s=deadline_s):
+        raise DataError(f"no {MANIFEST_NAME} under {uri}: pack it first with python -m distseg.pack")
+    body = _parse(storage.read_bytes(manifest_uri, deadline_s=deadline_s), manifest_uri, "distseg-shards")
+    digest = body.pop("digest", None)
+    if digest != _digest(body):
+        raise DataError(f"{manifest_uri}: edited or damaged (its digest does not fit); pack the data set again")
+    try:
+        return _manifest_from(uri, body, digest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{manifest_uri}: malformed ({error!r}); pack the data set again") from error
+
+
+def read_index(manifest: Manifest, shard: Shard, *, deadline_s: float = storage.DEADLINE_S) -> Index:
+    """The index of a shard. Raises DataError naming the shard if it is not the one that was packed."""
+    index_uri = storage.join(manifest.uri, shard.index_name)
+    data = storage.read_bytes(index_uri, deadline_s=deadline_s)
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+        raise DataError(f"{index_uri}: the index is not the one packed for {shard.name}; pack the data set again")
+    rows = _parse(data, index_uri, "distseg-index")["samples"]
+    return Index(tuple(IndexEntry(row["key"], *(Member(*row[part]) for part in _PARTS)) for row in rows))
+
+
+def read_sample(
+    manifest: Manifest, shard: Shard, entry: IndexEntry, *, deadline_s: float = storage.DEADLINE_S
+) -> SampleFiles:
+    """The files of one sample, by one range. Raises DataError naming shard and key if they are not as packed."""
+    members = (entry.image, entry.label, entry.meta)
+    start = min(member.offset for member in members)
+    stop = max(member.offset + member.size for member in members)
+    data = storage.read_bytes(storage.join(manifest.uri, shard.name), start, stop - start, deadline_s=deadline_s)
+    if len(data) < stop - start:
+        raise DataError(f"{shard.name}: truncated before the end of sample {entry.key}")
+    files = SampleFiles(*(data[member.offset - start :][: member.size] for member in members))
+    for member, content in zip(members, files, strict=True):
+        if zlib.crc32(content) != member.crc32:
+            raise DataError(f"{shard.name}: {entry.key}.{member.extension} is not as packed (its CRC differs)")
+    return files
+
+
+_PARTS = SampleFiles._fields
+
+
+def index_json(shard_name: str, entries: Sequence[IndexEntry]) -> bytes:
+    """The index file of a shard; `read_index` reads it."""
+    rows = [entry._asdict() for entry in entries]
+    return _canonical({"format": "distseg-index", "version": VERSION, "shard": shard_name, "samples": rows})
+
+
+def seal(manifest: Manifest) -> tuple[Manifest, bytes]:
+    """The manifest with its digest, and its file; `load_manifest` reads it."""
+    labels = manifest.label_space
+    body = {
+        "format": "distseg-shards",
+        "version": VERSION,
+        "dataset": manifest.dataset,
+        "label_space": {"name": labels.name, "classes": labels.classes, "palette": labels.palette},
+        "class_pixels": manifest.class_pixels,
+        "image_sizes": {split: sizes._asdict() for split, sizes in manifest.image_sizes.items()},
+        "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+    }
+    digest = _digest(body)
+    text = json.dumps({**body, "digest": digest}, indent=1, ensure_ascii=False)
+    return dataclasses.replace(manifest, digest=digest), text.encode() + b"\n"
+
+
+def _manifest_from(uri: str, body: dict[str, Any], digest: str) -> Manifest:
+    labels = body["label_space"]
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in labels["palette"])
+    return Manifest(
+        uri=uri,
+        dataset=body["dataset"],
+        label_space=LabelSpace(name=labels["name"], classes=tuple(labels["classes"]), palette=palette),
+        shards=tuple(Shard(**shard) for shard in body["shards"]),
+        class_pixels={
+            split: {condition: tuple(pixels) for condition, pixels in of_split.items()}
+            for split, of_split in body["class_pixels"].items()
+        },
+        image_sizes={
+            split: SizeRange(tuple(sizes["min_hw"]), tuple(sizes["max_hw"]))
+            for split, sizes in body["image_sizes"].items()
+        },
+        digest=digest,
+    )
+
+
+def _parse(data: bytes, uri: str, expected_format: str) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{uri}: not JSON ({error}); pack the data set again") from error
+    if not isinstance(body, dict) or body.get("format") != expected_format:
+        raise DataError(f"{uri}: not written by distseg.pack (no format {expected_format!r}); pack the data set again")
+    if body.get("version") != VERSION:
+        raise DataError(f"{uri}: format version {body.get('version')!r}, this distseg reads {VERSION}; pack it again")
+    return body
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(body)).hexdigest()
+
+
+def _canonical(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

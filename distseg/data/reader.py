@@ -1,0 +1,334 @@
+"""Executes a plan: index -> byte range -> decoded sample -> batch. Threads, bounded prefetch, resumable at any batch.
+
+    TrainReader     this rank's part of global batch start_batch, start_batch + 1, … for ever
+    eval_samples    this rank's share of the samples, once, in order
+
+A rank holds prefetch_batches + 1 batches and a bounded number of shard indices, whatever the size of the data set.
+Images are uint8 RGB, labels uint8 train ids with 255 for void. What a sample looks like depends on (seed, position) and
+its content alone: not on the number of ranks or threads, nor on where training was resumed.
+
+A sample that is damaged (short range, wrong CRC, undecodable, label id outside the label space, sizes that differ) is
+read once more; then it is a DataError naming shard and key, or skipped where that was asked for.
+"""
+
+import functools
+import io
+import logging
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Literal, NamedTuple, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from distseg import storage
+from distseg.config import AugmentConfig
+from distseg.data.manifest import Index, IndexEntry, Manifest, Shard, read_index, read_sample
+from distseg.data.plan import SampleRef, TrainPlan, eval_share, lanes_of
+from distseg.data.sample import IGNORE_INDEX
+from distseg.data.threads import DaemonThreads
+from distseg.data.transforms import train_crop
+from distseg.errors import DataError
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_WAITING_THREADS = 8  # beside the decoding ones, so that S3's latency is waited for in parallel
+_MAX_NEIGHBOURS = 8  # tried in the place of a bad sample
+
+
+class Batch(NamedTuple):
+    images_B3HW: torch.Tensor  # uint8, channels_last
+    labels_BHW: torch.Tensor  # uint8
+    keys: tuple[str, ...]  # "<shard name>/<key>"
+    positions: tuple[int, ...]  # in the training stream
+    num_bad: int  # slots whose sample was skipped: a neighbour's image, all labels void
+
+
+class EvalSample(NamedTuple):
+    image_3HW: torch.Tensor  # uint8
+    label_HW: torch.Tensor  # uint8
+    key: str  # "<shard name>/<key>"
+    condition: str
+    site: str
+
+
+class TrainReader:
+    """Iterator of this rank's batches. Close it, or use it as a context manager: it owns threads."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        shards: Sequence[Shard],
+        *,
+        batch_size: int,
+        crop_px: tuple[int, int],
+        augment: AugmentConfig | None,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start_batch: int = 0,
+        shuffle_window: int = 256,
+        num_threads: int = 2,
+        prefetch_batches: int = 4,
+        on_bad_sample: Literal["fail", "skip"] = "fail",
+        max_bad_samples: int = 100,
+        deadline_s: float = storage.DEADLINE_S,
+    ) -> None:
+        """batch_size is global. A skipping reader fails after max_bad_samples of its own, since it was made."""
+        lengths = [shard.num_samples for shard in shards]
+        self._plan = TrainPlan(lengths, batch_size=batch_size, seed=seed, shuffle_window=shuffle_window)
+        self._lanes = lanes_of(rank, world, batch_size)
+        shards_per_window = shuffle_window * len(lengths) // sum(lengths) + 2
+        self._source = _Source(
+            manifest, shards, min(len(self._lanes) * shards_per_window, 1024), num_threads, deadline_s
+        )
+        self._crop_px = crop_px
+        self._augment = augment
+        self._seed = seed
+        self._skips = on_bad_sample == "skip"
+        self._max_bad = max_bad_samples
+        self._num_bad = 0
+        self.next_batch = start_batch
+        """The global batch that `next` will return."""
+        self.wait_s = 0.0
+        """How long the consumer has waited for batches, in total."""
+        self._threads = _threads_for(manifest.uri, num_threads)
+        weakref.finalize(self, self._threads.close)
+        self._pending = deque(self._start(start_batch + ahead) for ahead in range(prefetch_batches))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        self._pending.append(self._start(self.next_batch + len(self._pending)))
+        pending = self._pending.popleft()
+        self.next_batch += 1
+        began = time.perf_counter()
+        slots = [future.result() for future in pending.slots]
+        self.wait_s += time.perf_counter() - began
+        self._count_bad([slot for slot in slots if slot.problem])
+        return Batch(
+            images_B3HW=torch.from_numpy(pending.images_BHW3).permute(0, 3, 1, 2),
+            labels_BHW=torch.from_numpy(pending.labels_BHW),
+            keys=tuple(slot.key for slot in slots),
+            positions=tuple(slot.position for slot in slots),
+            num_bad=sum(bool(slot.problem) for slot in slots),
+        )
+
+    def close(self) -> None:
+        self._threads.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, b: int) -> "_Pending":
+        refs = self._plan.batch(b, self._lanes)
+        images_BHW3 = np.empty((len(refs), *self._crop_px, 3), dtype=np.uint8)
+        labels_BHW = np.empty((len(refs), *self._crop_px), dtype=np.uint8)
+        slots = [self._threads.submit(self._fill, ref, images_BHW3[i], labels_BHW[i]) for i, ref in enumerate(refs)]
+        return _Pending(images_BHW3, labels_BHW, slots)
+
+    def _fill(self, ref: SampleRef, image_HW3: npt.NDArray[np.uint8], label_HW: npt.NDArray[np.uint8]) -> "_Slot":
+        """Runs in a thread: one slot of a batch."""
+        key, problem = "", ""
+        try:
+            sample = self._source.read(ref)
+        except DataError as error:
+            if not self._skips:
+                raise
+            key, problem = self._source.key_or_number(ref), str(error)
+            sample = self._neighbour(ref, error)
+        rng = np.random.default_rng([self._seed, ref.position])
+        with self._source.decoding:
+            crop = train_crop(sample.image, sample.label, self._crop_px, self._augment, rng)
+            image_HW3[:] = crop.image_HW3
+            label_HW[:] = IGNORE_INDEX if problem else crop.label_HW
+        return _Slot(key or sample.key, ref.position, problem)
+
+    def _neighbour(self, ref: SampleRef, error: DataError) -> "_Decoded":
+        """The next readable sample of the same lane, which is the same for any number of ranks."""
+        for turn in range(1, _MAX_NEIGHBOURS + 1):
+            try:
+                return self._source.read(self._plan.at(ref.position + turn * self._plan.batch_size))
+            except DataError:
+                continue
+        raise DataError(f"{error}; nor can the {_MAX_NEIGHBOURS} samples after it be read")
+
+    def _count_bad(self, bad: Sequence["_Slot"]) -> None:
+        for slot in bad:
+            self._num_bad += 1
+            _log.warning("skipped bad sample %d of at most %d: %s", self._num_bad, self._max_bad, slot.problem)
+            if self._num_bad > self._max_bad:
+                limit = f"more than data.max_bad_samples = {self._max_bad} bad samples"
+                raise DataError(f"{limit}; the last: {slot.problem}; python -m distseg.pack verify lists the damage")
+
+
+class _Slot(NamedTuple):
+    key: str
+    position: int
+    problem: str  # empty: none
+
+
+class _Pending(NamedTuple):
+    images_BHW3: npt.NDArray[np.uint8]
+    labels_BHW: npt.NDArray[np.uint8]
+    slots: list[Future[_Slot]]
+
+
+def eval_samples(
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    num_threads: int = 2,
+    prefetch: int = 16,
+    deadline_s: float = storage.DEADLINE_S,
+) -> Iterator[EvalSample]:
+    """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
+    source = _Source(manifest, shards, 4, num_threads, deadline_s)
+    refs = eval_share([shard.num_samples for shard in shards], rank, world)
+    threads = _threads_for(manifest.uri, num_threads)
+    pending: deque[Future[EvalSample]] = deque()
+    try:
+        for ref in refs:
+            pending.append(threads.submit(source.eval_sample, ref))
+            if len(pending) > prefetch:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        threads.close()
+
+
+def _threads_for(uri: str, num_threads: int) -> DaemonThreads:
+    return DaemonThreads(num_threads + (_WAITING_THREADS if storage.is_s3(uri) else 0), name="distseg-reader")
+
+
+class _Decoded(NamedTuple):
+    key: str
+    image: Image.Image  # RGB
+    label: Image.Image  # L, train ids
+
+
+class _Source:
+    """Reads and decodes single samples; used by many threads, of which `num_decoding` may decode at a time."""
+
+    def __init__(
+        self, manifest: Manifest, shards: Sequence[Shard], num_indices: int, num_decoding: int, deadline_s: float
+    ) -> None:
+        self._manifest = manifest
+        self._shards = shards
+        self._deadline_s = deadline_s
+        self._indices = _IndexCache(manifest, num_indices, deadline_s)
+        self.decoding = threading.Semaphore(num_decoding)
+
+    def read(self, ref: SampleRef) -> _Decoded:
+        shard = self._shards[ref.shard]
+        index = _twice(functools.partial(self._indices.get, shard))
+        return _twice(functools.partial(self._read, shard, index.entries[ref.index]))
+
+    def _read(self, shard: Shard, entry: IndexEntry) -> _Decoded:
+        files = read_sample(self._manifest, shard, entry, deadline_s=self._deadline_s)
+        key = f"{shard.name}/{entry.key}"
+        with self.decoding:
+            image = _decode(files.image, "RGB", key)
+            label = _decode(files.label, "L", key)
+            _check(image, label, self._manifest.label_space.num_classes, key)
+        return _Decoded(key, image, label)
+
+    def eval_sample(self, ref: SampleRef) -> EvalSample:
+        sample = self.read(ref)
+        shard = self._shards[ref.shard]
+        return EvalSample(
+            image_3HW=torch.from_numpy(np.array(sample.image)).permute(2, 0, 1),
+            label_HW=torch.from_numpy(np.array(sample.label)),
+            key=sample.key,
+            condition=shard.condition,
+            site=shard.site,
+        )
+
+    def key_or_number(self, ref: SampleRef) -> str:
+        """The name of a sample that cannot be read; its number where even the index cannot."""
+        shard = self._shards[ref.shard]
+        try:
+            return f"{shard.name}/{self._indices.get(shard).entries[ref.index].key}"
+        except DataError:
+            return f"{shard.name}/#{ref.index}"
+
+
+def _twice(read: Callable[[], _T]) -> _T:
+    """What was damaged on its way is sound when read again; what is damaged where it lies is not."""
+    try:
+        return read()
+    except DataError as error:
+        _log.warning("reading again: %s", error)
+        return read()
+
+
+def _decode(data: bytes, mode: str, key: str) -> Image.Image:
+    """By PIL: it releases the GIL. torchvision.io, 1.1 times as fast, is deprecated since torchvision 0.29."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{key}: not a readable image ({error})") from error
+    if image.mode != mode:
+        raise DataError(f"{key}: an image of mode {image.mode} where {mode} was packed")
+    return image
+
+
+def _check(image: Image.Image, label: Image.Image, num_classes: int, key: str) -> None:
+    if image.size != label.size:
+        sizes = f"{image.width}x{image.height} pixels, its label {label.width}x{label.height}"
+        raise DataError(f"{key}: the image is {sizes}")
+    label_HW = np.asarray(label)
+    outside_HW = (label_HW >= num_classes) & (label_HW != IGNORE_INDEX)
+    if outside_HW.any():
+        ids = np.unique(label_HW[outside_HW])[:8].tolist()
+        raise DataError(f"{key}: label ids {ids} are outside the label space's 0 to {num_classes - 1}")
+
+
+class _IndexCache:
+    """The indices of the shards in use; each is read when first asked for, by one thread while others wait for it."""
+
+    def __init__(self, manifest: Manifest, capacity: int, deadline_s: float) -> None:
+        self._manifest = manifest
+        self._capacity = capacity
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._indices: OrderedDict[str, Future[Index]] = OrderedDict()
+
+    def get(self, shard: Shard) -> Index:
+        with self._lock:
+            index = self._indices.get(shard.name)
+            is_mine = index is None
+            if index is None:
+                index = self._indices[shard.name] = Future()
+            self._indices.move_to_end(shard.name)
+            if len(self._indices) > self._capacity:
+                self._indices.popitem(last=False)
+        if is_mine:
+            self._load(shard, index)
+        return index.result()
+
+    def _load(self, shard: Shard, index: Future[Index]) -> None:
+        try:
+            index.set_result(read_index(self._manifest, shard, deadline_s=self._deadline_s))
+        except BaseException as error:  # noqa: BLE001 — whatever it is, the threads that wait for it must hear of it
+            with self._lock:
+                self._indices.pop(shard.name, None)
+            index.set_exception(error)

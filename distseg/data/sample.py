@@ -1,0 +1,77 @@
+"""What every data set is turned into: samples with a condition and a site, in a label space.
+
+A data set module has two public names:
+
+    LABELS: LabelSpace
+    samples(root: str, split: str) -> Iterator[Sample]
+
+`samples` is cheap (it lists, it does not decode); `Sample.load` does the work and may run in another process.
+Label maps are uint8 (H, W) arrays of *train ids*: 0 … num_classes - 1, and `ignore_index` (255) for void.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distseg.errors import DataError
+
+IGNORE_INDEX = 255
+
+
+class LabelledImage(NamedTuple):
+    """The content of one sample, ready to be written to a shard."""
+
+    image: bytes  # an encoded 8-bit RGB image, as it will stand in the shard
+    image_format: Literal["jpg", "png"]
+    label_HW: npt.NDArray[np.uint8]  # train ids, 255 = void
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One labelled photograph. `load` must be picklable (a `functools.partial` of a module's function)."""
+
+    key: str  # unique in its split; letters, digits, '-' and '_' only, since it names tar members
+    condition: str
+    site: str
+    sequence: str
+    split: str
+    source: str  # where the image came from, relative to the data set's root
+    load: Callable[[], LabelledImage] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSpace:
+    """Class names in train-id order, their colours, and how a data set's raw ids map to train ids."""
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    id_map: dict[int, int] = field(default_factory=dict)  # raw id -> train id or 255; empty: ids are train ids
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.palette):
+            raise ValueError(f"label space {self.name}: {len(self.classes)} classes, {len(self.palette)} colours")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def to_train_ids(self, raw_HW: npt.NDArray[np.integer], source: str) -> npt.NDArray[np.uint8]:
+        """Raw ids (H, W) -> train ids uint8 (H, W). Raises DataError with file and ids for an id outside the map."""
+        id_map = self.id_map or {**{i: i for i in range(self.num_classes)}, IGNORE_INDEX: IGNORE_INDEX}
+        table = np.full(max(256, max(id_map) + 1), -1, dtype=np.int16)
+        for raw_id, train_id in id_map.items():
+            table[raw_id] = train_id
+        if raw_HW.size and (int(raw_HW.min()) < 0 or int(raw_HW.max()) >= len(table)):
+            outside = sorted(int(i) for i in np.unique(raw_HW) if not 0 <= i < len(table))
+            raise DataError(f"{source}: label ids {outside[:8]} are outside the label space {self.name}")
+        train_HW = table[raw_HW]
+        if (train_HW < 0).any():
+            outside = sorted(int(i) for i in np.unique(raw_HW[train_HW < 0]))
+            raise DataError(f"{source}: label ids {outside[:8]} are outside the label space {self.name}")
+        return train_HW.astype(np.uint8)
+
+

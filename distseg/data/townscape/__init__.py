@@ -1,0 +1,1 @@
+"""The generator behind `town`: scene (what a scene is), things, streets, weather, surfaces, render."""

@@ -1,0 +1,179 @@
+"""ResNet-18/34/50/101/152 (He et al. 2016) with dilated stages; parameters named and shaped as torchvision's.
+
+`ResNet.forward` maps images_B3HW to the outputs of its four stages. A stage with dilation 1 strides by 2 (but for the
+first stage, which never does); a dilated one keeps its resolution. With the default dilations (1, 2, 4) of stages 2, 3
+and 4 the output stride is 8.
+
+The dilation holds for *every* 3x3 convolution of its stage, as in the authors' PSPNet; torchvision leaves the first
+block of a dilated stage at the previous stage's dilation. As in torchvision, a Bottleneck strides in its 3x3.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torchvision
+from torch import Tensor, nn
+
+Dilations = tuple[int, int, int]  # of the 3x3 convolutions of stages 2, 3 and 4
+
+STAGE_WIDTHS = (64, 128, 256, 512)
+
+
+def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+
+
+def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """The shortcut's projection, where the block changes the shape."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18 and -34)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, width, stride, dilation)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _conv3x3(width, width, 1, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _downsample(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += shortcut
+        out: Tensor = self.relu(y)
+        return out
+
+
+class Bottleneck(nn.Module):
+    """1x1 down to `width`, 3x3, 1x1 up to four times `width` (ResNet-50 and deeper)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv3x3(width, width, stride, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _downsample(in_channels, width * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        y += shortcut
+        out: Tensor = self.relu(y)
+        return out
+
+
+class ResNet(nn.Module):
+    """The four stages, without the average pooling and the classifier."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        stage_depths: tuple[int, int, int, int],
+        dilations: Dilations,
+    ) -> None:
+        super().__init__()
+        self.stage_channels = tuple(width * block.expansion for width in STAGE_WIDTHS)
+        self.strides = (1, *(2 if dilation == 1 else 1 for dilation in dilations))
+        self.output_stride = 4 * self.strides[1] * self.strides[2] * self.strides[3]
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        in_channels = (64, *self.stage_channels)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            _stage(block, in_channels[i], STAGE_WIDTHS[i], stage_depths[i], self.strides[i], (1, *dilations)[i])
+            for i in range(4)
+        )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Convolutions as in He et al. 2015; batch norm starts at scale 1 and shift 0 by default."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x1 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images_B3HW)))))
+        x2 = self.layer2(x1)
+        x3 = self.layer3(x2)
+        x4 = self.layer4(x3)
+        return x1, x2, x3, x4
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, depth: int, stride: int, dilation: int
+) -> nn.Sequential:
+    """`depth` blocks; the first one strides and changes the number of channels."""
+    out_channels = width * block.expansion
+    first = block(in_channels, width, stride, dilation)
+    return nn.Sequential(first, *(block(out_channels, width, 1, dilation) for _ in range(depth - 1)))
+
+
+BACKBONES: dict[str, Callable[[Dilations], ResNet]] = {
+    "resnet18": lambda dilations: ResNet(BasicBlock, (2, 2, 2, 2), dilations),
+    "resnet34": lambda dilations: ResNet(BasicBlock, (3, 4, 6, 3), dilations),
+    "resnet50": lambda dilations: ResNet(Bottleneck, (3, 4, 6, 3), dilations),
+    "resnet101": lambda dilations: ResNet(Bottleneck, (3, 4, 23, 3), dilations),
+    "resnet152": lambda dilations: ResNet(Bottleneck, (3, 8, 36, 3), dilations),
+}
+
+
+def build_backbone(name: str, dilations: Dilations) -> ResNet:
+    if name not in BACKBONES:
+        raise ValueError(f"model.backbone = {name!r}: choose from {', '.join(BACKBONES)}")
+    return BACKBONES[name](dilations)
+
+
+def imagenet_state(backbone: str) -> dict[str, Tensor]:
+    """torchvision's ImageNet weights (its first set, IMAGENET1K_V1), downloaded once into torch.hub's directory.
+
+    Raises OSError if they cannot be downloaded or written, RuntimeError if what came is damaged.
+    """
+    weights = torchvision.models.get_weight(f"{backbone.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1")
+    state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    return state
+
+
+def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies `state` into `backbone`; keys and shapes must match exactly, but for the ImageNet classifier 'fc.*'.
+
+    `num_batches_tracked` may be absent (torchvision's older files lack it; nothing here uses it).
+    Raises ValueError with the first of the keys that are missing, unexpected or of another shape.
+    """
+    given = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    own = backbone.state_dict()
+    problems = {
+        "missing": [k for k in own if k not in given and not k.endswith(".num_batches_tracked")],
+        "unexpected": [k for k in given if k not in own],
+        "of another shape": [
+            f"{k} {tuple(given[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in given
+            if k in own and given[k].shape != own[k].shape
+        ],
+    }
+    found = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys]
+    if found:
+        raise ValueError(f"backbone weights do not fit: keys {'; '.join(found)}")
+    backbone.load_state_dict({**own, **given})
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")

@@ -1,0 +1,75 @@
+"""What networks are built from, and what every network is.
+
+Shapes: B images, C channels, H W pixels, h w cells of the network's own resolution, K classes.
+
+A `SegmentationModel` maps float images_B3HW, normalised, to `Logits` at its own resolution: upsampling them, the loss
+and the metrics live outside. Any H and W from 32 pixels on will do; they need not be multiples of the output stride.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Logits(NamedTuple):
+    main_BKhw: Tensor
+    aux_BKhw: Tensor | None  # of the auxiliary head: in training mode, of a model built with one
+
+
+class SegmentationModel(nn.Module):
+    """A network with a `backbone`, whose weights may come from ImageNet, and heads, which is all the rest."""
+
+    backbone: nn.Module
+    output_stride: int  # pixels per cell of the main logits
+
+    def forward(self, images_B3HW: Tensor) -> Logits:
+        raise NotImplementedError
+
+    def __call__(self, images_B3HW: Tensor) -> Logits:
+        logits: Logits = super().__call__(images_B3HW)
+        return logits
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """(backbone, heads): each parameter once, in the order of the state dict."""
+        backbone = list(self.backbone.parameters())
+        known = {id(parameter) for parameter in backbone}
+        return backbone, [parameter for parameter in self.parameters() if id(parameter) not in known]
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    """A convolution that keeps the size, without bias since batch norm follows."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def classifier(in_channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Dropout of whole channels, then a 1x1 convolution to logits."""
+    return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(in_channels, num_classes, 1))
+
+
+def resize_bilinear(x_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with align_corners=False, as everywhere in distseg."""
+    return F.interpolate(x_BChw, size, mode="bilinear", align_corners=False)
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate computed from all channels' means (Hu et al. 2018, section 3).
+
+    GAP -> C/ratio -> ReLU -> C -> sigmoid, no batch norm.
+    """
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        if ratio < 1 or channels % ratio:
+            raise ValueError(f"model.se_ratio = {ratio}: must divide the head's {channels} channels")
+        self.squeeze = nn.Conv2d(channels, channels // ratio, 1)
+        self.excite = nn.Conv2d(channels // ratio, channels, 1)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        squeezed_BC11 = F.relu(self.squeeze(F.adaptive_avg_pool2d(x_BChw, 1)))
+        gate_BC11: Tensor = self.excite(squeezed_BC11).sigmoid()
+        return x_BChw * gate_BC11

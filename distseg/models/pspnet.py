@@ -1,0 +1,100 @@
+"""PSPNet (Zhao et al. 2017), its ablations, and the squeeze-and-excitation variant (Song et al. 2021).
+
+    images ─▶ dilated ResNet ─▶ x: C channels ─▶ pyramid: C + bins ─▶ 3x3 conv to C/4 ─▶ dropout ─▶ 1x1 classifier
+                   └─ stage 3 ─▶ 3x3 conv to a quarter of its channels ─▶ dropout ─▶ 1x1 classifier    (auxiliary)
+
+C is 2048 on Bottleneck backbones, so the heads are 512 and 256 wide as in the authors' code, and 512 on ResNet-18/34,
+where the same quarters give 128 and 64 (the widths of OpenMMLab's PSPNet-18, too). With `se_ratio` the pyramid is
+first fused to C/4 channels by a 1x1 convolution and gated: concat -> 1x1 -> SE -> 3x3 -> classifier (Song et al. 2021,
+figure 4 and table 2, which leave the widths open).
+
+Ablations of Zhao et al., table 1: `bins=()` is the dilated FCN, `pool` chooses average or maximum, and without `reduce`
+the pooled channels are used as they are. All resizing is bilinear with align_corners=False (the authors: True).
+Heads start from PyTorch's default initialisation, the backbone's convolutions from Kaiming's, as in the authors' code.
+
+Size: 48.96M parameters on ResNet-50 at 21 classes with the auxiliary head. The authors' 49.08M are the same network
+with their own stem of three 3x3 convolutions (64, 64, 128), which is 0.12M larger than torchvision's 7x7.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distseg.config import ModelConfig
+from distseg.models.backbones import build_backbone
+from distseg.models.layers import Logits, SegmentationModel, SqueezeExcite, classifier, conv_bn_relu, resize_bilinear
+
+_POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "avg": F.adaptive_avg_pool2d,
+    "max": F.adaptive_max_pool2d,
+}
+
+
+class PyramidPooling(nn.Module):
+    """x_BChw and, for each bin b, its pooling to b x b cells, resized to h x w and concatenated along the channels."""
+
+    def __init__(self, in_channels: int, bins: tuple[int, ...], pool: str, reduce: bool) -> None:
+        super().__init__()
+        if reduce and bins and in_channels % len(bins):
+            raise ValueError(
+                f"model.bins = {bins}: {len(bins)} bins do not divide the backbone's {in_channels} channels"
+            )
+        self.bins = bins
+        self.pool = _POOLS[pool]
+        bin_channels = in_channels // len(bins) if reduce and bins else in_channels
+        self.branches = nn.ModuleList(
+            conv_bn_relu(in_channels, bin_channels, 1) if reduce else nn.Identity() for _ in bins
+        )
+        self.out_channels = in_channels + len(bins) * bin_channels
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        size = (x_BChw.shape[2], x_BChw.shape[3])
+        levels = [
+            resize_bilinear(branch(self.pool(x_BChw, bin_size)), size)
+            for bin_size, branch in zip(self.bins, self.branches, strict=True)
+        ]
+        return torch.cat([x_BChw, *levels], dim=1)
+
+
+class PSPNet(SegmentationModel):
+    def __init__(self, config: ModelConfig, num_classes: int, *, aux: bool) -> None:
+        super().__init__()
+        resnet = build_backbone(config.backbone, config.dilations)
+        *_, aux_channels, channels = resnet.stage_channels
+        self.backbone = resnet
+        self.output_stride = resnet.output_stride
+        self.pyramid = PyramidPooling(channels, config.bins, config.pool, config.reduce)
+        self.head = nn.Sequential(
+            _fuse(self.pyramid.out_channels, channels // 4, config.se_ratio),
+            classifier(channels // 4, num_classes, config.dropout),
+        )
+        self.aux_head = _aux_head(aux_channels, num_classes, config.dropout) if aux else None
+
+    def forward(self, images_B3HW: Tensor) -> Logits:
+        *_, x3, x4 = self.backbone(images_B3HW)
+        aux_BKhw = self.aux_head(x3) if self.aux_head is not None and self.training else None
+        return Logits(self.head(self.pyramid(x4)), aux_BKhw)
+
+
+def _fuse(in_channels: int, channels: int, se_ratio: int | None) -> nn.Sequential:
+    if se_ratio is None:
+        return conv_bn_relu(in_channels, channels, 3)
+    return nn.Sequential(
+        conv_bn_relu(in_channels, channels, 1), SqueezeExcite(channels, se_ratio), conv_bn_relu(channels, channels, 3)
+    )
+
+
+def _aux_head(in_channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    width = in_channels // 4
+    return nn.Sequential(conv_bn_relu(in_channels, width, 3), classifier(width, num_classes, dropout))
+
+
+def check_batch(config: ModelConfig, micro_batch_size: int) -> None:
+    """Raises ValueError if batch norm of the 1x1 bin, one value per sample of the global micro-batch, has only one."""
+    if 1 in config.bins and config.reduce and micro_batch_size < 2:
+        raise ValueError(
+            f"model.bins = {config.bins}: batch norm of the 1x1 bin needs at least 2 samples per micro-batch, "
+            f"which has {micro_batch_size}; raise data.batch_size, lower optim.accumulate_steps, or leave bin 1 out"
+        )

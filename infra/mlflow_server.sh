@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# An MLflow tracking server: metadata in PostgreSQL, artifacts in S3, both proxied, so that clients need its address only.
+#
+#   infra/mlflow_server.sh start|stop|status|wipe   after infra/postgres.sh start and infra/s3_server.sh start
+#   . "$MLFLOW_STATE/env"                           MLFLOW_TRACKING_URI
+#
+#   MLFLOW_STATE          log, pid, env                  ${TMPDIR:-/tmp}/distseg-mlflow
+#   MLFLOW_HOST           address to bind                127.0.0.1
+#   MLFLOW_PORT                                          5000
+#   MLFLOW_WORKERS                                       2
+#   MLFLOW_BACKEND_STORE_URI, MLFLOW_ARTIFACTS_DESTINATION, AWS_*     from $PG_STATE/env and $S3_STATE/env, s3://mlflow
+#   PYTHON                has mlflow                     .venv/bin/python, else python3
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/process.sh"
+
+tmp=${TMPDIR:-/tmp}
+state=$(realpath -m "${MLFLOW_STATE:-$tmp/distseg-mlflow}")
+host=${MLFLOW_HOST:-127.0.0.1} port=${MLFLOW_PORT:-5000} workers=${MLFLOW_WORKERS:-2}
+mark="mlflow server --host $host --port $port"
+
+find_python() {
+  python=${PYTHON:-$here/../.venv/bin/python}
+  [ -x "$python" ] || python=$(command -v "${PYTHON:-python3}") || fail "no Python; set PYTHON"
+  "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("mlflow") is None)' ||
+    fail "$python has no mlflow; set PYTHON to one that has"
+}
+
+load_stores() {
+  if [ -z "${MLFLOW_BACKEND_STORE_URI:-}" ]; then
+    [ -r "${PG_STATE:=$tmp/distseg-postgres}/env" ] || fail "no $PG_STATE/env; run infra/postgres.sh start first"
+    . "$PG_STATE/env"
+  fi
+  if [ -z "${AWS_ACCESS_KEY_ID:-}" ]; then
+    [ -r "${S3_STATE:=$tmp/distseg-s3}/env" ] || fail "no $S3_STATE/env; run infra/s3_server.sh start first"
+    . "$S3_STATE/env"
+  fi
+  # All by environment, not by arguments: the addresses hold a password, and a command line is public.
+  export MLFLOW_BACKEND_STORE_URI MLFLOW_ARTIFACTS_DESTINATION=${MLFLOW_ARTIFACTS_DESTINATION:-s3://mlflow}
+}
+
+start() {
+  if is_running "$state/pid" "$mark"; then status; return; fi
+  find_python
+  load_stores
+  port_is_free "$host" "$port" || fail "port $port of $host is taken; choose another with MLFLOW_PORT"
+  claim_state "$state"
+  # The job backend, on by default, is a second service of 2 GB that nothing here uses.
+  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+  unset MLFLOW_TRACKING_URI
+  (cd "$state" && exec setsid "$python" -m $mark --workers "$workers" >"$state/server.log" 2>&1 </dev/null) &
+  echo $! >"$state/pid"
+  if ! wait_for 120 healthy; then
+    tail -n 5 "$state/server.log" >&2
+    stop
+    fail "did not start; see $state/server.log"
+  fi
+  echo "export MLFLOW_TRACKING_URI=http://$host:$port" | write_private "$state/env"
+  echo "MLflow at http://$host:$port; next:  . $state/env"
+}
+
+healthy() { # a server that has died will never be
+  is_running "$state/pid" "$mark" && curl -sf -m 2 "http://$host:$port/health"
+}
+
+stop() { stop_process "$state/pid" "$mark" -; }
+
+status() {
+  if is_running "$state/pid" "$mark"; then echo "mlflow: running"; else echo "mlflow: stopped"; return 1; fi
+}
+
+case "${1:-}" in
+  start | stop | status) "$1" ;;
+  wipe) stop; wipe_state "$state" ;;
+  *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac

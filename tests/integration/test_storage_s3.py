@@ -1,0 +1,115 @@
+"""What an imitation cannot show: a real server's checks of credentials, its large uploads, its restart."""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+
+from distseg import s3, storage
+from distseg.errors import StorageError
+from distseg.storage import join
+from tests.conftest import free_port, run_script, short_directory, sourced, use_environment
+
+pytestmark = pytest.mark.servers
+
+
+def test_round_trip(s3_uri: str) -> None:
+    storage.check_writable(s3_uri)
+    for name in ("a/x", "a-b", "ä ö+%&?.txt", "empty"):
+        storage.write_bytes(join(s3_uri, name), b"" if name == "empty" else name.encode())
+    names = sorted(["a/x", "a-b", "ä ö+%&?.txt", "empty"])
+    assert [entry.uri for entry in storage.list_files(s3_uri)] == [join(s3_uri, name) for name in names]
+    assert storage.read_bytes(join(s3_uri, "ä ö+%&?.txt"), 1) == "ä ö+%&?.txt".encode()[1:]
+    assert storage.num_bytes(join(s3_uri, "empty")) == 0
+    assert storage.read_bytes(join(s3_uri, "empty"), 0, 9) == storage.read_bytes(join(s3_uri, "a-b"), 3, 9) == b""
+    assert not storage.exists(join(s3_uri, "a"))
+    storage.delete(join(s3_uri, "empty"))
+    storage.delete_tree(join(s3_uri, "a"))
+    assert len(list(storage.list_files(s3_uri))) == 2
+
+
+def test_multipart_upload_and_ranges_by_threads(s3_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(data := os.urandom((33 << 20) + 7))
+    uri = join(s3_uri, "large")
+    storage.upload(tmp_path / "in", uri)
+    storage.download(uri, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data
+    starts = range(0, len(data), 999_983)
+    with ThreadPoolExecutor(16) as pool:
+        parts = list(pool.map(lambda start: storage.read_bytes(uri, start, 999_983), starts))
+    assert b"".join(parts) == data
+
+
+def test_a_failed_upload_leaves_no_parts(s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").write_bytes(b"x" * (17 << 20))
+    monkeypatch.setattr(s3, "PART_BYTES", 1 << 20)  # too small for S3, which refuses to complete it
+    with pytest.raises(StorageError, match="EntityTooSmall"):
+        storage.upload(tmp_path / "in", join(s3_uri, "large"))
+    bucket, _ = s3.bucket_and_key(s3_uri)
+    assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=bucket)
+    assert not storage.exists(join(s3_uri, "large"))
+
+
+def test_an_object_replaced_while_it_is_read(s3_uri: str) -> None:
+    uri = join(s3_uri, "k")
+    storage.write_bytes(uri, b"a" * (8 << 20))
+    with storage.open_read(uri) as stream:
+        stream.read(1000)
+        storage.write_bytes(uri, b"b" * (8 << 20))
+        stream.raw._body.close()  # type: ignore[attr-defined]  # as if the connection broke
+        stream.raw._body = None  # type: ignore[attr-defined]
+        with pytest.raises(StorageError, match="changed while it was being read"):
+            stream.read()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "wrong credentials for http://.*AWS_SECRET_ACCESS_KEY does not belong"),
+        ("AWS_ACCESS_KEY_ID", "wrong", "does not know the key id; check AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_wrong_credentials(s3_uri: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
+    uri = join(s3_uri, "k")
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.setenv(name, value)
+    for call in (storage.read_bytes, storage.exists, storage.num_bytes, storage.check_writable):
+        with pytest.raises(StorageError, match=expected) as caught:
+            call(uri)
+        assert secret not in str(caught.value)
+    with pytest.raises(StorageError, match=expected):
+        list(storage.list_files(s3_uri))
+
+
+def test_access_denied_and_what_is_not_there(s3_uri: str) -> None:
+    bucket, _ = s3.bucket_and_key(s3_uri)
+    denial = '{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Principal":"*","Action":"s3:*Object",'
+    boto3.client("s3").put_bucket_policy(Bucket=bucket, Policy=f'{denial}"Resource":"arn:aws:s3:::{bucket}/no/*"}}]}}')
+    with pytest.raises(StorageError, match="access denied by http://"):
+        storage.write_bytes(join(s3_uri, "no", "k"), b"")
+    with pytest.raises(StorageError, match=re.escape(join(s3_uri, "none")) + ": no such key"):
+        storage.read_bytes(join(s3_uri, "none"))
+    with pytest.raises(StorageError, match="no such bucket"):
+        storage.exists(f"s3://{bucket}-not/k")
+
+
+def test_a_restarted_server_keeps_data_and_readers(monkeypatch: pytest.MonkeyPatch, s3_server: dict[str, str]) -> None:
+    state = short_directory()
+    settings = {"S3_STATE": str(state / "s"), "S3_PORT": str(free_port(2))}
+    try:
+        run_script("infra/s3_server.sh", "start", env=settings)
+        use_environment(sourced(state / "s" / "env"), monkeypatch)
+        storage.write_bytes("s3://distseg/k", data := os.urandom(64 << 20))
+        with storage.open_read("s3://distseg/k") as stream:
+            head = stream.read(1000)
+            run_script("infra/s3_server.sh", "stop", env=settings)
+            with ThreadPoolExecutor(1) as pool:
+                rest = pool.submit(stream.read)
+                run_script("infra/s3_server.sh", "start", env=settings)
+                assert head + rest.result(timeout=60) == data
+    finally:
+        run_script("infra/s3_server.sh", "wipe", env=settings)
+        state.rmdir()

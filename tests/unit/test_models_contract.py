@@ -1,0 +1,120 @@
+"""What holds for every network: shapes at any size, gradients, weights, precision, determinism."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distseg.config import ModelConfig
+from distseg.models import MODELS, SegmentationModel, build_model
+
+NUM_CLASSES = 7
+
+VARIANTS = {
+    "pspnet-18": ModelConfig(backbone="resnet18"),
+    "pspnet-50": ModelConfig(backbone="resnet50"),
+    "pspnet-18 se": ModelConfig(backbone="resnet18", bins=(1, 2, 3, 4), se_ratio=16),
+    "pspnet-18 max, not reduced": ModelConfig(backbone="resnet18", pool="max", reduce=False),
+    "pspnet-18 no pyramid": ModelConfig(backbone="resnet18", bins=()),
+    "pspnet-18 stride 4": ModelConfig(backbone="resnet18", dilations=(2, 4, 8)),
+}
+DEEP = ("resnet34", "resnet101", "resnet152")
+
+every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def build(config: ModelConfig, seed: int = 0) -> SegmentationModel:
+    torch.manual_seed(seed)
+    return build_model(config, NUM_CLASSES)
+
+
+def cells(num_pixels: int, stride: int) -> int:
+    return -(-num_pixels // stride)
+
+
+def test_every_model_is_here() -> None:
+    assert {config.name for config in VARIANTS.values()} == set(MODELS)
+
+
+@every_variant
+@torch.no_grad()
+def test_any_size_and_one_image_in_eval_mode(config: ModelConfig) -> None:
+    model = build(config).eval()
+    for height, width in ((65, 97), (32, 33)):
+        logits = model(torch.randn(1, 3, height, width))
+        expected = (1, NUM_CLASSES, cells(height, model.output_stride), cells(width, model.output_stride))
+        assert logits.main_BKhw.shape == expected
+        assert logits.aux_BKhw is None
+        assert logits.main_BKhw.isfinite().all()
+
+
+@pytest.mark.parametrize("backbone", DEEP)
+def test_deep_backbones_have_the_same_shapes(backbone: str) -> None:
+    with torch.device("meta"):
+        model = build_model(ModelConfig(backbone=backbone), NUM_CLASSES)  # type: ignore[arg-type]
+        logits = model(torch.empty(2, 3, 65, 97))
+    assert logits.main_BKhw.shape == (2, NUM_CLASSES, 9, 13)
+    assert logits.aux_BKhw is not None and logits.aux_BKhw.shape == (2, NUM_CLASSES, 9, 13)
+
+
+@every_variant
+def test_gradients_reach_every_parameter(config: ModelConfig) -> None:
+    model = build(config).train()
+    logits = model(torch.randn(2, 3, 49, 65))
+    assert logits.aux_BKhw is not None
+    (logits.main_BKhw.square().mean() + logits.aux_BKhw.square().mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@every_variant
+@torch.no_grad()
+def test_saved_weights_give_the_same_logits(config: ModelConfig, tmp_path: Path) -> None:
+    trained, fresh = build(config, seed=0), build(config, seed=1).eval()
+    trained(torch.randn(2, 3, 33, 33))  # moves the running statistics
+    torch.save(trained.state_dict(), tmp_path / "model.pt")
+    fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    images = torch.randn(1, 3, 33, 49)
+    assert torch.equal(trained.eval()(images).main_BKhw, fresh(images).main_BKhw)
+
+
+@every_variant
+@torch.no_grad()
+def test_bf16_and_channels_last_are_close_to_fp32(config: ModelConfig) -> None:
+    model = build(config)
+    images = torch.randn(2, 3, 49, 65)
+    model(images)  # running statistics that fit the data
+    model.eval()
+    expected = model(images).main_BKhw
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images.contiguous(memory_format=torch.channels_last)).main_BKhw
+    assert logits.dtype == torch.bfloat16
+    assert (logits - expected).norm() < 0.05 * expected.norm()
+
+
+@every_variant
+def test_same_seed_same_step(config: ModelConfig) -> None:
+    def loss_and_gradient() -> tuple[float, torch.Tensor]:
+        model = build(config).train()
+        torch.manual_seed(1)  # dropout
+        loss = model(torch.ones(2, 3, 33, 33).cumsum(3)).main_BKhw.square().sum()
+        loss.backward()
+        gradient = next(model.parameters()).grad
+        assert gradient is not None
+        return loss.item(), gradient
+
+    (loss, gradient), (again, gradient_again) = loss_and_gradient(), loss_and_gradient()
+    assert loss == again
+    assert torch.equal(gradient, gradient_again)
+
+
+@every_variant
+@torch.no_grad()
+def test_images_of_a_batch_do_not_mix_in_eval_mode(config: ModelConfig) -> None:
+    model = build(config).double().eval()
+    images = torch.randn(2, 3, 33, 49, dtype=torch.float64)
+    together = model(images).main_BKhw
+    alone = torch.cat([model(image[None]).main_BKhw for image in images])
+    torch.testing.assert_close(together, alone)

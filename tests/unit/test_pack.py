@@ -1,0 +1,143 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distseg import pack
+from distseg.data.shards import load_manifest
+from distseg.errors import ConfigError, DataError
+
+TINY = ["--size", "32", "48", "--num_processes", "1"]
+
+
+@pytest.fixture(scope="module")
+def town_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("town"))
+    assert pack.main(["town", "--out", uri, "--train", "18", "--val", "9", *TINY]) == 0
+    return uri
+
+
+def write_camvid(root: Path) -> None:
+    for split in ("train", "val"):
+        for folder in (split, f"{split}annot"):
+            (root / folder).mkdir(parents=True)
+        for name in ("0001TP_1.png", "0016E5_1.png"):
+            Image.new("RGB", (40, 32), (9, 9, 9)).save(root / split / name)
+            Image.fromarray(np.full((32, 40), 3, dtype=np.uint8)).save(root / f"{split}annot" / name)
+
+
+def test_town_is_packed(town_uri: str) -> None:
+    manifest = load_manifest(town_uri)
+    assert manifest.dataset == "town"
+    assert sum(shard.num_samples for shard in manifest.select("train")) == 18
+    assert len(manifest.conditions("train")) == 9
+    assert manifest.image_sizes["val"] == ((32, 48), (32, 48))
+
+
+def test_a_split_can_be_left_out(tmp_path: Path) -> None:
+    assert pack.main(["town", "--out", str(tmp_path), "--train", "0", "--val", "2", *TINY]) == 0
+    assert load_manifest(str(tmp_path)).splits == ("val",)
+
+
+def test_camvid_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_camvid(tmp_path / "raw")
+    arguments = ["camvid", "--root", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--num_processes", "1"]
+    assert pack.main([*arguments, "--splits", "val"]) == 0
+    printed = capsys.readouterr()
+    assert "val: 2 samples in 2 shards: day, dusk" in printed.out
+    assert re.search(r"^packing: 2/2 samples, [\d.]+ samples/s, 0 s left$", printed.err, re.MULTILINE)
+    assert pack.main([*arguments, "--overwrite"]) == 0
+    assert load_manifest(str(tmp_path / "out")).splits == ("train", "val")
+
+
+def test_verify_says_yes_and_no(town_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pack.main(["verify", town_uri]) == 0
+    assert capsys.readouterr().out == f"{town_uri}: as packed\n"
+    shard = load_manifest(town_uri).shards[0]
+    path = Path(town_uri) / shard.name
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1024])
+    try:
+        assert pack.main(["verify", town_uri]) == 1
+        out = capsys.readouterr().out
+        assert out.startswith(f"{shard.name}: truncated")
+        assert out.endswith(f"{town_uri}: 1 problem\n")
+    finally:
+        path.write_bytes(sound)
+
+
+def test_inspect_prints_tables_and_draws_a_sheet(
+    town_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert pack.main(["inspect", town_uri, "--sheet", str(sheet), "--columns", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "train: images of 32x48 pixels (height x width)" in out
+    for word in ("winter-night", "new-york", "lane-marking"):
+        assert word in out
+    with Image.open(sheet) as drawn:
+        assert drawn.width == 2 * 240
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of"),
+        (["nothing"], "nothing"),
+        (["town"], "--out"),
+        (["town", "--out", "x", "--train", "many"], "--train"),
+        (["town", "--out", "x", "--train", "0", "--val", "0"], "nothing to pack"),
+        (["town", "--out", "x", "--num_processes", "0"], "--num_processes = 0: must be at least 1"),
+        (["town", "--out", "x", "--max_mib_per_shard", "-1"], "--max_mib_per_shard = -1: must be at least 1"),
+        (["town", "--out", "x", "--shuffle_seed", "-1"], "--shuffle_seed = -1: must not be negative"),
+        (["inspect"], "uri"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        pack.main(arguments)
+
+
+@pytest.mark.parametrize("option", [["--sheet", "/nowhere/x.png"], ["--sheet", "x.jpg"], ["--columns", "0"]])
+def test_bad_sheets(town_uri: str, option: list[str]) -> None:
+    with pytest.raises(ConfigError, match=option[0]):
+        pack.main(["inspect", town_uri, *option])
+
+
+def test_packing_twice_is_refused(town_uri: str) -> None:
+    with pytest.raises(DataError, match="already holds a packed data set"):
+        pack.main(["town", "--out", town_uri, *TINY])
+
+
+def test_plain_progress_is_one_line_per_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter([0.0, 1.0, 10.0, 12.0, 20.0])
+    progress = pack._PlainProgress("packing", "samples", clock=lambda: next(now))
+    for num_done in (5, 50, 60, 100):
+        progress(num_done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "packing: 50/100 samples, 5.0 samples/s, 10 s left",
+        "packing: 100/100 samples, 5.0 samples/s, 0 s left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["verify", "/nowhere/at/all"], 1, ""),
+        (["inspect", "/nowhere/at/all"], 1, "error: no manifest.json under /nowhere/at/all: pack it first"),
+        (["camvid", "--root", "/nowhere", "--out", "unused"], 1, "error: /nowhere/train: no such folder"),
+        (["town"], 2, "error: Missing"),
+    ],
+)
+def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    command = [sys.executable, "-m", "distseg.pack", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(pack.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
+    assert "Traceback" not in done.stderr
