@@ -47,7 +47,7 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     load_pretrained(config.model)
     run = Run.again(resume, config) if resume else Run.new(config)
     storage.check_writable(run.uri.rpartition("/")[0])
-    join_cluster()
+    join_cluster(run.uri)
     check_resources(config, ray.nodes(), autoscaler_limits())
     check_reachable(run, ray.nodes())
     run.open(config, manifest, _job_id())
@@ -69,13 +69,21 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
 # ------------------------------------------------------------------------------------------------------------ the cluster
 
 
-def join_cluster() -> None:
+# Ray Train writes to S3 by pyarrow, whose checksums by default take the form of trailers, which S3 servers before 2025
+# (Ceph 16 among them) refuse with status 411.
+PLAIN_CHECKSUMS = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
+
+
+def join_cluster(run_uri: str) -> None:
     """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     if ray.is_initialized():
         return
     try:
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+        needs_plain = storage.is_s3(run_uri) and not PLAIN_CHECKSUMS.keys() & os.environ.keys()
+        env_vars = PLAIN_CHECKSUMS if needs_plain else {}
+        os.environ.update(env_vars)
+        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": env_vars} if env_vars else None)
     except (ConnectionError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS", "")
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}") from None

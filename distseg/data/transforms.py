@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from distseg.config import AugmentConfig
@@ -22,6 +23,9 @@ UInt8Array = npt.NDArray[np.uint8]
 
 MEAN_RGB = (124, 116, 104)
 """ImageNet's mean colour, to which normalisation gives 0: what padding should be (Zhao et al.'s code pads with it)."""
+
+
+_MEAN = np.array(MEAN_RGB, dtype=np.float32)
 
 
 class Crop(NamedTuple):
@@ -79,11 +83,58 @@ def random_affine(
 
 
 def warp(image: Image.Image, label: Image.Image, crop_px: tuple[int, int], affine: Affine) -> Crop:
-    size = (crop_px[1], crop_px[0])
-    method, bilinear, nearest = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
-    image = image.transform(size, method, affine, bilinear, fillcolor=MEAN_RGB)
-    label = label.transform(size, method, affine, nearest, fillcolor=IGNORE_INDEX)
-    return Crop(np.asarray(image), np.asarray(label))
+    height, width = crop_px
+    nearest = Image.Resampling.NEAREST
+    label = label.transform((width, height), Image.Transform.AFFINE, affine, nearest, fillcolor=IGNORE_INDEX)
+    return Crop(_warp_image(image, crop_px, affine), np.asarray(label))
+
+
+def _warp_image(image: Image.Image, crop_px: tuple[int, int], affine: Affine) -> UInt8Array:
+    """Bilinear, by torch's grid_sample (one image: one thread): twice as fast as PIL's transform, and it rounds.
+
+    The mean colour is taken off before and put back after, so that the zeros outside stand for it.
+    """
+    left, top, right, bottom = box = _source_box(image, crop_px, affine)
+    pixels_HW3 = np.asarray(image.crop(box))
+    source_HW3 = (pixels_HW3.reshape(bottom - top, -1) - np.tile(_MEAN, right - left)).reshape(pixels_HW3.shape)
+    local = affine._replace(c=affine.c - left, f=affine.f - top)
+    sampled_13HW = torch.nn.functional.grid_sample(
+        torch.from_numpy(source_HW3).permute(2, 0, 1)[None],
+        torch.from_numpy(_grid(local, crop_px, (bottom - top, right - left)))[None],
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    warped_HW3 = np.empty((*crop_px, 3), dtype=np.uint8)
+    for channel, sampled_HW in enumerate(sampled_13HW[0].numpy()):
+        warped_HW3[..., channel] = sampled_HW + (_MEAN[channel] + np.float32(0.5))
+    return warped_HW3
+
+
+def _grid(affine: Affine, crop_px: tuple[int, int], source_px: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(H, W, 2): where each pixel of the crop comes from, x and y in [-1, 1] from edge to edge of the source."""
+    a, b, c, d, e, f = affine
+    y_H, x_W = (np.arange(side) + 0.5 for side in crop_px)
+    grid_HW2 = np.empty((*crop_px, 2), dtype=np.float32)
+    for axis, side, along_W, along_H in (
+        (0, source_px[1], a * x_W + c, b * y_H),
+        (1, source_px[0], d * x_W + f, e * y_H),
+    ):
+        row_W, column_H1 = along_W * (2 / side) - 1, along_H[:, None] * (2 / side)
+        np.add(row_W.astype(np.float32), column_H1.astype(np.float32), out=grid_HW2[..., axis])
+    return grid_HW2
+
+
+def _source_box(image: Image.Image, crop_px: tuple[int, int], affine: Affine) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of what the crop can need of the photograph: at least one pixel."""
+    a, b, c, d, e, f = affine
+    height, width = crop_px
+    xs = [a * x + b * y + c for x in (0, width) for y in (0, height)]
+    ys = [d * x + e * y + f for x in (0, width) for y in (0, height)]
+    left, right = (min(max(math.floor(x), 0), image.width) for x in (min(xs) - 1, max(xs) + 2))
+    top, bottom = (min(max(math.floor(y), 0), image.height) for y in (min(ys) - 1, max(ys) + 2))
+    left, top = min(left, image.width - 1), min(top, image.height - 1)
+    return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def centre_crop(image: Image.Image, label: Image.Image, crop_px: tuple[int, int]) -> Crop:
