@@ -239,7 +239,7 @@ def _worker(options: Mapping[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(config.scaling.cpus_per_worker)
     world = World(context.get_world_rank(), context.get_world_size(), device)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
     saved = agreed_checkpoint(run.uri, world)
     report: Follower | RunReport = _RayFollower()
     if world.rank == 0:

@@ -81,9 +81,8 @@ def _sample(image_path: Path, label_path: Path, split: str) -> Sample:
 
 
 def _load(image_path: str, label_path: str) -> LabelledImage:
-    image_bytes = Path(image_path).read_bytes()
-    image = _decode(image_bytes, image_path)
-    label = _decode(Path(label_path).read_bytes(), label_path)
+    image_bytes, image = _read(image_path)
+    _, label = _read(label_path)
     if image.size != label.size:
         raise DataError(f"{label_path}: {_size(label)}, but its image is {_size(image)}")
     if label.mode not in ("L", "P"):
@@ -96,13 +95,14 @@ def _load(image_path: str, label_path: str) -> LabelledImage:
     )
 
 
-def _decode(data: bytes, path: str) -> Image.Image:
+def _read(path: str) -> tuple[bytes, Image.Image]:
     try:
+        data = Path(path).read_bytes()
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not a readable image ({error})") from error
-    return image
+    return data, image
 
 
 def _encode_rgb_png(image: Image.Image) -> bytes:

@@ -3,6 +3,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -13,9 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 import webdataset
 from PIL import Image
 
+from distseg.data.reader import eval_samples
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import (
     Manifest,
@@ -27,7 +30,7 @@ from distseg.data.shards import (
     read_sample,
     verify,
 )
-from distseg.errors import DataError
+from distseg.errors import DataError, ResourceError
 from tests.toy_data import LABELS, toy_samples
 
 GROUPS = [("day", "town"), ("night", "town"), ("day", "coast")]
@@ -242,6 +245,12 @@ def test_a_bad_sample_is_named_by_a_packing_process_too(tmp_path: Path) -> None:
     samples = toy_samples(3)
     samples[1] = dataclasses.replace(samples[1], load=functools.partial(loads, image=b"no image"))
     with pytest.raises(DataError, match=r"train/0001\.png: not a readable image"):
+        pack({"train": samples}, LABELS, str(tmp_path), dataset="toy", num_processes=2, max_samples_per_shard=1)
+
+
+def test_a_packing_process_that_is_killed_is_reported(tmp_path: Path) -> None:
+    samples = [dataclasses.replace(sample, load=functools.partial(os._exit, 9)) for sample in toy_samples(2)]
+    with pytest.raises(ResourceError, match="a packing process was killed, perhaps for memory"):
         pack({"train": samples}, LABELS, str(tmp_path), dataset="toy", num_processes=2, max_samples_per_shard=1)
 
 
@@ -490,6 +499,10 @@ def test_a_pack_in_s3_is_the_same_as_a_local_one(pristine: Path, bucket_uri: str
     manifest = pack_toy(bucket_uri)
     assert manifest.digest == load_manifest(bucket_uri).digest == load_manifest(str(pristine)).digest
     assert verify(bucket_uri) == []
+    local = load_manifest(str(pristine))
+    for ours, reference in zip(eval_samples(manifest, manifest.shards), eval_samples(local, local.shards), strict=True):
+        assert ours.key == reference.key
+        assert torch.equal(ours.image_3HW, reference.image_3HW)
     with pytest.raises(DataError, match="already holds a packed data set"):
         pack_toy(bucket_uri)
     pack_toy(bucket_uri, overwrite=True, max_samples_per_shard=64)
