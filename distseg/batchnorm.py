@@ -49,6 +49,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.train(plain.training)
         self.group = group
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the exchange between ranks cannot be traced
     def forward(self, x_BChw: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_BChw)

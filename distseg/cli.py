@@ -1,4 +1,7 @@
-"""What every program shares: arguments by tyro, one-line errors, exit codes (0, 1 failed, 2 bad arguments, 130 Ctrl-C)."""
+"""What every program shares: arguments by tyro, one-line errors, exit codes.
+
+0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C.
+"""
 
 import contextlib
 import io

@@ -45,7 +45,7 @@ class ModelConfig:
             not (self.reduce and self.bins) or 512 % len(self.bins) == 0,
             "model.bins",
             self.bins,
-            f"{len(self.bins)} bins do not divide the backbone's channels; use 1, 2, 4 or 8 of them, or model.reduce False",
+            f"{len(self.bins)} bins do not divide the backbone's channels; use 1, 2, 4 or 8, or model.reduce False",
         )
         _require(all(d >= 1 for d in self.dilations), "model.dilations", self.dilations, "each must be at least 1")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")

@@ -85,8 +85,8 @@ def load_model(saved: checkpoint.Checkpoint, device: torch.device, precision: st
 def check_classes(saved: checkpoint.Checkpoint, manifest: Manifest) -> None:
     if saved.label_space.classes != manifest.label_space.classes:
         raise CheckpointError(
-            f"the checkpoint predicts {len(saved.label_space.classes)} classes ({saved.label_space.name}), the data has "
-            f"{len(manifest.label_space.classes)} ({manifest.label_space.name}); evaluate on data of its own label space"
+            f"the checkpoint predicts {saved.label_space.num_classes} classes ({saved.label_space.name}), the data has "
+            f"{manifest.label_space.num_classes} ({manifest.label_space.name}); evaluate on data of its label space"
         )
 
 

@@ -124,7 +124,7 @@ def _due(step: int, every_steps: int, max_steps: int) -> bool:
     return step == max_steps or (every_steps > 0 and step % every_steps == 0)
 
 
-# ---------------------------------------------------------------------------------------------- before the first step
+# ------------------------------------------------------------------------------------------------ before the first step
 
 
 def prepare(config: RunConfig, world: World) -> Training:
@@ -192,7 +192,7 @@ def load_pretrained(model: ModelConfig) -> dict[str, Tensor] | None:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"model.pretrained = {model.pretrained!r}: not a state dict that loads with weights_only ({first_line[:120]})"
+            f"model.pretrained = {model.pretrained!r}: no state dict that loads with weights_only ({first_line[:120]})"
         ) from None
 
 
@@ -248,7 +248,7 @@ def open_reader(training: Training) -> TrainReader:
     )
 
 
-# -------------------------------------------------------------------------------------------------------- one step
+# ------------------------------------------------------------------------------------------------------------- one step
 
 
 def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
@@ -402,8 +402,8 @@ def restore(training: Training, saved: Checkpoint) -> None:
     check_same_run(training.config, saved)
     if saved.manifest_digest != training.manifest.digest:
         raise DataError(
-            f"{training.manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made "
-            f"(digest {saved.manifest_digest[:12]}, now {training.manifest.digest[:12]}); bring the old data back or start anew"
+            f"{training.manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made (digest "
+            f"{saved.manifest_digest[:12]}, now {training.manifest.digest[:12]}); bring the old data back or start anew"
         )
     try:
         training.model.load_state_dict(saved.model)
@@ -430,7 +430,8 @@ def check_same_run(config: RunConfig, saved: Checkpoint) -> None:
     old, new = dotted_fields(before), dotted_fields(now)
     field_name = next(f for f in new if old.get(f) != new[f])
     raise ConfigError(
-        f"{field_name} = {new[field_name]!r}: the run being resumed has {old.get(field_name)!r}; start a new run to change it"
+        f"{field_name} = {new[field_name]!r}: the run being resumed has {old.get(field_name)!r}; "
+        "start a new run to change it"
     )
 
 
@@ -452,7 +453,7 @@ class _Watch:
         return {"train/images_per_s": images / elapsed_s, "train/data_wait_fraction": waited}
 
 
-# -------------------------------------------------------------------------------------------------------- without Ray
+# ---------------------------------------------------------------------------------------------------------- without Ray
 
 
 def torchrun_world(timeout_s: float = 600.0) -> World:

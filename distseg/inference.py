@@ -1,7 +1,7 @@
 """From whole images to confusion matrices: the one way that training, `evaluate` and `predict` score and segment.
 
-Images are uint8 (3, H, W) RGB; logits are brought to the image's own size (bilinear, align_corners=False) before argmax,
-so a label map has the size of its image. Void (255) is never predicted.
+Images are uint8 (3, H, W) RGB; logits are brought to the image's own size (bilinear, align_corners=False) before
+argmax, so a label map has the size of its image. Void (255) is never predicted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

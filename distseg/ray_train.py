@@ -33,6 +33,7 @@ from distseg.runs import Follower, Outcome, Run, RunReport, Show
 log = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = checkpoint.NUM_BEST_KEPT
+NO_SCORE = -1.0  # of a checkpoint without an evaluation; Ray Train complains of each that has none
 POLL_INTERVAL_S = "0.2"  # a checkpoint counts only once Ray Train's controller has polled for it (its default: 2 s)
 COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
 
@@ -66,7 +67,7 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     return outcome
 
 
-# ------------------------------------------------------------------------------------------------------------ the cluster
+# ---------------------------------------------------------------------------------------------------------- the cluster
 
 
 # Ray Train writes to S3 by pyarrow, whose checksums by default take the form of trailers, which S3 servers before 2025
@@ -111,8 +112,8 @@ def check_resources(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapp
     each = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.gpu else "")
     has = f"{int(sum(r.get('CPU', 0) for r in alive))} CPUs, {int(sum(r.get('GPU', 0) for r in alive))} GPUs"
     raise ResourceError(
-        f"scaling.num_workers = {scaling.num_workers}: the cluster ({len(alive)} machines, {has}) can hold {fits} workers "
-        f"of {each} each; lower scaling.num_workers or scaling.cpus_per_worker, or add machines"
+        f"scaling.num_workers = {scaling.num_workers}: the cluster ({len(alive)} machines, {has}) can hold {fits} "
+        f"workers of {each} each; lower scaling.num_workers or scaling.cpus_per_worker, or add machines"
     )
 
 
@@ -228,7 +229,7 @@ def _last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
 
 
-# -------------------------------------------------------------------------------------------------------------- a worker
+# ------------------------------------------------------------------------------------------------------------- a worker
 
 
 def _worker(options: Mapping[str, Any]) -> None:
@@ -269,8 +270,8 @@ def agreed_checkpoint(run_uri: str, world: World) -> Checkpoint | None:
 
 
 def _ranked_by(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What Ray Train needs to know: the score that decides which checkpoints are kept."""
-    return {name: value for name, value in metrics.items() if name == "val/mIoU"}
+    """What Ray Train needs to know: the score that decides which checkpoints are kept, the lowest if there is none."""
+    return {"val/mIoU": metrics.get("val/mIoU", NO_SCORE)}
 
 
 class _RayReport(RunReport):

@@ -45,9 +45,9 @@ def town() -> RunConfig:
 def pspnet_camvid() -> RunConfig:
     """PSPNet-18 (Zhao et al. 2017) on CamVid in SegNet's 480x360 layout, from random weights.
 
-    Give `--data.uri`. The paper has no CamVid table; public 11-class results from scratch at this size are 46–52 mIoU on
-    the test split (SegNet 46.3, ENet 52.1). Deviation: AdamW with class weights, since there are 367 images and no
-    ImageNet weights; with `--model.pretrained imagenet` prefer the paper's SGD.
+    Give `--data.uri`. The paper has no CamVid table; public 11-class results from scratch at this size are 46–52
+    mIoU on the test split (SegNet 46.3, ENet 52.1). Deviations: AdamW with class weights and a narrower augmentation,
+    since there are 367 images and no ImageNet weights; with `--model.pretrained imagenet` prefer the paper's SGD.
     """
     return RunConfig(
         name="pspnet-camvid",
@@ -62,7 +62,7 @@ def pspnet_camvid() -> RunConfig:
 
 
 def pspnet_camvid_day() -> RunConfig:
-    """`pspnet_camvid` trained on the train split's day frames only, evaluated on val's day and the train split's dusk."""
+    """`pspnet_camvid` trained on the train split's day frames, evaluated on val's day and the train split's dusk."""
     config = pspnet_camvid()
     data = replace(config.data, train_conditions=("day",), val_conditions=("day", "train/dusk"))
     return replace(config, name="pspnet-camvid-day", data=data)

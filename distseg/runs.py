@@ -132,8 +132,8 @@ def tracking_of(config: RunConfig) -> tuple[str, str]:
     uri = uri if uri == tracking.OFF else tracking.resolve_uri(uri)
     if "@" in uri.partition("://")[2].partition("/")[0]:
         raise ConfigError(
-            "tracking.uri carries a user or password, which would be kept with the run: give the server's plain URL and "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            "tracking.uri carries a user or password, which would be kept with the run: give the server's plain URL "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return uri, config.tracking.experiment
 
@@ -176,8 +176,7 @@ class RunReport:
             self.metric_log = tracking.MetricLog(
                 run.tracking_uri,
                 lambda: run.run_id or run.find_or_create(config, run_tags(manifest_digest)),
-                earlier=(tracking.read_journal(run.uri) if run.is_resumed else []) + (saved.records if saved else []),
-                is_resumed=saved is not None or run.is_resumed,
+                earlier=tracking.read_journal(run.uri) + (saved.records if saved else []),
             )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -200,19 +199,22 @@ class RunReport:
         checkpoint.prune(self.run.uri)
 
     def close(self) -> None:
-        """Sends what is left; what cannot be sent is kept in the run's journal."""
-        unsent = self.metric_log.close() if self.metric_log is not None else []
-        if not unsent:
+        """Sends what is left; what cannot be sent becomes the run's journal."""
+        if self.metric_log is None:
             return
+        unsent = self.metric_log.close()
+        folder = storage.join(self.run.uri, "journal")
         try:
-            uri = tracking.write_journal(self.run.uri, unsent)
-            log.warning("%d metric records could not be sent to MLflow; they are kept in %s", len(unsent), uri)
+            tracking.replace_journal(self.run.uri, unsent)
         except StorageError as error:
-            log.warning("%d metric records could neither be sent nor kept: %s", len(unsent), error)
+            log.warning("%s: %d metric records that MLflow did not get cannot be kept: %s", folder, len(unsent), error)
+            return
+        if unsent:
+            log.warning("%d metric records could not be sent to MLflow; they are kept in %s", len(unsent), folder)
 
 
 def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | None = None) -> Outcome | None:
-    """One rank of a training without Ray: alone, or as torchrun's environment says. The outcome on rank 0, else None."""
+    """One rank of a training without Ray, alone or as torchrun's environment says. The outcome on rank 0, else None."""
     world = torchrun_world()
     manifest, *_ = select_data(config)
     run = agreed_run(config, resume, world)

@@ -163,10 +163,11 @@ class MetricLog:
 
     `open_run` is called when the first record is due: it returns the run's id and may raise TrackingError, in which
     case it is called again later. `earlier` are records of a previous process that may or may not have been sent.
+    What the run has already, from a process that died, is never sent again.
     """
 
-    def __init__(self, uri: str, open_run: Callable[[], str], *, earlier: list[Record], is_resumed: bool) -> None:
-        self._uri, self._open_run, self._is_resumed = uri, open_run, is_resumed
+    def __init__(self, uri: str, open_run: Callable[[], str], *, earlier: list[Record]) -> None:
+        self._uri, self._open_run = uri, open_run
         self._queue: deque[Record] = deque(earlier)
         self._changed = threading.Condition()
         self._closing_at: float | None = None
@@ -247,7 +248,7 @@ class MetricLog:
     def _steps_logged(self, client: "MlflowClient", name: str) -> set[int]:
         """Steps done again after a crash, or sent just before it, are not to be logged twice."""
         if name not in self._logged_steps:
-            history = client.get_metric_history(self._run_id, name) if self._is_resumed else []
+            history = client.get_metric_history(self._run_id, name)
             self._logged_steps[name] = {metric.step for metric in history}
         return self._logged_steps[name]
 
@@ -272,7 +273,10 @@ def run_link(uri: str, run_id: str, experiment: str) -> str:
     """Where a browser shows the run: a URL, or for SQLite the command that serves it."""
     if is_local_file(uri):
         return f"mlflow ui --backend-store-uri {uri}    (run {run_id})"
-    found = _client(uri).get_experiment_by_name(experiment)
+    try:
+        found = _client(uri).get_experiment_by_name(experiment)
+    except _failures():
+        return f"{_shown(uri)}    (it does not answer now; run {run_id})"
     experiment_id = found.experiment_id if found is not None else "0"
     return f"{_shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
@@ -280,7 +284,7 @@ def run_link(uri: str, run_id: str, experiment: str) -> str:
 def write_journal(run_uri: str, records: list[Record]) -> str:
     """Keeps unsent records as the run's next numbered journal segment (JSON lines). Returns its URI."""
     folder = storage.join(run_uri, "journal")
-    number = sum(1 for _ in storage.list_files(folder)) + 1
+    number = max((int(Path(entry.uri).stem) for entry in storage.list_files(folder)), default=0) + 1
     uri = storage.join(folder, f"{number:06d}.jsonl")
     storage.write_bytes(uri, "".join(json.dumps(record) + "\n" for record in records).encode())
     return uri
@@ -292,3 +296,12 @@ def read_journal(run_uri: str) -> list[Record]:
     for entry in storage.list_files(storage.join(run_uri, "journal")):
         records += [json.loads(line) for line in storage.read_bytes(entry.uri).splitlines() if line.strip()]
     return records
+
+
+def replace_journal(run_uri: str, records: list[Record]) -> None:
+    """Makes `records` the whole journal. What was there is removed once they are written."""
+    stale = [entry.uri for entry in storage.list_files(storage.join(run_uri, "journal"))]
+    if records:
+        write_journal(run_uri, records)
+    for uri in stale:
+        storage.delete(uri)

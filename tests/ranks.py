@@ -1,5 +1,6 @@
 """Runs `fit` as N real ranks (processes, gloo on loopback) and gives back what rank 0 reported."""
 
+import contextlib
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from distseg import checkpoint
 from distseg.checkpoint import Checkpoint
@@ -62,7 +63,7 @@ def train(
             "result": str(result),
             "port": _free_port(),
         }
-        mp.spawn(_rank, (num_ranks, options), nprocs=num_ranks)
+        spawn(_rank, (num_ranks, options), nprocs=num_ranks)
         return {int(step): metrics for step, metrics in json.loads(result.read_text()).items()}
 
 
@@ -80,10 +81,8 @@ def _rank(rank: int, num_ranks: int, options: Mapping[str, Any]) -> None:
     folder = Path(options["folder"]) if options["folder"] else None
     found = checkpoint.newest(str(folder)) if folder and folder.exists() else None
     recorder = Recorder(folder, options["stop_at"])
-    try:
+    with contextlib.suppress(StoppedError):
         fit(from_dict(options["config"]), World(rank, num_ranks), recorder, resume=found[1] if found else None)
-    except StoppedError:
-        pass
     if rank == 0:
         Path(options["result"]).write_text(json.dumps(recorder.logged))
     if num_ranks > 1:

@@ -11,7 +11,7 @@ Label maps are uint8 (H, W) arrays of *train ids*: 0 … num_classes - 1, and `i
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ class LabelSpace:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def to_train_ids(self, raw_HW: npt.NDArray[np.integer], source: str) -> npt.NDArray[np.uint8]:
+    def to_train_ids(self, raw_HW: npt.NDArray[np.integer[Any]], source: str) -> npt.NDArray[np.uint8]:
         """Raw ids (H, W) -> train ids uint8 (H, W). Raises DataError with file and ids for an id outside the map."""
         id_map = self.id_map or {**{i: i for i in range(self.num_classes)}, IGNORE_INDEX: IGNORE_INDEX}
         table = np.full(max(256, max(id_map) + 1), -1, dtype=np.int16)
@@ -68,7 +68,7 @@ class LabelSpace:
         if raw_HW.size and (int(raw_HW.min()) < 0 or int(raw_HW.max()) >= len(table)):
             outside = sorted(int(i) for i in np.unique(raw_HW) if not 0 <= i < len(table))
             raise DataError(f"{source}: label ids {outside[:8]} are outside the label space {self.name}")
-        train_HW = table[raw_HW]
+        train_HW: npt.NDArray[np.int16] = table[raw_HW]
         if (train_HW < 0).any():
             outside = sorted(int(i) for i in np.unique(raw_HW[train_HW < 0]))
             raise DataError(f"{source}: label ids {outside[:8]} are outside the label space {self.name}")

@@ -42,7 +42,7 @@ def test_dotted_fields_are_what_overrides_take() -> None:
 
 def test_integers_are_taken_where_fractions_are_asked_but_not_the_other_way() -> None:
     assert with_overrides(RunConfig(), {"optim.lr": 1}).optim.lr == 1.0
-    with pytest.raises(ConfigError, match="data.batch_size = 1.5: must be of type int"):
+    with pytest.raises(ConfigError, match=r"data\.batch_size = 1\.5: must be of type int"):
         with_overrides(RunConfig(), {"data.batch_size": 1.5})
 
 

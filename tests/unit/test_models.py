@@ -81,11 +81,11 @@ def test_every_3x3_of_a_stage_is_dilated(name: str, dilations: tuple[int, int, i
     [("resnet18", 3, 17), ("resnet18", 4, 33), ("resnet50", 3, 25), ("resnet50", 4, 25)],
 )
 def test_receptive_field_of_the_dilated_stages(name: str, stage: int, field_cells: int) -> None:
-    resnet = build_backbone(name, (1, 2, 4)).double().eval()
+    resnet = build_backbone(name, (1, 2, 4)).eval().requires_grad_(False)
     layer = getattr(resnet, f"layer{stage}")
     for parameter in layer.parameters():  # all paths positive, so that none cancels
-        nn.init.constant_(parameter, 0.01)
-    x = torch.ones(1, resnet.stage_channels[stage - 2], 39, 39, dtype=torch.float64, requires_grad=True)
+        nn.init.constant_(parameter, 0.1)
+    x = torch.ones(1, resnet.stage_channels[stage - 2], 39, 39, requires_grad=True)
     layer(x)[0, 0, 19, 19].backward()
     assert x.grad is not None
     rows = x.grad[0].abs().sum(dim=(0, 2)).nonzero().flatten()

@@ -1,0 +1,158 @@
+"""`train` as a newcomer runs it: a local Ray, SQLite, a small town; then resumed, evaluated, and without Ray."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distseg import checkpoint
+from distseg.data import town
+from tests import programs
+from tests.conftest import free_port
+from tests.recorded import STEP_METRICS, Recorded, assert_each_once, only_run
+
+pytestmark = pytest.mark.timeout(900)
+
+NUM_STEPS, EVALUATED_EVERY, MORE_STEPS = 6, 2, 8
+SIZE = ("--size", "64", "96")
+FIELDS = {
+    "name": "local",
+    "optim.warmup_steps": 0,
+    "data.batch_size": 4,
+    "data.crop_px": "32 32",
+    "data.num_threads": 1,
+    "scaling.num_workers": 2,
+    "evaluate.every_steps": EVALUATED_EVERY,
+    "tracking.log_every_steps": 1,
+    "precision": "fp32",
+}
+EVALUATIONS = [2, 4, 6]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the program is started; it keeps all it makes in `runs` there. The data are in `town`."""
+    folder = tmp_path_factory.mktemp("local")
+    frames = ("--train", "36", "--val", "18", "--num_processes", "1")
+    packed = programs.run(
+        folder, programs.plain_environment(), "distseg.pack", "town", "--out", "town", *SIZE, *frames
+    )
+    assert packed.code == 0, packed.err
+    return folder
+
+
+def arguments(**changed: object) -> list[str]:
+    fields = FIELDS | {"data.uri": "town", "optim.max_steps": NUM_STEPS} | changed
+    return [word for name, value in fields.items() for word in (f"--{name}", *str(value).split())]
+
+
+@pytest.fixture(scope="module")
+def ray(folder: Path) -> Iterator[dict[str, str]]:
+    with programs.own_environment() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, ray: dict[str, str]) -> programs.Ended:
+    return programs.run(folder, ray, "distseg.train", "town", *arguments())
+
+
+@pytest.fixture(scope="module")
+def recorded(folder: Path, trained: programs.Ended) -> Recorded:
+    return only_run(f"sqlite:///{folder}/runs/mlflow.db", "distseg")
+
+
+@pytest.fixture(scope="module")
+def losses(recorded: Recorded) -> list[float]:
+    return recorded.values("train/loss")
+
+
+def test_it_ends_with_the_table_of_conditions_and_where_everything_is(trained: programs.Ended, folder: Path) -> None:
+    assert trained.code == 0, trained.err
+    for condition in town.CONDITIONS:
+        assert re.search(rf"{condition} +│ +2 │ [01]\.\d{{4}}", trained.out), trained.out
+    assert re.search(r"^val/mIoU 0\.\d{4} +mean over conditions 0\.\d{4} +worst \S+ 0\.\d{4} +gap 0\.\d{4}$", trained.out, re.M)
+    assert trained.printed("run").startswith(f"{folder}/runs/checkpoints/local-")
+    assert re.search(r"^open it +mlflow ui --backend-store-uri sqlite:////", trained.out, re.M)
+
+
+def test_mlflow_has_one_finished_run_with_every_metric_once(recorded: Recorded, trained: programs.Ended) -> None:
+    assert recorded.run.info.run_id == trained.printed("MLflow run")
+    assert recorded.run.info.status == "FINISHED"
+    for name in STEP_METRICS:
+        assert recorded.steps(name) == list(range(1, NUM_STEPS + 1)), name
+    named = ["val/mIoU", "val/mIoU_mean_conditions", "val/mIoU_worst", "val/mIoU_gap", "val/PA", "val/MPA"]
+    for name in named + [f"val/mIoU/{condition}" for condition in town.CONDITIONS]:
+        assert recorded.steps(name) == EVALUATIONS, name
+    scored = {name for name in recorded.run.data.metrics if name.startswith("val/IoU/")}
+    assert scored <= {f"val/IoU/{name}" for name in town.LABELS.classes} and len(scored) >= 10
+    assert all(math.isfinite(value) for value in recorded.run.data.metrics.values())
+
+
+def test_mlflow_has_what_tells_runs_apart(recorded: Recorded) -> None:
+    params, tags = recorded.run.data.params, recorded.run.data.tags
+    assert params["model.backbone"] == "resnet18" and params["optim.max_steps"] == str(NUM_STEPS)
+    assert 8 <= len(params) <= 15
+    assert tags["stage"] == "train" and len(tags["data.digest"]) == 64
+    assert tags["git.commit"] and tags["ray.job_id"]
+    assert tags["worst_condition"] in town.CONDITIONS
+
+
+def test_mlflow_has_the_configuration_and_the_table(recorded: Recorded, trained: programs.Ended) -> None:
+    config, table = recorded.table("config/resolved.json"), recorded.table("tables/conditions.json")
+    assert config["data"]["crop_px"] == [32, 32] and config["scaling"]["num_workers"] == 2
+    assert table["conditions"].keys() == set(town.CONDITIONS)
+    assert {entry["num_images"] for entry in table["conditions"].values()} == {2}
+    best = max(recorded.values("val/mIoU"))
+    assert table["mIoU"] == pytest.approx(best, abs=1e-6)
+    assert f"val/mIoU {best:.4f} " in trained.out
+
+
+def test_the_best_two_checkpoints_and_the_newest_are_kept(recorded: Recorded, trained: programs.Ended) -> None:
+    by_score = sorted(zip(recorded.values("val/mIoU"), EVALUATIONS, strict=True))
+    kept = {step for _, step in by_score[-2:]} | {NUM_STEPS}
+    assert {found.step for found in checkpoint.found_in(trained.printed("run"))} == kept
+    assert f"checkpoint_{by_score[-1][1]:08d}" in trained.printed("checkpoint")
+
+
+def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, folder: Path) -> None:
+    uri = trained.printed("checkpoint")
+    options = ("--checkpoint", uri, "--data", "town", "--json", "table.json", "--precision", "fp32")
+    ended = programs.run(folder / "evaluate", programs.plain_environment(), "distseg.evaluate", *options)
+    assert ended.code == 0, ended.err
+    table = json.loads((folder / "evaluate" / "table.json").read_text())
+    saved = checkpoint.read(uri)
+    assert table["mIoU"] == saved.metrics["val/mIoU"]
+    same = {name: value for name, value in table.items() if name not in ("checkpoint", "data", "data_digest")}
+    assert same == {name: value for name, value in saved.tables.items() if name != "step"}
+    assert (table["checkpoint"], table["data_digest"]) == (uri, saved.manifest_digest)
+
+
+def test_torchrun_trains_the_same_without_ray(folder: Path, losses: list[float]) -> None:
+    environment = programs.plain_environment() | {"OMP_NUM_THREADS": "1"}
+    torchrun = ("torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
+    overrides = arguments(**{"tracking.experiment": "torchrun", "evaluate.every_steps": 0})
+    ended = programs.run(folder, environment, *torchrun, "-m", "distseg.train", "town", *overrides)
+    assert ended.code == 0, ended.err
+    recorded = only_run(f"sqlite:///{folder}/runs/mlflow.db", "torchrun")
+    assert ended.printed("MLflow run") == recorded.run.info.run_id
+    assert recorded.values("train/loss") == losses
+    assert_each_once(recorded, NUM_STEPS)
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(
+    folder: Path, ray: dict[str, str], trained: programs.Ended, losses: list[float]
+) -> None:
+    more = ("--resume", trained.printed("run"), "--optim.max_steps", str(MORE_STEPS))
+    ended = programs.run(folder, ray, "distseg.train", *more)
+    assert ended.code == 0, ended.err
+    recorded = only_run(f"sqlite:///{folder}/runs/mlflow.db", "distseg")
+    assert ended.printed("MLflow run") == recorded.run.info.run_id == trained.printed("MLflow run")
+    assert ended.printed("run") == trained.printed("run")
+    assert recorded.steps("train/loss") == list(range(1, MORE_STEPS + 1))
+    assert recorded.values("train/loss")[:NUM_STEPS] == losses
+    assert recorded.values("train/resumed_at") == [NUM_STEPS]
+    assert recorded.run.info.status == "FINISHED"

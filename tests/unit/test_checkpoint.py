@@ -1,0 +1,121 @@
+"""Checkpoints hold everything, come back exactly, and are refused by name when damaged."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distseg import checkpoint
+from distseg.checkpoint import Checkpoint
+from distseg.config import RunConfig
+from distseg.data.sample import LabelSpace
+from distseg.errors import CheckpointError
+
+
+def example(step: int = 3, **fields: Any) -> Checkpoint:
+    weight = torch.nn.Parameter(torch.arange(6.0))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.grad = torch.ones(6)
+    optimizer.step()
+    return Checkpoint(
+        step=step,
+        config=RunConfig(name="example"),
+        label_space=LabelSpace(name="two", classes=("road", "sky"), palette=((1, 2, 3), (4, 5, 6))),
+        model={"weight": weight.detach().clone()},
+        optimizer=optimizer.state_dict(),
+        next_micro_batch=step * 2,
+        manifest_digest="abc",
+        run_id="r1",
+        tables={"mIoU": 0.5, "classes": {"road": None}},
+        records=[{"step": 1, "time_ms": 2, "metrics": {"train/loss": 0.5}}],
+        code_version="v",
+        rng={"seed": 0, "step": step},
+        **fields,
+    )
+
+
+def saved(folder: Path, step: int, **fields: Any) -> Path:
+    target = folder / checkpoint.new_name(step)
+    target.mkdir(parents=True)
+    checkpoint.write(target, example(step, **fields))
+    return target
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    before = example(metrics={"val/mIoU": 0.25})
+    checkpoint.write(tmp_path, before)
+    after = checkpoint.read(str(tmp_path))
+    assert torch.equal(after.model["weight"], before.model["weight"])
+    assert torch.equal(after.optimizer["state"][0]["exp_avg"], before.optimizer["state"][0]["exp_avg"])
+    for name in ("step", "config", "label_space", "next_micro_batch", "manifest_digest", "run_id", "metrics"):
+        assert getattr(after, name) == getattr(before, name)
+    for name in ("tables", "records", "code_version", "rng"):
+        assert getattr(after, name) == getattr(before, name)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_damaged_weights_are_refused_by_name(tmp_path: Path, damage: str) -> None:
+    target = saved(tmp_path, 1)
+    path = target / checkpoint.WEIGHTS_FILE
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes({"flip": bytes(data), "truncate": bytes(data[:100]), "empty": b""}[damage])
+    with pytest.raises(CheckpointError, match=rf"{target}: checkpoint.pt is damaged"):
+        checkpoint.read(str(target))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 1, "step": "x", "metrics": {}, "sha256": ""}'])
+def test_damaged_meta_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    target = saved(tmp_path, 1)
+    (target / checkpoint.META_FILE).write_text(content)
+    with pytest.raises(CheckpointError, match=rf"{target}: checkpoint.json is damaged"):
+        checkpoint.read(str(target))
+    assert checkpoint.newest(str(tmp_path)) is None
+
+
+def test_a_future_format_is_refused(tmp_path: Path) -> None:
+    target = saved(tmp_path, 1)
+    meta = json.loads((target / checkpoint.META_FILE).read_text())
+    (target / checkpoint.META_FILE).write_text(json.dumps(meta | {"format": 99}))
+    with pytest.raises(CheckpointError, match="format 99, this distseg reads 1"):
+        checkpoint.read(str(target))
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path("/tmp/distseg-was-here").touch, ())
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+    import hashlib
+
+    data = pickle.dumps(Malicious(), protocol=2)
+    (tmp_path / checkpoint.WEIGHTS_FILE).write_bytes(data)
+    meta = {"format": 1, "step": 1, "metrics": {}, "sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}
+    (tmp_path / checkpoint.META_FILE).write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match="cannot be loaded as a checkpoint"):
+        checkpoint.read(str(tmp_path))
+    assert not Path("/tmp/distseg-was-here").exists()
+
+
+def test_newest_best_and_what_pruning_keeps(tmp_path: Path) -> None:
+    for step, miou in [(1, 0.1), (2, 0.4), (3, 0.3), (4, 0.2)]:
+        saved(tmp_path, step, metrics={"val/mIoU": miou})
+    saved(tmp_path, 5)
+    newest, best = checkpoint.newest(str(tmp_path)), checkpoint.best(str(tmp_path))
+    assert newest is not None and newest[1].step == 5
+    assert best is not None and best[1].step == 2
+    checkpoint.prune(str(tmp_path))
+    assert [f.step for f in checkpoint.found_in(str(tmp_path))] == [5, 3, 2]
+    assert checkpoint.resolve(str(tmp_path))[1].step == 2
+
+
+def test_a_directory_half_written_is_not_a_checkpoint(tmp_path: Path) -> None:
+    target = saved(tmp_path, 1)
+    (target / checkpoint.META_FILE).unlink()
+    assert checkpoint.found_in(str(tmp_path)) == []
+    with pytest.raises(CheckpointError, match="give a checkpoint or run URI"):
+        checkpoint.resolve(str(tmp_path))
