@@ -174,8 +174,15 @@ def readable(candidates: list[Found]) -> Iterator[tuple[str, Checkpoint]]:
 
 
 def newest(run_uri: str) -> tuple[str, Checkpoint] | None:
-    """(uri, checkpoint) of the newest undamaged one, or None."""
-    return next(readable(found_in(run_uri)), None)
+    """(uri, checkpoint) of the newest undamaged one, or None if there is none yet.
+
+    Raises CheckpointError if there are some, all damaged: to begin again at step 0 is the user's decision.
+    """
+    found = found_in(run_uri)
+    chosen = next(readable(found), None)
+    if found and chosen is None:
+        raise CheckpointError(f"{run_uri}: none of its {len(found)} checkpoints can be read; start a new run")
+    return chosen
 
 
 def best(run_uri: str, metric: str = "val/mIoU") -> tuple[str, Checkpoint] | None:

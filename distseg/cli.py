@@ -8,9 +8,11 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import tyro
@@ -25,6 +27,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("botocore", "boto3", "urllib3", "s3transfer", "alembic", "matplotlib", "mlflow", "ray"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if debug:
+        logging.getLogger("distseg").setLevel(logging.DEBUG)
+    signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop`: as Ctrl-C, so that a run is closed properly
     try:
         code = main([a for a in arguments if a != "--debug"]) or 0
         sys.stdout.flush()
@@ -34,12 +39,16 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `… | head` closed our output: no error of ours, but nothing more can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def parse(what: Any, arguments: Sequence[str], *, prog: str, description: str = "", **options: Any) -> Any:

@@ -10,7 +10,7 @@ import io
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol, cast
@@ -29,7 +29,7 @@ from distseg.data.reader import Batch, TrainReader, eval_samples
 from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from distseg.losses import class_weights, segmentation_loss, valid_weight
 from distseg.models import SegmentationModel, build_model, check_batch
-from distseg.models.backbones import imagenet_state
+from distseg.models.backbones import build_backbone, imagenet_state, load_backbone
 from distseg.optim import build_optimizer, learning_rate, set_learning_rate
 
 
@@ -132,12 +132,7 @@ def prepare(config: RunConfig, world: World) -> Training:
     manifest, train_shards, val_shards = select_data(config)
     precision = agreed_precision(config, world)
     torch.manual_seed(config.seed)
-    model = build_model(
-        config.model,
-        manifest.label_space.num_classes,
-        aux=config.loss.aux_weight > 0,
-        backbone_state=load_pretrained(config.model),
-    )
+    model = new_model(config, manifest.label_space.num_classes, load_pretrained(config.model))
     model.to(world.device, torch.float64 if precision == "fp64" else torch.float32)
     model.to(memory_format=torch.channels_last)
     if world.size > 1:
@@ -172,28 +167,63 @@ def select_data(config: RunConfig) -> tuple[Manifest, tuple[Shard, ...], tuple[S
     return manifest, train_shards, val_shards
 
 
+def check(config: RunConfig) -> Manifest:
+    """Everything that can be known to fail before a cluster is asked for anything; returns the data's manifest.
+
+    Raises ConfigError, DataError, StorageError or CheckpointError.
+    """
+    manifest, *_ = select_data(config)
+    state = load_pretrained(config.model)
+    with torch.device("cpu" if state else "meta"):  # shapes alone say whether the network can be built
+        new_model(config, manifest.label_space.num_classes, state)
+    return manifest
+
+
+def new_model(config: RunConfig, num_classes: int, backbone_state: Mapping[str, Tensor] | None) -> SegmentationModel:
+    """The run's network, in fp32. Raises ConfigError for fields that do not fit together or the weights given."""
+    try:
+        return build_model(config.model, num_classes, aux=config.loss.aux_weight > 0, backbone_state=backbone_state)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def load_pretrained(model: ModelConfig) -> dict[str, Tensor] | None:
-    """The backbone's state dict that model.pretrained names, or None. Raises CheckpointError if it cannot be had."""
+    """The backbone's state dict that model.pretrained names, or None. Raises CheckpointError if it cannot be used."""
     if model.pretrained is None:
         return None
-    if model.pretrained == "imagenet":
-        try:
-            return dict(imagenet_state(model.backbone))
-        except (OSError, RuntimeError, ValueError) as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(
-                f"model.pretrained = 'imagenet': torchvision's weights of {model.backbone} cannot be had here "
-                f"({first_line}); give a file or s3:// URI of them, or None"
-            ) from None
-    data = storage.read_bytes(model.pretrained)
+    state = _imagenet(model.backbone) if model.pretrained == "imagenet" else _state_dict_at(model.pretrained)
+    try:
+        load_backbone(build_backbone(model.backbone, model.dilations), state)
+    except ValueError as error:
+        raise CheckpointError(
+            f"model.pretrained = {model.pretrained!r}: {error}; give the state dict of a torchvision {model.backbone}"
+        ) from None
+    return state
+
+
+def _imagenet(backbone: str) -> dict[str, Tensor]:
+    try:
+        return imagenet_state(backbone)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"model.pretrained = 'imagenet': torchvision's weights of {backbone} cannot be had here "
+            f"({_first_line(error)}); give a file or s3:// URI of them, or None"
+        ) from None
+
+
+def _state_dict_at(uri: str) -> dict[str, Tensor]:
+    data = storage.read_bytes(uri)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"model.pretrained = {model.pretrained!r}: no state dict that loads with weights_only ({first_line[:120]})"
+            f"model.pretrained = {uri!r}: no state dict that loads with weights_only ({_first_line(error)})"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def agreed_precision(config: RunConfig, world: World) -> str:
@@ -399,19 +429,25 @@ def _to_cpu(value: Any) -> Any:
 
 def restore(training: Training, saved: Checkpoint) -> None:
     """Puts a training where `saved` was taken, for any number of ranks. Raises if it would not be the same run."""
-    check_same_run(training.config, saved)
-    if saved.manifest_digest != training.manifest.digest:
-        raise DataError(
-            f"{training.manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made (digest "
-            f"{saved.manifest_digest[:12]}, now {training.manifest.digest[:12]}); bring the old data back or start anew"
-        )
+    check_resumable(training.config, training.manifest, saved)
     try:
         training.model.load_state_dict(saved.model)
         training.optimizer.load_state_dict(saved.optimizer)
     except (RuntimeError, ValueError, KeyError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"the checkpoint of step {saved.step} does not fit this model: {first_line}") from None
+        raise CheckpointError(
+            f"the checkpoint of step {saved.step} does not fit this model: {_first_line(error)}"
+        ) from None
     training.step = saved.step
+
+
+def check_resumable(config: RunConfig, manifest: Manifest, saved: Checkpoint) -> None:
+    """Raises ConfigError or DataError if going on from `saved` would not be the same run."""
+    check_same_run(config, saved)
+    if saved.manifest_digest != manifest.digest:
+        raise DataError(
+            f"{manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made (digest "
+            f"{saved.manifest_digest[:12]}, now {manifest.digest[:12]}); bring the old data back or start anew"
+        )
 
 
 # What a resumed run may change: how it is run, not what it computes.

@@ -27,8 +27,8 @@ from distseg import checkpoint, storage, tracking
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
-from distseg.fit import World, fit, load_pretrained, select_data
-from distseg.runs import Follower, Outcome, Run, RunReport, Show
+from distseg.fit import World, check, fit
+from distseg.runs import Follower, Outcome, Run, RunReport, Show, saved_before, with_absolute_paths
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,10 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     Everything that can be known to fail is checked before anything is created. Raises the errors of `fit`, and
     ResourceError if the cluster can never hold what is asked.
     """
-    manifest, *_ = select_data(config)
-    load_pretrained(config.model)
+    config = with_absolute_paths(config)
+    manifest = check(config)
     run = Run.again(resume, config) if resume else Run.new(config)
+    saved_before(run, config, manifest)
     storage.check_writable(run.uri.rpartition("/")[0])
     join_cluster(run.uri)
     check_resources(config, ray.nodes(), autoscaler_limits())
@@ -84,7 +85,12 @@ def join_cluster(run_uri: str) -> None:
         needs_plain = storage.is_s3(run_uri) and not PLAIN_CHECKSUMS.keys() & os.environ.keys()
         env_vars = PLAIN_CHECKSUMS if needs_plain else {}
         os.environ.update(env_vars)
-        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": env_vars} if env_vars else None)
+        ray.init(
+            # Workers' warnings come by the watcher; their tracebacks are in Ray's logs, and here with --debug.
+            log_to_driver=log.isEnabledFor(logging.DEBUG),
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": env_vars} if env_vars else None,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS", "")
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}") from None
@@ -138,7 +144,7 @@ def _job_id() -> str:
     return os.environ.get("RAY_JOB_SUBMISSION_ID") or str(ray.get_runtime_context().get_job_id())
 
 
-def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue | None) -> TorchTrainer:
+def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue) -> TorchTrainer:
     scaling = config.scaling
     options = {
         "config": to_dict(config),
@@ -170,18 +176,15 @@ def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue |
 
 
 @contextlib.contextmanager
-def _watching(show: Show | None) -> Iterator[Queue | None]:
-    """A queue into which rank 0 puts (step, metrics), shown by a thread of this process."""
-    if show is None:
-        yield None
-        return
+def _watching(show: Show | None) -> Iterator[Queue]:
+    """A queue into which rank 0 puts (step, metrics) and all ranks their warnings, shown by a thread of this process."""
     watcher = Queue(actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}})
     done = threading.Event()
 
     def draw() -> None:
         while not (done.is_set() and watcher.empty()):
             with contextlib.suppress(Empty):
-                show(*watcher.get(timeout=0.5))
+                _show_item(watcher.get(timeout=0.5), show)
 
     thread = threading.Thread(target=draw, name="progress", daemon=True)
     thread.start()
@@ -191,6 +194,13 @@ def _watching(show: Show | None) -> Iterator[Queue | None]:
         done.set()
         thread.join(timeout=5)
         watcher.shutdown(force=True)
+
+
+def _show_item(item: tuple[int, dict[str, float]] | str, show: Show | None) -> None:
+    if isinstance(item, str):
+        log.warning("%s", item)
+    elif show is not None:
+        show(*item)
 
 
 class _StopOnOurErrors(UserCallback):
@@ -240,22 +250,35 @@ def _worker(options: Mapping[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(config.scaling.cpus_per_worker)
     world = World(context.get_world_rank(), context.get_world_size(), device)
+    watcher = options["watcher"]
+    logging.getLogger("distseg").addHandler(_WarningsToDriver(watcher, world.rank))
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
     saved = agreed_checkpoint(run.uri, world)
     report: Follower | RunReport = _RayFollower()
     if world.rank == 0:
-        report = _RayReport(config, run, options["manifest_digest"], saved, _shower(options["watcher"]))
+        report = _RayReport(
+            config, run, options["manifest_digest"], saved, lambda step, metrics: _send(watcher, (step, dict(metrics)))
+        )
     try:
         fit(config, world, report, resume=saved, run_id=run.run_id)
     finally:
         report.close()
 
 
-def _shower(watcher: Queue | None) -> Show | None:
-    if watcher is None:
-        return None
+def _send(watcher: Queue, item: object) -> None:
     # Not `watcher.put`: it waits, and a driver that is gone must not hold training back.
-    return lambda step, metrics: cast(Any, watcher.actor).put_nowait.remote((step, dict(metrics))) and None
+    cast(Any, watcher.actor).put_nowait.remote(item)
+
+
+class _WarningsToDriver(logging.Handler):
+    """What distseg warns of on a worker is said where the user looks."""
+
+    def __init__(self, watcher: Queue, rank: int) -> None:
+        super().__init__(logging.WARNING)
+        self.watcher, self.rank = watcher, rank
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _send(self.watcher, f"worker {self.rank}: {record.getMessage()}")
 
 
 def agreed_checkpoint(run_uri: str, world: World) -> Checkpoint | None:

@@ -8,11 +8,12 @@
 
 import json
 import logging
+import os
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ import torch.distributed as dist
 
 from distseg import checkpoint, storage, tracking
 from distseg.checkpoint import Checkpoint
-from distseg.config import RunConfig, from_dict, to_dict
+from distseg.config import RunConfig, check_divides, from_dict, to_dict
 from distseg.data.manifest import Manifest
-from distseg.errors import CheckpointError, ConfigError, StorageError, TrackingError
-from distseg.fit import World, fit, select_data, torchrun_world
+from distseg.errors import CheckpointError, ConfigError, ResourceError, StorageError, TrackingError
+from distseg.fit import World, check, check_resumable, fit, torchrun_world
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,16 @@ def read_config(run_uri: str) -> RunConfig:
         raise CheckpointError(f"{uri} is damaged ({error}); start a new run") from None
 
 
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers run elsewhere: a path means what it means where the user stands."""
+    weights = config.model.pretrained
+    if weights not in (None, "imagenet"):
+        config = replace(config, model=replace(config.model, pretrained=_absolute(str(weights))))
+    if config.data.uri:
+        config = replace(config, data=replace(config.data, uri=_absolute(config.data.uri)))
+    return replace(config, checkpoint=replace(config.checkpoint, uri=_absolute(config.checkpoint.uri)))
+
+
 def _absolute(uri: str) -> str:
     return uri.rstrip("/") if storage.is_s3(uri) else str(Path(uri).absolute())
 
@@ -215,11 +226,14 @@ class RunReport:
 
 def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | None = None) -> Outcome | None:
     """One rank of a training without Ray, alone or as torchrun's environment says. The outcome on rank 0, else None."""
+    check_divides(config.data.batch_size, int(os.environ.get("WORLD_SIZE", 1)), config.optim.accumulate_steps)
+    config = with_absolute_paths(config)
+    manifest = check(config)
     world = torchrun_world()
-    manifest, *_ = select_data(config)
+    if config.scaling.gpu and world.device.type != "cuda":
+        raise ResourceError("scaling.gpu = True: torch sees no GPU on this machine; give False, or use another machine")
     run = agreed_run(config, resume, world)
-    found = checkpoint.newest(run.uri) if run.is_resumed else None
-    saved = found[1] if found else None
+    saved = saved_before(run, config, manifest)
     report: RunReport | Follower = Follower()
     if world.rank == 0:
         run.open(config, manifest)
@@ -243,6 +257,15 @@ def agreed_run(config: RunConfig, resume: str | None, world: World) -> Run:
     if world.size > 1:
         dist.broadcast_object_list(run, src=0)
     return run[0]
+
+
+def saved_before(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint | None:
+    """The checkpoint that a resumed run goes on from. Raises if it cannot, before anything of the run is touched."""
+    found = checkpoint.newest(run.uri) if run.is_resumed else None
+    if found is None:
+        return None
+    check_resumable(config, manifest, found[1])
+    return found[1]
 
 
 class Follower:

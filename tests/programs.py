@@ -1,8 +1,9 @@
 """Runs distseg's programs as a user does: in processes of their own, apart from other Ray clusters of this machine.
 
-    own_environment(folder)     for a program that starts a local Ray, whose files lie in `folder` (a short name)
-    ray_cluster()               the environment of a two-CPU Ray cluster that several programs use one after the other
-    start, run                  a program in the background, or to its end
+plain_environment, alone    for programs that need no Ray
+own_environment             for a program that starts a local Ray, although another may run here
+ray_cluster                 two CPUs of Ray that several programs use one after the other
+start, run                  a program in the background, or to its end
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from tests.conftest import REPOSITORY, free_port, short_directory
 

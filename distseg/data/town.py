@@ -4,9 +4,9 @@
     frame(seed, site, condition, index, size)       one frame; a pure function of its arguments
     samples(split, num_frames=…, size=…, seed=…)    an iterator of samples, as every data set has
 
-A scene, that is the street and everything on it (`townscape.streets`), depends on (seed, site, index) alone; the condition only
-changes weather and light (`townscape.render`). So the nine conditions of one index are the same photograph taken nine times,
-with one label map and one depth map, as in SYNTHIA's sequences.
+A scene, that is the street and everything on it (`townscape.streets`), depends on (seed, site, index) alone; the
+condition only changes weather and light (`townscape.render`). So the nine conditions of one index are the same
+photograph taken nine times, with one label map and one depth map, as in SYNTHIA's sequences.
 
 Splits are different towns: each has a seed of its own, so no frame of one split can occur in another.
 Images are PNG, so a sample holds exactly what `frame` returns.
@@ -62,9 +62,7 @@ def frame(seed: int, site: str, condition: str, index: int, size: tuple[int, int
     return Frame(*render(scene, WEATHERS[condition], size, weather_rng))
 
 
-def samples(
-    split: str, *, num_frames: int, size: tuple[int, int] = (128, 192), seed: int = 0
-) -> Iterator[Sample]:
+def samples(split: str, *, num_frames: int, size: tuple[int, int] = (128, 192), seed: int = 0) -> Iterator[Sample]:
     """`num_frames` samples, dealt in turn to every condition of every site.
 
     Training frames all show different scenes: geometry, not weather, is what a network overfits in so small a set.

@@ -1,4 +1,4 @@
-"""The whole machine of a local run dies: driver, Ray and workers at once. `--resume` ends as if nothing had happened."""
+"""The machine of a local run dies: driver, Ray and workers at once. `--resume` ends as if nothing had happened."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
 """The MLflow server dies or was never there: training neither fails nor waits, and every record arrives once later."""
 
+import itertools
 import os
 import signal
 import sys
@@ -33,7 +34,10 @@ class Server:
 
     def start(self) -> None:
         environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        stores = [f"--backend-store-uri=sqlite:///{self.folder / 'mlflow.db'}", f"--artifacts-destination={self.folder}"]
+        stores = [
+            f"--backend-store-uri=sqlite:///{self.folder / 'mlflow.db'}",
+            f"--artifacts-destination={self.folder}",
+        ]
         address = ["--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
         self._running.enter_context(
             programs.start(
@@ -149,6 +153,6 @@ def assert_all_sent(ended: programs.Ended, config: RunConfig) -> Recorded:
 def report_gaps(what: str, recorded: Recorded, last_step: int) -> None:
     """Prints how long the slowest step took while the server was away; how long is too long depends on the machine."""
     times_s = recorded.times_s("train/loss")[:last_step]
-    gaps_s = [after - before for before, after in zip(times_s, times_s[1:], strict=False)]
+    gaps_s = [after - before for before, after in itertools.pairwise(times_s)]
     median_s = sorted(gaps_s)[len(gaps_s) // 2]
     sys.stderr.write(f"{what}: slowest step {max(gaps_s[5:]):.2f} s, median {median_s:.2f} s\n")

@@ -37,9 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the program is started; it keeps all it makes in `runs` there. The data are in `town`."""
     folder = tmp_path_factory.mktemp("local")
     frames = ("--train", "36", "--val", "18", "--num_processes", "1")
-    packed = programs.run(
-        folder, programs.plain_environment(), "distseg.pack", "town", "--out", "town", *SIZE, *frames
-    )
+    packed = programs.run(folder, programs.plain_environment(), "distseg.pack", "town", "--out", "town", *SIZE, *frames)
     assert packed.code == 0, packed.err
     return folder
 
@@ -74,7 +72,9 @@ def test_it_ends_with_the_table_of_conditions_and_where_everything_is(trained: p
     assert trained.code == 0, trained.err
     for condition in town.CONDITIONS:
         assert re.search(rf"{condition} +│ +2 │ [01]\.\d{{4}}", trained.out), trained.out
-    assert re.search(r"^val/mIoU 0\.\d{4} +mean over conditions 0\.\d{4} +worst \S+ 0\.\d{4} +gap 0\.\d{4}$", trained.out, re.M)
+    assert re.search(
+        r"^val/mIoU 0\.\d{4} +mean over conditions 0\.\d{4} +worst \S+ 0\.\d{4} +gap 0\.\d{4}$", trained.out, re.M
+    )
     assert trained.printed("run").startswith(f"{folder}/runs/checkpoints/local-")
     assert re.search(r"^open it +mlflow ui --backend-store-uri sqlite:////", trained.out, re.M)
 
@@ -120,7 +120,7 @@ def test_the_best_two_checkpoints_and_the_newest_are_kept(recorded: Recorded, tr
 
 def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, folder: Path) -> None:
     uri = trained.printed("checkpoint")
-    options = ("--checkpoint", uri, "--data", "town", "--json", "table.json", "--precision", "fp32")
+    options = ("--checkpoint", uri, "--data", str(folder / "town"), "--json", "table.json", "--precision", "fp32")
     ended = programs.run(folder / "evaluate", programs.plain_environment(), "distseg.evaluate", *options)
     assert ended.code == 0, ended.err
     table = json.loads((folder / "evaluate" / "table.json").read_text())

@@ -1,1 +1,5 @@
-"""The generator behind `town`: scene (what a scene is), things, streets, weather, surfaces, render."""
+"""The generator behind `town`.
+
+scene says what a scene is; shapes, things, buildings, traffic and streets make one; weather lists the conditions;
+raster, surfaces and render make the picture.
+"""

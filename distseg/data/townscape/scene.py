@@ -1,6 +1,7 @@
 """What a scene of `town` consists of: a street, flat faces, shadow casters, lamps. Geometry and material, no weather.
 
-`townscape.things` makes the things, `townscape.streets` puts them along a street, `townscape.render` adds weather and light.
+`things`, `buildings` and `traffic` make what is seen, `streets` puts it along a street, `weather` lists the conditions,
+`raster`, `surfaces` and `render` make the picture.
 
 World coordinates in metres: x right, y up, z ahead, the camera above the origin. Along the street, places are given as
 (s, z) with s the distance to the right of the camera's line, which follows the bends: x = street.centre(z) + s.
@@ -141,6 +142,6 @@ class Scene:
     horizon: float  # of the image's height
     faces: list[Face] = field(default_factory=list)
     facades: list[Facade] = field(default_factory=list)
-    shadows: list[list[Point]] = field(default_factory=list)  # convex clouds that cast a shadow
-    contacts: list[list[Point]] = field(default_factory=list)  # clouds that darken the ground right under them
+    shadows: list[list[Point]] = field(default_factory=list)  # casters: a quadrangle, or a convex cloud of points
+    contacts: list[list[Point]] = field(default_factory=list)  # the same, which darken the ground right under them
     lamps: list[Lamp] = field(default_factory=list)

@@ -4,17 +4,18 @@ import math
 
 import numpy as np
 
-from distseg.data.townscape import things
-from distseg.data.townscape.scene import Face, Facade, Ground, Label, Line, Material, Scene, Street
+from distseg.data.townscape import buildings, things, traffic
+from distseg.data.townscape.scene import Colour, Facade, Face, Ground, Label, Line, Material, Scene, Street
+from distseg.data.townscape.shapes import post, shade
 
 SITES = ("highway", "new-york")
 NEAR_M = 4.5  # nothing stands closer to the camera
 END_M = 150.0  # nor farther away, but for the skyline
 SKYLINE_M = 420.0
-TRAFFIC_KINDS = ("sedan", "hatchback", "suv", "van", "truck", "sedan")
+TRAFFIC_KINDS = ("sedan", "hatchback", "suv", "sedan", "hatchback", "suv", "sedan", "hatchback", "van", "truck")
 PARKING_M = 2.4
 WALK_M = 4.4  # pavement of the avenue
-PARKED_KINDS = ("sedan", "hatchback", "suv", "van", "sedan", "hatchback")
+PARKED_KINDS = ("sedan", "hatchback", "suv", "sedan", "hatchback", "suv", "sedan", "van")
 
 
 def build_scene(site: str, rng: np.random.Generator) -> Scene:
@@ -46,7 +47,10 @@ def _avenue(rng: np.random.Generator) -> Street:
     ahead, against = int(rng.integers(1, 3)), int(rng.integers(0, 3))
     right = 0.5 * lane + (ahead - 1) * lane * float(rng.integers(2))
     left = right - ahead * lane
-    lines = [Line(s=left + lane * i, width_m=0.22, period_m=7.5, dash_m=3.2, phase_m=rng.uniform(0, 7)) for i in range(1, ahead)]
+    lines = [
+        Line(s=left + lane * i, width_m=0.22, period_m=7.5, dash_m=3.2, phase_m=rng.uniform(0, 7))
+        for i in range(1, ahead)
+    ]
     if against:
         lines += [Line(s=left - d, width_m=0.18, yellow=1.0) for d in (-0.18, 0.18)]
         lines += [Line(s=left - lane * i, width_m=0.22, period_m=7.5, dash_m=3.2) for i in range(1, against)]
@@ -93,7 +97,7 @@ def _block(
     shop: bool = False,
 ) -> None:
     tower = height_m > 35 and rng.random() < 0.5
-    wall = things.WALLS[int(rng.integers(len(things.WALLS)))]
+    wall = buildings.WALLS[int(rng.integers(len(buildings.WALLS)))]
     tint = rng.uniform(0.85, 1.12)
     texture = Facade(
         x0=0.0, z0=0.0, dx=0.0, dz=0.0, height_m=height_m,
@@ -103,11 +107,11 @@ def _block(
         window_height=0.72 if tower else rng.uniform(0.45, 0.62),
         shop=float(shop),
         seed=float(rng.integers(1, 1000)),
-        wall=things.shade((0.42, 0.48, 0.54) if tower else wall, tint),
-        trim=things.shade(wall, 1.25 if rng.random() < 0.6 else 0.7),
-        awning=things.AWNINGS[int(rng.integers(len(things.AWNINGS)))],
+        wall=shade((0.42, 0.48, 0.54) if tower else wall, tint),
+        trim=shade(wall, 1.25 if rng.random() < 0.6 else 0.7),
+        awning=buildings.AWNINGS[int(rng.integers(len(buildings.AWNINGS)))],
     )  # fmt: skip
-    things.building(scene, s, outward, z0, z1, depth_m, height_m, texture)
+    buildings.building(scene, s, outward, z0, z1, depth_m, height_m, texture)
 
 
 def _block_front(scene: Scene, outward: float, rng: np.random.Generator) -> None:
@@ -131,13 +135,13 @@ def _block_front(scene: Scene, outward: float, rng: np.random.Generator) -> None
             _block(scene, line + outward * setback, outward, z, z + width, 20.0, height, rng, rng.random() < 0.55)
             if rng.random() < 0.42 and z < 70:
                 colour = (0.10, 0.12, 0.11) if rng.random() < 0.6 else (0.30, 0.34, 0.30)
-                things.fence(scene, line - outward * 0.7, z + 0.5, z + width - 0.5, 0.0, 1.25, 3.0, colour)
+                buildings.fence(scene, line - outward * 0.7, z + 0.5, z + width - 0.5, 0.0, 1.25, 3.0, colour)
         z += width + (rng.uniform(0.5, 3.0) if rng.random() < 0.2 else 0.0)
 
 
 def _park(scene: Scene, line: float, outward: float, z0: float, z1: float, rng: np.random.Generator) -> None:
-    things.fence(scene, line, z0, z1, 0.0, 1.5, 3.0, (0.12, 0.16, 0.13))
-    things.hedge(scene, line + outward * 1.2, outward * 2.0, z0, z1, rng.uniform(1.8, 2.6), rng.random())
+    buildings.fence(scene, line, z0, z1, 0.0, 1.5, 3.0, (0.12, 0.16, 0.13))
+    buildings.hedge(scene, line + outward * 1.2, outward * 2.0, z0, z1, rng.uniform(1.8, 2.6), rng.random())
     for _ in range(3):
         z, s = rng.uniform(z0, z1), line + outward * rng.uniform(3.5, 9.0)
         things.tree(scene, scene.street.centre(z) + s, z, rng.uniform(7.0, 11.0), rng)
@@ -159,13 +163,12 @@ def _kerbside(scene: Scene, outward: float, rng: np.random.Generator) -> None:
         if rng.random() < 0.55 and not _in_crossing(street, z, margin_m=7.0):
             s = edge - outward * (PARKING_M / 2)
             yaw = math.atan(street.slope(z)) + (0.0 if outward > 0 or not street.lanes_against else math.pi)
-            things.car(scene, street.centre(z) + s, z, yaw, PARKED_KINDS[int(rng.integers(6))], _paint(scene, rng))
+            kind = PARKED_KINDS[int(rng.integers(len(PARKED_KINDS)))]
+            traffic.car(scene, street.centre(z) + s, z, yaw, kind, _paint(scene, rng))
         z += rng.uniform(5.6, 8.0)
 
 
-def _kerbside_thing(
-    scene: Scene, x: float, z: float, outward: float, lamp: bool, rng: np.random.Generator
-) -> None:
+def _kerbside_thing(scene: Scene, x: float, z: float, outward: float, lamp: bool, rng: np.random.Generator) -> None:
     choice = rng.random()
     if lamp:
         things.street_lamp(scene, x, z, -outward)
@@ -196,7 +199,7 @@ def _signals_at_crossings(scene: Scene, rng: np.random.Generator) -> None:
     for start in street.zebras:
         for _ in range(int(rng.integers(0, 4))):
             z, s = start + rng.uniform(0.4, 2.6), rng.uniform(street.road_from, street.road_to)
-            things.pedestrian(scene, street.centre(z) + s, z, rng)
+            traffic.pedestrian(scene, street.centre(z) + s, z, rng)
 
 
 def _traffic(scene: Scene, density: float, rng: np.random.Generator) -> None:
@@ -204,19 +207,19 @@ def _traffic(scene: Scene, density: float, rng: np.random.Generator) -> None:
     street = scene.street
     for lanes, turn in ((street.lanes_ahead, 0.0), (street.lanes_against, math.pi)):
         for s in lanes:
-            z = (9.0 if abs(s) < 1.8 else 6.0) + rng.exponential(7.0 / density)
+            z = (10.0 if abs(s) < 1.8 else 6.0) + rng.exponential(7.0 / density)
             while z < 110:
-                kind = TRAFFIC_KINDS[int(rng.integers(6))]
+                kind = TRAFFIC_KINDS[int(rng.integers(len(TRAFFIC_KINDS) if z > 18 else 8))]
                 if not _in_crossing(street, z, margin_m=5.5):
                     x = street.centre(z) + s + rng.uniform(-0.3, 0.3)
-                    things.car(scene, x, z, turn + math.atan(street.slope(z)), kind, _paint(scene, rng))
+                    traffic.car(scene, x, z, turn + math.atan(street.slope(z)), kind, _paint(scene, rng))
                 z += 8.0 + rng.exponential(9.0 / density)
 
 
-def _paint(scene: Scene, rng: np.random.Generator) -> things.Colour:
+def _paint(scene: Scene, rng: np.random.Generator) -> Colour:
     if scene.site == "new-york" and rng.random() < 0.18:
-        return things.TAXI
-    return things.CAR_COLOURS[int(rng.integers(len(things.CAR_COLOURS)))]
+        return traffic.TAXI
+    return traffic.CAR_COLOURS[int(rng.integers(len(traffic.CAR_COLOURS)))]
 
 
 def _people(scene: Scene, rng: np.random.Generator) -> None:
@@ -226,13 +229,13 @@ def _people(scene: Scene, rng: np.random.Generator) -> None:
         for z in rng.uniform(6.0, 45.0, int(rng.integers(4, 9))).tolist():
             if not _in_crossing(street, z, margin_m=-1.0):
                 s = edge + outward * rng.uniform(1.6, WALK_M - 1.0)
-                things.pedestrian(scene, street.centre(z) + s, z, rng)
+                traffic.pedestrian(scene, street.centre(z) + s, z, rng)
         for z in rng.uniform(6.5, 26.0, int(rng.integers(0, 3))).tolist():
             s = edge + outward * rng.uniform(1.2, 1.7)
-            things.bicycle(scene, street.centre(z) + s, z, rng.uniform(-0.7, 0.7), False, rng)
+            traffic.bicycle(scene, street.centre(z) + s, z, rng.uniform(-0.7, 0.7), False, rng)
         if rng.random() < 0.6:
             z, s = rng.uniform(6.5, 24.0), edge - outward * (PARKING_M + rng.uniform(0.4, 0.7))
-            things.bicycle(scene, street.centre(z) + s, z, rng.uniform(0.9, 2.2), True, rng)
+            traffic.bicycle(scene, street.centre(z) + s, z, rng.uniform(0.9, 2.2), True, rng)
 
 
 # --- Highway ---------------------------------------------------------------------------------------------------------
@@ -272,7 +275,9 @@ def _carriageways(rng: np.random.Generator) -> Street:
     return Street(
         yaw=rng.uniform(-0.04, 0.04),
         curvature=rng.uniform(-1, 1) / 450,
-        bounds=(left_path - 2.6, left_path, other_left - shoulder, other_right + gap, road_from, road_to, path, path + 3.0),
+        bounds=(
+            left_path - 2.6, left_path, other_left - shoulder, other_right + gap, road_from, road_to, path, path + 3.0,
+        ),
         kinds=(
             Ground.GRASS, Ground.SIDEWALK if rng.random() < 0.5 else Ground.GRASS, Ground.GRASS, Ground.ROAD,
             Ground.GRASS, Ground.ROAD, Ground.GRASS, Ground.SIDEWALK if rng.random() < 0.75 else Ground.GRASS,
@@ -294,7 +299,7 @@ def _hills(scene: Scene, rng: np.random.Generator) -> None:
         phases = rng.uniform(0, 2 * math.pi, 4)
         ys = high * (0.62 + sum(0.3 / (k + 1) * np.sin(xs * (k + 1) * 2.2 / z + p) for k, p in enumerate(phases)))
         ridge = [(x, max(y, 2.0), z) for x, y in zip(xs.tolist(), ys.tolist(), strict=True)]
-        points = [(-2.0 * z, -30.0, z), *ridge, (2.0 * z, -30.0, z)]
+        points = [(-2.0 * z, 0.0, z), *ridge, (2.0 * z, 0.0, z)]
         params = (rng.random(), -0.4)
         scene.faces.append(Face(points, Label.VEGETATION, Material.FOLIAGE, (0.0, 0.0, 0.0), z, params=params))
 
@@ -304,17 +309,19 @@ def _barriers(scene: Scene, rng: np.random.Generator) -> None:
     street = scene.street
     rail = (0.42, 0.86, 0.0, (0.66, 0.68, 0.70))
     outer = street.bounds[2]
-    things.fence(scene, street.road_to + 0.5, 3.0, END_M, *rail)
-    things.fence(scene, outer - 0.5, 6.0, END_M, *rail)
+    buildings.fence(scene, street.road_to + 0.5, 3.0, END_M, *rail)
+    buildings.fence(scene, outer - 0.5, 6.0, END_M, *rail)
     middle = (street.bounds[3] + street.bounds[4]) / 2
     if rng.random() < 0.6:
-        things.fence(scene, middle, 4.0, END_M, *rail)
+        buildings.fence(scene, middle, 4.0, END_M, *rail)
     else:
-        things.fence(scene, middle, 4.0, END_M, 0.0, 0.95, 0.0, (0.66, 0.65, 0.62))
+        buildings.fence(scene, middle, 4.0, END_M, 0.0, 0.95, 0.0, (0.80, 0.79, 0.76))
     if rng.random() < 0.35:
         start = rng.uniform(5.0, 40.0)
         s = street.bounds[7] + 0.8
-        things.fence(scene, s, start, start + rng.uniform(30.0, 80.0), 0.0, rng.uniform(2.2, 3.4), 0.5, (0.50, 0.46, 0.40))
+        buildings.fence(
+            scene, s, start, start + rng.uniform(30.0, 80.0), 0.0, rng.uniform(2.2, 3.4), 0.5, (0.50, 0.46, 0.40)
+        )
 
 
 def _countryside(scene: Scene, rng: np.random.Generator) -> None:
@@ -344,9 +351,11 @@ def _roadside(scene: Scene, rng: np.random.Generator) -> None:
             things.street_lamp(scene, street.centre(z) + right + 0.3, z, -1.0, 9.0)
     if rng.random() < 0.6:
         for z in np.arange(rng.uniform(8.0, 24.0), END_M, 24.0).tolist():
-            things.post(scene, street.centre(z) + street.bounds[2] - 1.2, z, 8.0, 0.32, (0.38, 0.30, 0.24), Label.POLE)
+            post(scene, street.centre(z) + street.bounds[2] - 1.2, z, 8.0, 0.32, (0.38, 0.30, 0.24), Label.POLE)
     for z in np.sort(rng.uniform(7.5, 45.0, int(rng.integers(2, 5)))).tolist():
-        things.road_sign(scene, street.centre(z) + right + rng.uniform(0.0, 0.4), z, int(rng.integers(6)), rng.uniform(1.1, 1.5))
+        things.road_sign(
+            scene, street.centre(z) + right + rng.uniform(0.0, 0.4), z, int(rng.integers(6)), rng.uniform(1.1, 1.5)
+        )
     if rng.random() < 0.45:
         z = rng.uniform(18.0, 60.0)
         things.gantry(scene, street.centre(z) + street.road_from - 0.8, street.centre(z) + right, z, rng)
@@ -360,10 +369,12 @@ def _path_users(scene: Scene, rng: np.random.Generator) -> None:
     paths = [(street.bounds[i], street.bounds[i + 1]) for i in (0, 6) if street.kinds[i + 1] is Ground.SIDEWALK]
     for low, high in paths:
         for z in rng.uniform(8.5, 30.0, int(rng.integers(0, 4))).tolist():
-            things.pedestrian(scene, street.centre(z) + rng.uniform(low + 0.5, high - 0.5), z, rng)
+            traffic.pedestrian(scene, street.centre(z) + rng.uniform(low + 0.5, high - 0.5), z, rng)
         for z in rng.uniform(8.5, 24.0, int(rng.integers(0, 2))).tolist():
-            things.bicycle(scene, street.centre(z) + rng.uniform(low + 0.5, high - 0.5), z, rng.uniform(0.9, 2.2), True, rng)
+            traffic.bicycle(
+                scene, street.centre(z) + rng.uniform(low + 0.5, high - 0.5), z, rng.uniform(0.9, 2.2), True, rng
+            )
     if rng.random() < 0.35:
         z = rng.uniform(8.0, 22.0)
         s = street.road_to - rng.uniform(0.5, 0.9)
-        things.bicycle(scene, street.centre(z) + s, z, rng.uniform(0.9, 2.2), True, rng)
+        traffic.bicycle(scene, street.centre(z) + s, z, rng.uniform(0.9, 2.2), True, rng)

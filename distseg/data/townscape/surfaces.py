@@ -2,11 +2,12 @@
 
 A `Surface` holds, for every sub-pixel of the picture (suffix _P, flat), the point seen and what light meets there; the
 `paint_*` functions fill in its albedo for the sub-pixels of one material. Textures are functions of world coordinates.
+Colours of sub-pixels are planar, (3, P): NumPy is several times faster when the long axis comes last.
 """
 
 import functools
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,14 @@ from distseg.data.townscape.scene import Colour, Facade, Ground, Label, Scene, S
 from distseg.data.townscape.weather import Weather
 
 Floats = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 SNOW: Colour = (0.93, 0.95, 0.99)
+ASPHALT: Colour = (0.36, 0.36, 0.37)
+PAVING: Colour = (0.60, 0.58, 0.56)
+KERBSTONE: Colour = (0.70, 0.69, 0.67)
 NOISE_CELLS = 512
 
 
@@ -29,14 +34,15 @@ class Surface:
     x_P: Floats
     y_P: Floats  # above the ground
     z_P: Floats
-    albedo_P3: Floats  # linear
-    emitted_P3: Floats  # linear
+    albedo_3P: Floats  # linear
+    emitted_3P: Floats  # linear
     sun_P: Floats  # share of the sunlight that arrives
     ambient_P: Floats  # share of the sky's light that arrives
 
 
 def linear(colour: Colour) -> Floats:
-    return np.square(np.array(colour, dtype=np.float32))
+    """A display colour as linear light (3, 1), to be spread over sub-pixels."""
+    return np.square(np.array(colour, dtype=np.float32))[:, None]
 
 
 @functools.cache
@@ -45,9 +51,9 @@ def noise_table() -> Floats:
     white = np.random.default_rng(1).standard_normal((NOISE_CELLS, NOISE_CELLS))
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(NOISE_CELLS), np.fft.rfftfreq(NOISE_CELLS), indexing="ij"))
     shaped = np.fft.irfft2(np.fft.rfft2(white) / (frequency + 4.0 / NOISE_CELLS) ** 1.2, s=white.shape)
-    table = np.clip((shaped - shaped.mean()) / (2.2 * shaped.std()), -1, 1).astype(np.float32)
+    table: Floats = np.clip((shaped - shaped.mean()) / (2.2 * shaped.std()), -1, 1).astype(np.float32)
     table.setflags(write=False)
-    return cast(Floats, table)
+    return table
 
 
 @functools.cache
@@ -58,18 +64,34 @@ def grain_table() -> Floats:
     return table
 
 
-def look_up(table: Floats, a_P: Floats, b_P: Floats) -> Floats:
+def look_up(table: Floats, a_P: Reals, b_P: Reals) -> Floats:
     """The table's cell at (a, b), wrapped around."""
-    return table[a_P.astype(np.int64) & (NOISE_CELLS - 1), b_P.astype(np.int64) & (NOISE_CELLS - 1)]
+    return _cell(table, a_P.astype(np.intp), b_P.astype(np.intp))
+
+
+def look_up_smooth(table: Floats, a_P: Reals, b_P: Reals) -> Floats:
+    """The table at (a, b), interpolated between the cells and wrapped around."""
+    a0_P, b0_P = np.floor(a_P), np.floor(b_P)
+    row_P, column_P = a0_P.astype(np.intp), b0_P.astype(np.intp)
+    down_P, right_P = (a_P - a0_P).astype(np.float32), (b_P - b0_P).astype(np.float32)
+    above_P, below_P = (
+        _cell(table, i, column_P) * (1 - right_P) + _cell(table, i, column_P + 1) * right_P for i in (row_P, row_P + 1)
+    )
+    return above_P + (below_P - above_P) * down_P
+
+
+def _cell(table: Floats, row_P: Indices, column_P: Indices) -> Floats:
+    last = NOISE_CELLS - 1
+    return np.take(table.ravel(), (row_P & last) * NOISE_CELLS + (column_P & last))
 
 
 def smoothstep(low: float, high: float, value_P: Floats) -> Floats:
-    t = np.clip((value_P - low) / (high - low), 0.0, 1.0)
-    return cast(Floats, t * t * (3.0 - 2.0 * t))
+    t_P: Floats = np.clip((value_P - low) / (high - low), 0.0, 1.0)
+    return t_P * t_P * (3.0 - 2.0 * t_P)
 
 
-def blend(base_P3: Floats, over: Floats, share_P: Floats) -> Floats:
-    return base_P3 + (over - base_P3) * share_P[:, None]
+def blend(base_3P: Floats, over: Floats, share_P: Floats) -> Floats:
+    return base_3P + (over - base_3P) * share_P
 
 
 # --- Ground ----------------------------------------------------------------------------------------------------------
@@ -91,28 +113,28 @@ def paint_ground(
     on_road_P = kind_P == Ground.ROAD
     white_P &= on_road_P
     yellow_P &= on_road_P
-    coarse_P = look_up(noise_table(), s_P * 3.0 + offsets[0], z_P * 3.0 + offsets[1])
+    coarse_P = look_up_smooth(noise_table(), s_P * 3.0 + offsets[0], z_P * 3.0 + offsets[1])
     fine_P = look_up(grain_table(), s_P * 22.0 + offsets[1], z_P * 11.0 + offsets[0]) - 0.5
     fine_P *= 1.0 / (1.0 + z_P * 0.12)  # finer than a pixel far away
-    albedo_P3 = _bare_ground(weather, kind_P, s_P, z_P, coarse_P, fine_P, offsets)
+    albedo_3P = _bare_ground(weather, kind_P, s_P, z_P, coarse_P, fine_P, offsets)
     worn_P = np.clip(0.93 - 0.25 * coarse_P - 0.4 * fine_P, 0.55, 1.0)
-    albedo_P3 = blend(albedo_P3, linear((0.90, 0.90, 0.88)), worn_P * white_P)
-    albedo_P3 = blend(albedo_P3, linear((0.93, 0.70, 0.12)), worn_P * yellow_P)
+    albedo_3P = blend(albedo_3P, linear((0.90, 0.90, 0.88)), worn_P * white_P)
+    albedo_3P = blend(albedo_3P, linear((0.93, 0.70, 0.12)), worn_P * yellow_P)
     if weather.leaf_litter:
         litter_P = (fine_P + 0.35 * coarse_P > np.where(on_road_P, 0.52, 0.18)) & (z_P < 60)
-        albedo_P3 = blend(albedo_P3, linear(weather.leaves[0]), weather.leaf_litter * litter_P.astype(np.float32))
+        albedo_3P = blend(albedo_3P, linear(weather.leaves[0]), weather.leaf_litter * litter_P.astype(np.float32))
     if weather.snow:
-        albedo_P3 = _snow_on_ground(albedo_P3, street, kind_P, s_P, z_P, coarse_P, offsets)
-    surface.albedo_P3[at] = albedo_P3
+        albedo_3P = _snow_on_ground(albedo_3P, street, kind_P, s_P, z_P, coarse_P, offsets)
+    surface.albedo_3P[:, at] = albedo_3P
     labels = np.array([Label.ROAD, Label.SIDEWALK, Label.SIDEWALK, Label.VEGETATION], dtype=np.uint8)
     return np.where(white_P | yellow_P, np.uint8(Label.LANE_MARKING), labels[kind_P])
 
 
 def _centre(street: Street, z_P: Floats) -> Floats:
     """`Street.centre` for many z."""
-    bend_P = np.minimum(z_P, np.float32(street.STRAIGHT_FROM_M))
-    slope_P = street.yaw + street.curvature * bend_P
-    return cast(Floats, street.yaw * bend_P + 0.5 * street.curvature * bend_P**2 + slope_P * (z_P - bend_P))
+    bend_P: Floats = np.minimum(z_P, street.STRAIGHT_FROM_M)
+    slope_P = bend_P * street.curvature + street.yaw
+    return bend_P * (street.yaw + bend_P * (0.5 * street.curvature)) + slope_P * (z_P - bend_P)
 
 
 def _road_paint(street: Street, s_P: Floats, z_P: Floats, in_crossing_P: Bools) -> tuple[Bools, Bools]:
@@ -135,7 +157,10 @@ def _road_paint(street: Street, s_P: Floats, z_P: Floats, in_crossing_P: Bools) 
         stop_line_P = (z_P > start - 1.6) & (z_P < start - 1.0) & own_lanes_P
         white_P |= (stripes_P | stop_line_P) & on_carriageway_P
     if street.crossing:
-        for near, far in ((street.road_to + 0.9, street.road_to + 3.6), (street.road_from - 3.6, street.road_from - 0.9)):
+        for near, far in (
+            (street.road_to + 0.9, street.road_to + 3.6),
+            (street.road_from - 3.6, street.road_from - 0.9),
+        ):
             white_P |= in_crossing_P & (s_P > near) & (s_P < far) & (np.mod(z_P, 1.2) < 0.62)
     for s, z in street.arrows:
         side_P, along_P = np.abs(s_P - s), z_P - z
@@ -153,8 +178,8 @@ def _bare_ground(
     fine_P: Floats,
     offsets: tuple[float, ...],
 ) -> Floats:
-    colours = np.stack([linear((0.36, 0.36, 0.37)), linear((0.60, 0.58, 0.56)), linear((0.70, 0.69, 0.67)), linear(weather.grass)])
-    tracks_P = look_up(noise_table(), s_P * 16.0 + offsets[2], z_P * 0.4 + offsets[3])
+    colours_3K = np.hstack([linear(c) for c in (ASPHALT, PAVING, KERBSTONE, weather.grass)])
+    tracks_P = look_up(noise_table(), s_P * 16.0 + offsets[2], z_P * 1.0 + offsets[3])
     tone_P = 1.0 + 0.25 * coarse_P + 0.5 * fine_P
     tone_P += np.where(kind_P == Ground.ROAD, 0.22 * tracks_P, 0.0)
     tone_P += np.where(kind_P == Ground.GRASS, 0.9 * fine_P + 0.3 * coarse_P, 0.0)
@@ -162,11 +187,11 @@ def _bare_ground(
     tone_P -= np.where((kind_P == Ground.SIDEWALK) & joint_P, 0.28 / (1.0 + 0.05 * z_P), 0.0)
     slab_P = look_up(grain_table(), np.floor(s_P / 1.5) + 300.0, np.floor(z_P / 1.5) + offsets[1])
     tone_P += np.where(kind_P == Ground.SIDEWALK, 0.22 * (slab_P - 0.5), 0.0)
-    return cast(Floats, colours[kind_P] * np.maximum(tone_P, 0.2)[:, None].astype(np.float32))
+    return np.take(colours_3K, kind_P, axis=1) * np.maximum(tone_P, 0.2).astype(np.float32)
 
 
 def _snow_on_ground(
-    albedo_P3: Floats,
+    albedo_3P: Floats,
     street: Street,
     kind_P: npt.NDArray[np.uint8],
     s_P: Floats,
@@ -175,16 +200,16 @@ def _snow_on_ground(
     offsets: tuple[float, ...],
 ) -> Floats:
     """Deep on grass and pavements, trodden paths on the latter; slush between the wheel tracks on the road."""
-    drift_P = look_up(noise_table(), s_P * 5.0 + offsets[3], z_P * 1.2 + offsets[2])
+    drift_P = look_up_smooth(noise_table(), s_P * 5.0 + offsets[3], z_P * 1.2 + offsets[2])
     depth_K = np.array([0.30, 0.80, 0.80, 1.05], dtype=np.float32)
     cover_P = depth_K[kind_P] + 0.45 * drift_P + 0.25 * coarse_P
-    lanes = np.array(street.lanes_ahead + street.lanes_against, dtype=np.float32)
-    from_lane_P = np.min(np.abs(s_P[:, None] - lanes[None, :]), axis=1)
-    in_track_P = np.abs(from_lane_P - 0.8) < 0.35
-    cover_P += np.where(kind_P == Ground.ROAD, np.where(in_track_P, -0.35, 0.12), 0.0)
+    lanes = street.lanes_ahead + street.lanes_against
+    from_lane_P = functools.reduce(np.minimum, [np.abs(s_P - lane) for lane in lanes])
+    track_P = np.maximum(1.0 - np.square((from_lane_P - 0.8) / 0.5), 0.0)
+    cover_P += np.where(kind_P == Ground.ROAD, 0.15 - 0.5 * track_P, 0.0)
     share_P = smoothstep(0.25, 0.75, cover_P.astype(np.float32))
     share_P *= np.where(kind_P == Ground.ROAD, np.float32(0.72), np.float32(1.0))
-    return blend(albedo_P3, linear(SNOW), share_P.astype(np.float32))
+    return blend(albedo_3P, linear(SNOW), share_P.astype(np.float32))
 
 
 # --- Walls, leaves, fences -------------------------------------------------------------------------------------------
@@ -210,15 +235,15 @@ def paint_facades(surface: Surface, at: Indices, row_P: npt.NDArray[np.intp], sc
     fine_P = look_up(grain_table(), along_P * 7.0, height_P * 14.0) - 0.5
     stain_P = look_up(noise_table(), along_P * 6.0 + wall.seed, height_P * 2.0)
     tone_P = 1.0 + 0.16 * stain_P + 0.28 * fine_P / (1.0 + 0.06 * z_P)
-    albedo_P3 = wall.colours[:, 0] * tone_P[:, None]
+    albedo_3P = wall.planar_colours(0) * tone_P
     trim_P = (top_P < 0.9) | ((up_P < 0.09) & ~shop_P) | (height_P < 0.5)
-    albedo_P3 = np.where(trim_P[:, None], wall.colours[:, 1], albedo_P3)
+    albedo_3P = np.where(trim_P, wall.planar_colours(1), albedo_3P)
     awning_P = shop_P & (height_P > 2.9) & (height_P < 3.8)
-    albedo_P3 = np.where(awning_P[:, None], wall.colours[:, 2], albedo_P3)
+    albedo_3P = np.where(awning_P, wall.planar_colours(2), albedo_3P)
     if weather.snow:
-        albedo_P3[(top_P < 0.6) | (awning_P & (height_P > 3.45))] = linear(SNOW)
+        albedo_3P[:, (top_P < 0.6) | (awning_P & (height_P > 3.45))] = linear(SNOW)
     random_P = look_up(grain_table(), column_P + wall.seed * 7.0, storey_P * 3.0 + wall.seed + 64.0)
-    surface.albedo_P3[at] = np.where(pane_P[:, None], (0.02 + 0.05 * random_P)[:, None], albedo_P3)
+    surface.albedo_3P[:, at] = np.where(pane_P, 0.02 + 0.05 * random_P, albedo_3P)
     _light_panes(surface, at[pane_P], random_P[pane_P], shop_P[pane_P], weather)
 
 
@@ -226,40 +251,44 @@ def _light_panes(surface: Surface, at: Indices, random_P: Floats, shop_P: Bools,
     if weather.dark:
         lit_P = random_P > np.where(shop_P, 0.35, 0.68)
         warmth_P = np.mod(random_P * 37.0, 1.0).astype(np.float32)
-        tint_P3 = blend(np.full((len(at), 3), linear((1.0, 0.80, 0.52))), linear((0.85, 0.92, 1.0)), 0.6 * warmth_P)
-        surface.emitted_P3[at] = tint_P3 * (lit_P * (0.25 + 0.45 * warmth_P))[:, None]
+        tint_3P = blend(linear((1.0, 0.80, 0.52)), linear((0.85, 0.92, 1.0)), 0.6 * warmth_P)
+        surface.emitted_3P[:, at] = tint_3P * (lit_P * (0.25 + 0.45 * warmth_P))
     else:
         sky_P = 0.10 + 0.22 * random_P
-        surface.emitted_P3[at] = linear(weather.zenith) * sky_P[:, None]
+        surface.emitted_3P[:, at] = linear(weather.zenith) * sky_P
 
 
 class FacadeColumns:
     """The fields of each sub-pixel's facade."""
 
     def __init__(self, facades: list[Facade], row_P: npt.NDArray[np.intp]) -> None:
-        numbers_FK = np.array([facade[:11] for facade in facades], dtype=np.float32)
+        numbers_KF = np.array([facade[:11] for facade in facades], dtype=np.float32).T
         (self.x0, self.z0, self.dx, self.dz, self.height_m, self.floor_m, self.bay_m,
-         self.window_width, self.window_height, self.shop, self.seed) = numbers_FK[row_P].T  # fmt: skip
-        colours_F33 = np.square(np.array([[f.wall, f.trim, f.awning] for f in facades], dtype=np.float32))
-        self.colours: Floats = colours_F33[row_P]
+         self.window_width, self.window_height, self.shop, self.seed) = np.take(numbers_KF, row_P, axis=1)  # fmt: skip
+        self._row_P = row_P
+        self._colours_F33 = np.square(np.array([[f.wall, f.trim, f.awning] for f in facades], dtype=np.float32))
+
+    def planar_colours(self, which: int) -> Floats:
+        """The wall's colour (0), its trim's (1) or its awning's (2)."""
+        return np.take(self._colours_F33[:, which].T, self._row_P, axis=1)
 
 
 def paint_foliage(
     surface: Surface, at: Indices, species_P: Floats, tone_P: Floats, weather: Weather, offsets: tuple[float, ...]
 ) -> None:
     """Leaves in the season's colours, lighter towards the top of a crown (`tone`)."""
-    leaves = np.stack([linear(colour) for colour in weather.leaves])
-    which_P = np.minimum((species_P * 3.0).astype(np.int64), 2)
+    leaves_3K = np.hstack([linear(colour) for colour in weather.leaves])
+    which_P = np.minimum((species_P * 3.0).astype(np.intp), 2)
     x_P, y_P, z_P = surface.x_P[at], surface.y_P[at], surface.z_P[at]
-    leaf_m = 0.07 + 0.004 * z_P
+    leaf_m = z_P * np.float32(0.004) + np.float32(0.07)
     grain_P = look_up(grain_table(), (x_P + z_P) / leaf_m + offsets[0], y_P / leaf_m + offsets[1]) - 0.5
     clump_P = look_up(noise_table(), (x_P + z_P) * 9.0 + offsets[2], y_P * 9.0 + offsets[3])
     light_P = np.maximum(1.0 + 0.55 * tone_P + 0.75 * grain_P + 0.35 * clump_P, 0.15)
-    albedo_P3 = leaves[which_P] * light_P[:, None]
+    albedo_3P = np.take(leaves_3K, which_P, axis=1) * light_P
     if weather.snow:
         share_P = smoothstep(0.1, 0.7, tone_P * 0.6 + grain_P * 0.9 + clump_P * 0.5)
-        albedo_P3 = blend(albedo_P3, linear(SNOW), 0.8 * share_P)
-    surface.albedo_P3[at] = albedo_P3
+        albedo_3P = blend(albedo_3P, linear(SNOW), 0.8 * share_P)
+    surface.albedo_3P[:, at] = albedo_3P
 
 
 def paint_fences(surface: Surface, at: Indices, bars_per_m_P: Floats) -> None:
@@ -267,6 +296,6 @@ def paint_fences(surface: Surface, at: Indices, bars_per_m_P: Floats) -> None:
     along_P = (surface.x_P[at] + surface.z_P[at]) * bars_per_m_P
     height_P = surface.y_P[at]
     gap_P = (np.mod(along_P, 1.0) > 0.5) & (bars_per_m_P > 1.0)
-    rail_P = (np.mod(height_P * 2.2, 1.0) > 0.75) | (np.mod(along_P, 1.0) < 0.04)
-    tone_P = np.where(gap_P & ~rail_P, 0.35, np.where(rail_P, 0.8, 1.0)) / (1.0 + 0.0 * height_P)
-    surface.albedo_P3[at] *= tone_P[:, None].astype(np.float32)
+    rail_P = (np.mod(height_P * 2.2, 1.0) > 0.75) | ((bars_per_m_P > 0) & (np.mod(along_P, 1.0) < 0.04))
+    tone_P = np.where(gap_P & ~rail_P, 0.35, np.where(rail_P, 0.8, 1.0))
+    surface.albedo_3P[:, at] *= tone_P.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The nine conditions of `town`: what light, air, leaves and snow each has. Only numbers; `townscape.render` applies them.
+"""The nine conditions of `town`: what light, air, leaves and snow each has. Only numbers; `render` applies them.
 
 Colours of surfaces and of the sky are display RGB (0 … 1); light is linear RGB that multiplies a surface's linear
 colour. Angles of the sun: azimuth from the view axis to the right, elevation above the horizon. Pairs are ranges from
@@ -39,7 +39,7 @@ FROSTED: tuple[Colour, Colour, Colour] = ((0.62, 0.60, 0.60), (0.54, 0.50, 0.49)
 
 WEATHERS: dict[str, Weather] = {
     "dawn": Weather(
-        sun=(1.25, 0.78, 0.56), sun_azimuth_deg=(-75, 75), sun_elevation_deg=(10, 20), ambient=(0.40, 0.40, 0.50),
+        sun=(1.90, 1.12, 0.76), sun_azimuth_deg=(-80, 80), sun_elevation_deg=(10, 20), ambient=(0.36, 0.37, 0.48),
         zenith=(0.44, 0.56, 0.80), horizon=(0.96, 0.80, 0.74), cloud=(0.98, 0.78, 0.76), cloud_cover=0.45,
         haze_per_m=(0.003, 0.007), leaves=GREEN, grass=(0.36, 0.45, 0.20),
     ),
@@ -51,28 +51,28 @@ WEATHERS: dict[str, Weather] = {
     "fog": Weather(
         sun=(0.0, 0.0, 0.0), sun_azimuth_deg=(-90, 90), sun_elevation_deg=(30, 40), ambient=(0.68, 0.70, 0.72),
         zenith=(0.74, 0.76, 0.78), horizon=(0.79, 0.81, 0.82), cloud=(0.79, 0.81, 0.82), cloud_cover=0.0,
-        haze_per_m=(0.028, 0.055), leaves=GREEN, grass=(0.34, 0.42, 0.20),
+        haze_per_m=(0.020, 0.042), leaves=GREEN, grass=(0.34, 0.42, 0.20),
     ),
     "night": Weather(
         sun=(0.035, 0.045, 0.075), sun_azimuth_deg=(-60, 60), sun_elevation_deg=(35, 50),
-        ambient=(0.030, 0.036, 0.060), zenith=(0.03, 0.04, 0.09), horizon=(0.15, 0.14, 0.19),
+        ambient=(0.045, 0.052, 0.080), zenith=(0.03, 0.04, 0.09), horizon=(0.15, 0.14, 0.19),
         cloud=(0.12, 0.11, 0.14), cloud_cover=0.3, haze_per_m=(0.002, 0.005), leaves=GREEN,
         grass=(0.34, 0.44, 0.18), dark=True, noise=0.028,
     ),
     "spring": Weather(
-        sun=(0.98, 0.95, 0.85), sun_azimuth_deg=(-150, 150), sun_elevation_deg=(38, 50), ambient=(0.46, 0.50, 0.58),
+        sun=(1.20, 1.15, 1.02), sun_azimuth_deg=(-150, 150), sun_elevation_deg=(38, 50), ambient=(0.42, 0.46, 0.54),
         zenith=(0.40, 0.62, 0.90), horizon=(0.80, 0.90, 0.97), cloud=(0.98, 0.98, 0.99), cloud_cover=0.55,
         haze_per_m=(0.0015, 0.003), leaves=SPRING, grass=(0.42, 0.60, 0.22),
     ),
     "summer": Weather(
-        sun=(1.35, 1.28, 1.08), sun_azimuth_deg=(-160, 160), sun_elevation_deg=(50, 66), ambient=(0.40, 0.44, 0.52),
+        sun=(1.50, 1.42, 1.20), sun_azimuth_deg=(-160, 160), sun_elevation_deg=(50, 66), ambient=(0.34, 0.38, 0.46),
         zenith=(0.20, 0.47, 0.86), horizon=(0.70, 0.84, 0.95), cloud=(1.0, 1.0, 1.0), cloud_cover=0.3,
         haze_per_m=(0.001, 0.0025), leaves=GREEN, grass=(0.40, 0.52, 0.18),
     ),
     "sunset": Weather(
-        sun=(1.50, 0.66, 0.22), sun_azimuth_deg=(-50, 50), sun_elevation_deg=(8, 14), ambient=(0.32, 0.27, 0.33),
+        sun=(2.40, 0.98, 0.30), sun_azimuth_deg=(-60, 60), sun_elevation_deg=(8, 14), ambient=(0.32, 0.27, 0.34),
         zenith=(0.32, 0.36, 0.60), horizon=(1.0, 0.62, 0.28), cloud=(0.96, 0.52, 0.34), cloud_cover=0.5,
-        haze_per_m=(0.003, 0.007), leaves=GREEN, grass=(0.42, 0.44, 0.18),
+        haze_per_m=(0.002, 0.0045), leaves=GREEN, grass=(0.42, 0.44, 0.18),
     ),
     "winter": Weather(
         sun=(0.34, 0.34, 0.34), sun_azimuth_deg=(-150, 150), sun_elevation_deg=(16, 26), ambient=(0.62, 0.65, 0.72),
@@ -81,7 +81,7 @@ WEATHERS: dict[str, Weather] = {
     ),
     "winter-night": Weather(
         sun=(0.045, 0.055, 0.085), sun_azimuth_deg=(-60, 60), sun_elevation_deg=(35, 50),
-        ambient=(0.032, 0.040, 0.066), zenith=(0.05, 0.06, 0.11), horizon=(0.20, 0.19, 0.24),
+        ambient=(0.045, 0.053, 0.082), zenith=(0.05, 0.06, 0.11), horizon=(0.20, 0.19, 0.24),
         cloud=(0.17, 0.16, 0.20), cloud_cover=0.6, haze_per_m=(0.004, 0.010), leaves=FROSTED,
         grass=(0.55, 0.53, 0.46), snow=1.0, dark=True, noise=0.028,
     ),
