@@ -41,6 +41,8 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "", flat=True)
+    if options.json is not None:
+        storage.check_writable(options.json.rpartition("/")[0] or ".")
     tables = evaluate(options)
     print_conditions(tables, f"{tables['checkpoint']} on {options.data}")
     if options.json is not None:

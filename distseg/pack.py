@@ -96,6 +96,7 @@ class Inspect:
     """Photographs in a row of the sheet."""
 
 
+_NAMES = ("camvid", "town", "verify", "inspect")
 _Command = (
     Annotated[PackCamVid, tyro.conf.subcommand("camvid")]
     | Annotated[PackTown, tyro.conf.subcommand("town")]
@@ -105,6 +106,9 @@ _Command = (
 
 
 def main(arguments: Sequence[str]) -> int:
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in _NAMES:
+        known = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
+        raise ConfigError(f"{arguments[0]!r}: no such data set or command; choose {known}")
     command = cli.parse(
         _Command,
         arguments,

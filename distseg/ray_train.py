@@ -8,6 +8,8 @@ goes on from the newest undamaged checkpoint. Errors that a restart would only r
 import contextlib
 import logging
 import os
+import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 CHECKPOINTS_KEPT = checkpoint.NUM_BEST_KEPT
 NO_SCORE = -1.0  # of a checkpoint without an evaluation; Ray Train complains of each that has none
 POLL_INTERVAL_S = "0.2"  # a checkpoint counts only once Ray Train's controller has polled for it (its default: 2 s)
+CONNECT_TIMEOUT_S = 10.0
 COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
 
 
@@ -55,7 +58,7 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     run.open(config, manifest, _job_id())
     status = "FAILED"
     try:
-        with _watching(show) as watcher:
+        with _watching(show) as watcher, _interruptible():
             _trainer(config, run, manifest.digest, watcher).fit()
         status = "FINISHED"
     except TrainingFailedError as error:
@@ -81,6 +84,7 @@ def join_cluster(run_uri: str) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     if ray.is_initialized():
         return
+    check_address(os.environ.get("RAY_ADDRESS", ""))
     try:
         needs_plain = storage.is_s3(run_uri) and not PLAIN_CHECKSUMS.keys() & os.environ.keys()
         env_vars = PLAIN_CHECKSUMS if needs_plain else {}
@@ -94,6 +98,20 @@ def join_cluster(run_uri: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS", "")
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}") from None
+
+
+def check_address(address: str) -> None:
+    """Raises ResourceError if nobody listens at a host:port; Ray itself would try for minutes and say nothing."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # none, "auto" or "local"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ResourceError(
+            f"RAY_ADDRESS = {address}: no Ray cluster answers there ({error.strerror or error}); "
+            "start one, correct it or unset it"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -201,6 +219,21 @@ def _show_item(item: tuple[int, dict[str, float]] | str, show: Show | None) -> N
         log.warning("%s", item)
     elif show is not None:
         show(*item)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by stopping the workers and then leaving the program; here it is a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():  # as in a search, where Ray Train leaves signals alone
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 class _StopOnOurErrors(UserCallback):

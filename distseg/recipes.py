@@ -91,6 +91,8 @@ def load(target: str) -> RunConfig:
         raise ConfigError(f"--recipe {target!r}: cannot import {module_name} ({error})") from None
     except AttributeError:
         raise ConfigError(f"--recipe {target!r}: {module_name} has no function {function_name}") from None
+    if not callable(function):
+        raise ConfigError(f"--recipe {target!r}: {function_name} is of type {type(function).__name__}, not a function")
     config = function()
     if not isinstance(config, RunConfig):
         raise ConfigError(f"--recipe {target!r}: returned {type(config).__name__}, not a distseg.config.RunConfig")

@@ -8,11 +8,13 @@ function `name` below makes; `{out}` is a directory that is not there.
 import contextlib
 import functools
 import importlib
+import io
 import json
 import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +25,6 @@ from PIL import Image
 
 from distseg import checkpoint, cli, s3
 from distseg.config import (
-    CheckpointConfig,
     DataConfig,
     ModelConfig,
     OptimConfig,
@@ -186,7 +187,6 @@ def config(places: Places, path: Path) -> None:
         optim=OptimConfig(lr=0.01, max_steps=1),
         data=DataConfig(uri=str(places["town"]), batch_size=4, crop_px=(32, 32), num_threads=1),
         scaling=ScalingConfig(num_workers=2),
-        checkpoint=CheckpointConfig(uri=str(places.folder / "runs")),
         tracking=TrackingConfig(uri="off"),
         precision="fp32",
     )
@@ -230,13 +230,16 @@ def weights_of_resnet34(places: Places, path: Path) -> None:
 
 def run(places: Places, path: Path) -> None:
     """A run that ended well."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(None):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         patch.setenv("RANK", "0")
-        patch.setattr(sys, "argv", ["train", "--config", str(places["config"]), "--scaling.num_workers", "1"])
-        with pytest.raises(SystemExit, match="0"):
-            cli.run(importlib.import_module("distseg.train").main)
-    (made,) = (places.folder / "runs").iterdir()
-    made.rename(path)
+        options = ["--checkpoint.uri", folder, "--scaling.num_workers", "1"]
+        assert call("train", ["--config", str(places["config"]), *options], patch) == 0
+        (made,) = Path(folder).iterdir()
+        shutil.move(made, path)
 
 
 def run_without_weights(places: Places, path: Path) -> None:
@@ -365,8 +368,10 @@ CASES = {
     "pack: not writable": Bad(
         "pack town --train 1 --val 0 --out {file}/data", 1, ("file/data", "a file where a directory")
     ),
-    "pack: unknown data set": Bad("pack kitti --root {empty} --out {out}", 2, ("kitti", "camvid")),
-    "verify: no manifest": Bad("pack verify {empty}", 1, ("no manifest.json", "/empty")),
+    "pack: unknown data set": Bad(
+        "pack kitti --root {empty} --out {out}", 2, ("'kitti'", "camvid, town, verify or inspect")
+    ),
+    "inspect: no manifest": Bad("pack inspect {empty}", 1, ("no manifest.json", "/empty")),
     # weights and checkpoints
     "weights not there": Bad(TRAIN + " --model.pretrained {out}/w.pt", 1, ("out/w.pt", "no such file")),
     "weights not loadable": Bad(
@@ -393,7 +398,7 @@ CASES = {
         "evaluate --checkpoint {run} --data {town} --conditions fog", 1, ("'fog'", "day, night")
     ),
     "evaluate: table not writable": Bad(
-        "evaluate --checkpoint {run} --data {town} --json {file}/t.json", 1, ("file/t.json", "a file where a directory")
+        "evaluate --checkpoint {run} --data {town} --json {file}/t.json", 1, ("file/t.json", "file", "directory")
     ),
     "evaluate: damaged image": Bad(
         "evaluate --checkpoint {run} --data {flipped_bytes} --split train", 1, (FIRST_SHARD, "not as packed")
@@ -416,7 +421,7 @@ CASES = {
     "resume on other data": Bad(
         "train --resume {run} --data.uri {fewer_classes}", 1, ("fewer_classes", "manifest changed")
     ),
-    "no cluster": Bad(TRAIN, 1, ("no Ray cluster answers at 127.0.0.1:1",)),
+    "no cluster": Bad(TRAIN, 1, ("RAY_ADDRESS = 127.0.0.1:1", "no Ray cluster answers", "start one")),
     "GPU without Ray": Bad(ALONE + " --scaling.gpu True", 1, ("scaling.gpu = True", "no GPU"), alone=True),
     "job: unreachable": Bad(
         "cluster.submit --address http://127.0.0.1:1 -- true", 1, ("http://127.0.0.1:1", "--address")

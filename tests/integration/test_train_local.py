@@ -156,3 +156,28 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(
     assert recorded.values("train/loss")[:NUM_STEPS] == losses
     assert recorded.values("train/resumed_at") == [NUM_STEPS]
     assert recorded.run.info.status == "FINISHED"
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(folder: Path, ray: dict[str, str]) -> None:
+    tracked = {"tracking.experiment": "interrupted", "checkpoint.every_steps": 3, "evaluate.every_steps": 0}
+    endless = arguments(**tracked, **{"optim.max_steps": 100_000, "data.uri": folder / "town"})
+    with programs.start(folder / "interrupted", ray, "distseg.train", "town", *endless) as program:
+        program.wait_for_step(10)
+        programs.interrupt(program)
+        ended = program.wait()
+    assert ended.code == 130, ended.err
+    assert "Traceback" not in ended.err and "error:" not in ended.err
+    store = f"sqlite:///{folder}/interrupted/runs/mlflow.db"
+    assert only_run(store, "interrupted").run.info.status == "KILLED"
+
+    (run_folder,) = (folder / "interrupted/runs/checkpoints").iterdir()
+    found = checkpoint.newest(str(run_folder))
+    assert found is not None
+    end = found[1].step + 2
+    more = ("--resume", str(run_folder), "--optim.max_steps", str(end), "--tracking.uri", store)
+    ended = programs.run(folder / "again", programs.alone(), "distseg.train", *more)
+    assert ended.code == 0, ended.err
+    recorded = only_run(store, "interrupted")
+    assert set(range(1, end + 1)) <= set(recorded.steps("train/loss"))
+    assert recorded.values("train/resumed_at") == [found[1].step]
+    assert recorded.run.info.status == "FINISHED"

@@ -19,6 +19,15 @@ SPHERE: tuple[Point, ...] = (
 )  # fmt: skip
 
 
+SMALL_END_M = 26.0
+"""What is slim or small (posts, signs, lights, people, bicycles) stands no farther away than this: in 128 rows
+it would be a pixel or two, which no network at output stride 8 can learn and no eye can check."""
+
+
+def is_too_far(x: float, z: float) -> bool:
+    return distance(x, z) > SMALL_END_M
+
+
 def distance(x: float, z: float) -> float:
     return math.hypot(x, z)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from distseg.data.townscape import buildings, things, traffic
 from distseg.data.townscape.scene import Colour, Facade, Face, Ground, Label, Line, Material, Scene, Street
-from distseg.data.townscape.shapes import post, shade
+from distseg.data.townscape.shapes import SMALL_END_M, post, shade
 
 SITES = ("highway", "new-york")
 NEAR_M = 4.5  # nothing stands closer to the camera
@@ -56,7 +56,7 @@ def _avenue(rng: np.random.Generator) -> Street:
         lines += [Line(s=left - lane * i, width_m=0.22, period_m=7.5, dash_m=3.2) for i in range(1, against)]
     road_from, road_to = left - against * lane - parking, right + parking
     lines += [Line(s=road_to - parking, width_m=0.2), Line(s=road_from + parking, width_m=0.2)]
-    crossing_z = rng.uniform(17.0, 45.0)
+    crossing_z = rng.uniform(11.0, 24.0)
     has_crossing = rng.random() < 0.7
     kerb = 0.3
     arrow_s = [left + lane * (i + 0.5) for i in range(ahead)]
@@ -172,11 +172,11 @@ def _kerbside_thing(scene: Scene, x: float, z: float, outward: float, lamp: bool
     choice = rng.random()
     if lamp:
         things.street_lamp(scene, x, z, -outward)
-    elif choice < 0.36:
+    elif choice < 0.26:
         things.tree(scene, x + outward * 0.4, z, rng.uniform(5.0, 8.0), rng)
-    elif choice < 0.72:
+    elif choice < 0.76:
         things.road_sign(scene, x, z, int(rng.integers(6)), rng.uniform(0.95, 1.3))
-    elif choice < 0.82:
+    elif choice < 0.84:
         things.bush(scene, x + outward * 0.4, z, rng.uniform(0.9, 1.4), rng)
 
 
@@ -226,7 +226,7 @@ def _people(scene: Scene, rng: np.random.Generator) -> None:
     """Walkers on both pavements, cyclists beside the parked cars, and bicycles left at the kerb."""
     street = scene.street
     for outward, edge in ((-1.0, street.road_from), (1.0, street.road_to)):
-        for z in rng.uniform(6.0, 45.0, int(rng.integers(4, 9))).tolist():
+        for z in rng.uniform(6.0, SMALL_END_M, int(rng.integers(4, 9))).tolist():
             if not _in_crossing(street, z, margin_m=-1.0):
                 s = edge + outward * rng.uniform(1.6, WALK_M - 1.0)
                 traffic.pedestrian(scene, street.centre(z) + s, z, rng)
@@ -288,7 +288,7 @@ def _carriageways(rng: np.random.Generator) -> Street:
         road_to=road_to,
         lanes_ahead=tuple(left + lane * (i + 0.5) for i in range(num_lanes)),
         lanes_against=tuple(other_left + lane * (i + 0.5) for i in range(2)),
-        zebras=(rng.uniform(14.0, 32.0),) if rng.random() < 0.25 else (),
+        zebras=(rng.uniform(11.0, 24.0),) if rng.random() < 0.25 else (),
         arrows=((0.0, rng.uniform(7.0, 11.0)),) if rng.random() < 0.3 else (),
     )  # fmt: skip
 
@@ -350,16 +350,16 @@ def _roadside(scene: Scene, rng: np.random.Generator) -> None:
         for z in np.arange(rng.uniform(8.0, 24.0), END_M, 28.0).tolist():
             things.street_lamp(scene, street.centre(z) + right + 0.3, z, -1.0, 9.0)
     if rng.random() < 0.6:
-        for z in np.arange(rng.uniform(8.0, 24.0), END_M, 24.0).tolist():
+        for z in np.arange(rng.uniform(8.0, 24.0), SMALL_END_M, 24.0).tolist():
             post(scene, street.centre(z) + street.bounds[2] - 1.2, z, 8.0, 0.32, (0.38, 0.30, 0.24), Label.POLE)
-    for z in np.sort(rng.uniform(7.5, 45.0, int(rng.integers(2, 5)))).tolist():
+    for z in np.sort(rng.uniform(7.5, SMALL_END_M, int(rng.integers(2, 5)))).tolist():
         things.road_sign(
             scene, street.centre(z) + right + rng.uniform(0.0, 0.4), z, int(rng.integers(6)), rng.uniform(1.1, 1.5)
         )
     if rng.random() < 0.45:
         z = rng.uniform(18.0, 60.0)
         things.gantry(scene, street.centre(z) + street.road_from - 0.8, street.centre(z) + right, z, rng)
-    for start in street.zebras or ((rng.uniform(12.0, 34.0),) if rng.random() < 0.35 else ()):
+    for start in street.zebras or ((rng.uniform(9.0, 24.0),) if rng.random() < 0.35 else ()):
         for s in (right, street.road_from - 0.8):
             things.traffic_light(scene, street.centre(start) + s, start, 0.0, rng)
 

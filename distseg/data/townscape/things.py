@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from distseg.data.townscape.scene import Colour, Face, Label, Lamp, Material, Point, Scene
-from distseg.data.townscape.shapes import DARK, STEEL, ball, blob, distance, post, ring, shade, upright
+from distseg.data.townscape.shapes import DARK, STEEL, ball, blob, distance, is_too_far, post, ring, shade, upright
 
 
 def foliage(
@@ -46,8 +46,10 @@ def bush(scene: Scene, x: float, z: float, size_m: float, rng: np.random.Generat
 
 def street_lamp(scene: Scene, x: float, z: float, towards: float, height_m: float = 8.0) -> None:
     """A lamp post whose arm reaches over the road; `towards` is -1 or 1."""
+    if is_too_far(x, z):
+        return
     key = distance(x, z)
-    post(scene, x, z, height_m, 0.30, STEEL, Label.POLE)
+    post(scene, x, z, height_m, 0.42, STEEL, Label.POLE)
     tip = x + 1.9 * towards
     arm = [(x, height_m - 0.1, z), (x, height_m + 0.12, z), (tip, height_m + 0.32, z), (tip, height_m + 0.12, z)]
     scene.faces.append(Face(arm, Label.POLE, Material.PLAIN, shade(STEEL, 0.8), key))
@@ -59,9 +61,11 @@ def street_lamp(scene: Scene, x: float, z: float, towards: float, height_m: floa
 
 def traffic_light(scene: Scene, x: float, z: float, arm_m: float, rng: np.random.Generator) -> None:
     """A mast with a light at eye height and, if `arm_m` is not 0, another one over the road."""
+    if is_too_far(x, z):
+        return
     key = distance(x, z)
     height = 5.6 if arm_m else 3.4
-    post(scene, x, z, height, 0.32, (0.28, 0.32, 0.30), Label.POLE)
+    post(scene, x, z, height, 0.42, (0.28, 0.32, 0.30), Label.POLE)
     housing: Colour = (0.78, 0.58, 0.10) if rng.random() < 0.5 else (0.12, 0.14, 0.13)
     lit = int(rng.integers(3))
     signal_head(scene, x, 3.25 if arm_m else height, z - 0.1, lit, housing)
@@ -87,8 +91,10 @@ def signal_head(scene: Scene, x: float, y: float, z: float, lit: int, housing: C
 
 def road_sign(scene: Scene, x: float, z: float, kind: int, size_m: float) -> None:
     """A sign on a post: 0 prohibition, 1 warning, 2 stop, 3 blue information, 4 green name plate, 5 yellow diamond."""
+    if is_too_far(x, z):
+        return
     key, y = distance(x, z), 2.2 + size_m / 2
-    post(scene, x, z, y, 0.20, STEEL, Label.POLE)
+    post(scene, x, z, y, 0.30, STEEL, Label.POLE)
     red, white, blue, green = (0.75, 0.06, 0.08), (0.93, 0.93, 0.92), (0.08, 0.25, 0.62), (0.05, 0.38, 0.22)
     r = size_m / 2
 

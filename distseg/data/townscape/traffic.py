@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distseg.data.townscape.scene import Colour, Face, Label, Material, Point, Scene
-from distseg.data.townscape.shapes import DARK, STEEL, ball, distance, ring, shade, upright
+from distseg.data.townscape.shapes import DARK, STEEL, ball, distance, is_too_far, ring, shade, upright
 
 CAR_COLOURS: tuple[Colour, ...] = (
     (0.80, 0.81, 0.82), (0.12, 0.12, 0.14), (0.55, 0.57, 0.60), (0.62, 0.08, 0.08), (0.10, 0.20, 0.45),
@@ -57,6 +57,8 @@ BODIES: dict[str, tuple[Profile, tuple[int, ...], Profile]] = {
 
 def pedestrian(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
     """A walker, seen from the front or the side."""
+    if is_too_far(x, z):
+        return
     height, stride = rng.uniform(1.55, 1.92), rng.uniform(0.04, 0.24)
     coat, trousers = (CLOTHES[i] for i in rng.choice(len(CLOTHES), 2, replace=False))
     hip, neck = 0.48 * height, 0.84 * height
@@ -106,6 +108,8 @@ def body_part(scene: Scene, points: Sequence[Point], colour: Colour, x: float, z
 
 def bicycle(scene: Scene, x: float, z: float, yaw: float, ridden: bool, rng: np.random.Generator) -> None:
     """A bicycle in the upright plane that makes the angle `yaw` with the picture's, and its rider."""
+    if is_too_far(x, z):
+        return
     key, cos, sin = distance(x, z), math.cos(yaw), math.sin(yaw)
     paint = CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]
 
