@@ -224,7 +224,9 @@ def _show_item(item: tuple[int, dict[str, float]] | str, show: Show | None) -> N
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Ray Train answers Ctrl-C by stopping the workers and then leaving the program; here it is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():  # as in a search, where Ray Train leaves signals alone
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # as in a search, where Ray Train leaves signals alone
         yield
         return
     handler = signal.getsignal(signal.SIGINT)

@@ -185,7 +185,7 @@ def make_bucket() -> str:
     import boto3
 
     bucket = f"test-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3").create_bucket(Bucket=bucket)
+    boto3.Session().client("s3").create_bucket(Bucket=bucket)  # not the default session: it keeps old credentials
     return f"s3://{bucket}"
 
 
