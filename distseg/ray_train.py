@@ -195,7 +195,7 @@ def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue) 
 
 @contextlib.contextmanager
 def _watching(show: Show | None) -> Iterator[Queue]:
-    """A queue into which rank 0 puts (step, metrics) and all ranks their warnings, shown by a thread of this process."""
+    """A queue for rank 0's (step, metrics) and the warnings of all ranks, shown by a thread of this process."""
     watcher = Queue(actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}})
     done = threading.Event()
 

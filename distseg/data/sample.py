@@ -73,5 +73,3 @@ class LabelSpace:
             outside = sorted(int(i) for i in np.unique(raw_HW[train_HW < 0]))
             raise DataError(f"{source}: label ids {outside[:8]} are outside the label space {self.name}")
         return train_HW.astype(np.uint8)
-
-

@@ -1,8 +1,8 @@
 """Every kind of bad input ends a program with the right exit code and one line: what, which value, what to do.
 
-Programs are called in this process as the command line would; `train` up to where it would join a Ray cluster, or, where
-a case says `alone`, as the only rank of a training without Ray. In a command `{name}` is a file or directory that the
-function `name` below makes; `{out}` is a directory that is not there.
+Programs are called in this process as the command line would; `train` up to where it would join a Ray cluster, or,
+where a case says `alone`, as the only rank of a training without Ray. In a command `{name}` is a file or directory that
+the function `name` below makes; `{out}` is a directory that is not there.
 """
 
 import contextlib
@@ -481,7 +481,7 @@ def call(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) ->
     """As `python -m` would."""
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     if program == "cluster.submit":
-        return importlib.import_module(program).main(arguments)
+        return int(importlib.import_module(program).main(arguments))
     with pytest.raises(SystemExit) as stopped:
         cli.run(importlib.import_module(f"distseg.{program}").main)
     assert isinstance(stopped.value.code, int)
