@@ -68,9 +68,9 @@ class PackCamVid(_Writing):
 class PackTown(_Writing):
     """The procedural data set: needs nothing but time."""
 
-    train: int = 900
+    train: int = 720
     """Frames of the train split, over nine conditions and two sites; 0 leaves the split out."""
-    val: int = 270
+    val: int = 180
     """Frames of the val split; 0 leaves it out."""
     size: tuple[int, int] = (128, 192)
     """Height and width."""

@@ -30,7 +30,7 @@ from distseg.errors import ConfigError
 from distseg.runs import Outcome, read_config
 
 PROG = "python -m distseg.train"
-TOWN_TRAIN, TOWN_VAL = 900, 270  # frames: 50 and 15 of each condition and site
+TOWN_TRAIN, TOWN_VAL = 720, 180  # frames: 40 and 10 of each condition and site
 
 log = logging.getLogger(__name__)
 

@@ -54,23 +54,24 @@ class Program:
     def err(self) -> str:
         return (self.folder / "err").read_text()
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """The first match in the output, as soon as it is there; fails if the program ends without."""
+    def wait_for(self, pattern: str) -> None:
+        """Until the output has a match; fails if the program ends without."""
+        seen = self.ends_or_prints(pattern)
+        assert seen, f"ended with {self.process.returncode} before {pattern!r}:\n{self.out}\n{self.err}"
+
+    def ends_or_prints(self, pattern: str) -> bool:
+        """Waits for either: whether the output has a match."""
         end_s = time.monotonic() + PATIENCE_S
         while True:
             has_ended = self.process.poll() is not None  # asked first: what it printed last is read below
-            if found := re.search(pattern, self.out):
-                return found
-            assert not has_ended, f"ended with {self.process.returncode} before {pattern!r}:\n{self.out}\n{self.err}"
+            is_there = re.search(pattern, self.out) is not None
+            if is_there or has_ended:
+                return is_there
             assert time.monotonic() < end_s, f"no {pattern!r} in {PATIENCE_S:.0f} s:\n{self.out}\n{self.err}"
             time.sleep(0.05)
 
     def wait_for_step(self, step: int) -> None:
         self.wait_for(rf"(?m)^step {step}/")
-
-    @property
-    def last_step(self) -> int:
-        return int(re.findall(r"(?m)^step (\d+)/", self.out)[-1])
 
     def wait(self) -> Ended:
         self.process.wait(PATIENCE_S)
@@ -153,13 +154,19 @@ def own_environment() -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[dict[str, str]]:
     """A Ray cluster of two CPUs on this machine, for programs that join it. Without the dashboard: it costs seconds."""
-    folder, port = short_directory(), free_port()
-    environment = plain_environment() | _RAY
-    options = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--num-gpus=0", "--include-dashboard=false"]
-    with start(folder, environment, "ray.scripts.scripts", "start", *options, f"--temp-dir={folder}") as head:
-        head.wait_for("Ray runtime started")
-        yield environment | {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_TMPDIR": str(folder)}
-    shutil.rmtree(folder, ignore_errors=True)
+    folder, environment = short_directory(), plain_environment() | _RAY
+    options = ["--head", "--block", "--num-cpus=2", "--num-gpus=0", "--include-dashboard=false"]
+    try:
+        with contextlib.ExitStack() as running:
+            for attempt in range(3):  # Ray gives its own processes 30 s to start: too little on a crowded machine
+                port, files = free_port(), folder / str(attempt)
+                places = [f"--port={port}", f"--temp-dir={files}"]
+                head = start(files, environment, "ray.scripts.scripts", "start", *options, *places)
+                if running.enter_context(head).ends_or_prints("Ray runtime started"):
+                    break
+            yield environment | {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_TMPDIR": str(files)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def worker_pids(environment: Mapping[str, str], run_name: str) -> list[int]:

@@ -26,7 +26,7 @@ from distseg.data.townscape.surfaces import Floats, Indices, Surface
 from distseg.data.townscape.weather import Weather
 
 OVERSAMPLING = 2
-FOCAL_LENGTH = 1.15  # of the image's height: 66 degrees across at 3:2
+FOCAL_LENGTH = 1.35  # of the image's height: 58 degrees across at 3:2
 
 
 @dataclass(frozen=True)

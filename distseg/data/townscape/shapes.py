@@ -19,7 +19,7 @@ SPHERE: tuple[Point, ...] = (
 )  # fmt: skip
 
 
-SMALL_END_M = 26.0
+SMALL_END_M = 24.0
 """What is slim or small (posts, signs, lights, people, bicycles) stands no farther away than this: in 128 rows
 it would be a pixel or two, which no network at output stride 8 can learn and no eye can check."""
 

@@ -172,11 +172,11 @@ def _kerbside_thing(scene: Scene, x: float, z: float, outward: float, lamp: bool
     choice = rng.random()
     if lamp:
         things.street_lamp(scene, x, z, -outward)
-    elif choice < 0.26:
+    elif choice < 0.18:
         things.tree(scene, x + outward * 0.4, z, rng.uniform(5.0, 8.0), rng)
-    elif choice < 0.76:
-        things.road_sign(scene, x, z, int(rng.integers(6)), rng.uniform(0.95, 1.3))
     elif choice < 0.84:
+        things.road_sign(scene, x, z, int(rng.integers(6)), rng.uniform(0.95, 1.3))
+    elif choice < 0.92:
         things.bush(scene, x + outward * 0.4, z, rng.uniform(0.9, 1.4), rng)
 
 
@@ -207,7 +207,7 @@ def _traffic(scene: Scene, density: float, rng: np.random.Generator) -> None:
     street = scene.street
     for lanes, turn in ((street.lanes_ahead, 0.0), (street.lanes_against, math.pi)):
         for s in lanes:
-            z = (10.0 if abs(s) < 1.8 else 6.0) + rng.exponential(7.0 / density)
+            z = (12.0 if abs(s) < 1.8 else 8.0) + rng.exponential(7.0 / density)
             while z < 110:
                 kind = TRAFFIC_KINDS[int(rng.integers(len(TRAFFIC_KINDS) if z > 18 else 8))]
                 if not _in_crossing(street, z, margin_m=5.5):
@@ -230,7 +230,7 @@ def _people(scene: Scene, rng: np.random.Generator) -> None:
             if not _in_crossing(street, z, margin_m=-1.0):
                 s = edge + outward * rng.uniform(1.6, WALK_M - 1.0)
                 traffic.pedestrian(scene, street.centre(z) + s, z, rng)
-        for z in rng.uniform(6.5, 26.0, int(rng.integers(0, 3))).tolist():
+        for z in rng.uniform(6.5, 20.0, int(rng.integers(1, 4))).tolist():
             s = edge + outward * rng.uniform(1.2, 1.7)
             traffic.bicycle(scene, street.centre(z) + s, z, rng.uniform(-0.7, 0.7), False, rng)
         if rng.random() < 0.6:
@@ -370,11 +370,11 @@ def _path_users(scene: Scene, rng: np.random.Generator) -> None:
     for low, high in paths:
         for z in rng.uniform(8.5, 30.0, int(rng.integers(0, 4))).tolist():
             traffic.pedestrian(scene, street.centre(z) + rng.uniform(low + 0.5, high - 0.5), z, rng)
-        for z in rng.uniform(8.5, 24.0, int(rng.integers(0, 2))).tolist():
+        for z in rng.uniform(8.5, 20.0, int(rng.integers(0, 3))).tolist():
             traffic.bicycle(
                 scene, street.centre(z) + rng.uniform(low + 0.5, high - 0.5), z, rng.uniform(0.9, 2.2), True, rng
             )
-    if rng.random() < 0.35:
-        z = rng.uniform(8.0, 22.0)
+    if rng.random() < 0.5:
+        z = rng.uniform(8.0, 20.0)
         s = street.road_to - rng.uniform(0.5, 0.9)
         traffic.bicycle(scene, street.centre(z) + s, z, rng.uniform(0.9, 2.2), True, rng)
