@@ -201,7 +201,8 @@ class MetricLog:
             try:
                 self._send(batch)
             except _failures() as error:
-                log.warning("metrics wait for the MLflow server: %s", _first_line(error))
+                if retry_s < LONGEST_RETRY_S:  # a few times is enough
+                    log.warning("metrics wait for the MLflow server: %s", _first_line(error))
                 if not self._wait(retry_s):
                     return
                 retry_s = min(2 * retry_s, LONGEST_RETRY_S)

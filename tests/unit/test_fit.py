@@ -1,5 +1,6 @@
 """The training loop: one answer for any number of ranks, exact resume, NaN stops, what may not change on resume."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def test_two_ranks_give_the_losses_of_one_over_20_steps_in_fp64(tiny_config: Run
 
 
 def test_two_ranks_give_the_losses_of_one_on_two_steps_in_fp32(tiny_config: RunConfig) -> None:
-    config = replace(tiny_config, precision="fp32", optim=replace(tiny_config.optim, max_steps=2))
+    # At the rate of a warm-up's beginning. At 0.01 a random network amplifies rounding: after one step, fp32 on one
+    # rank is 3e-4 away from fp64 on one rank, and so are two ranks from one.
+    config = replace(tiny_config, precision="fp32", optim=replace(tiny_config.optim, lr=1e-4, max_steps=2))
     one, two = ranks.train(config, 1), ranks.train(config, 2)
     assert (losses(one) - losses(two)).abs().max() < 1e-5
 
@@ -57,7 +60,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tiny_conf
     recorder = ranks.Recorder()
     with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf) on train/.*tar/"):
         fit(config, World(), recorder)
-    assert all(torch.isfinite(torch.tensor(loss)) for loss in recorder.losses())
+    assert all(math.isfinite(loss) for loss in recorder.losses())
 
 
 def test_without_an_auxiliary_head_every_parameter_still_learns(tiny_config: RunConfig) -> None:
