@@ -1,15 +1,16 @@
 """python -m distseg: lists the programs."""
 
-import importlib
-
-PROGRAMS = ("pack", "train", "evaluate")
+PROGRAMS = {
+    "pack": "packs a data set into WebDataset shards; verifies and shows what was packed",
+    "train": "trains a recipe on a Ray cluster, or without one under torchrun",
+    "evaluate": "evaluates a checkpoint on any split and conditions",
+}
 
 
 def main() -> None:
     print("distseg: distributed training of segmentation networks, measured per weather condition\n")
-    for name in PROGRAMS:
-        sentence = (importlib.import_module(f"distseg.{name}").__doc__ or "").strip().split("\n\n")[-1].split(". ")[0]
-        print(f"  python -m distseg.{name:<9} {' '.join(sentence.split()).rstrip('.')}")
+    for name, sentence in PROGRAMS.items():
+        print(f"  python -m distseg.{name:<9} {sentence}")
     print("\nEach has --help. Start with: python -m distseg.train")
 
 
