@@ -16,7 +16,7 @@ import pickle
 import secrets
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from torch import Tensor
 
 import distseg
 from distseg import storage
-from distseg.config import RunConfig, from_dict, to_dict
+from distseg.config import RunConfig, dotted_fields, from_dict, to_dict
+from distseg.data.manifest import Manifest
 from distseg.data.sample import LabelSpace
-from distseg.errors import CheckpointError, ConfigError
+from distseg.errors import CheckpointError, ConfigError, DataError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +130,7 @@ def _decode(data: bytes, uri: str) -> Checkpoint:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({first_line[:120]})") from None
+        raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({first_line(error)})") from None
     try:
         if content.pop("format") != FORMAT:
             raise CheckpointError(f"{uri}: written by another version of distseg; use a matching one")
@@ -151,10 +151,7 @@ def _decode(data: bytes, uri: str) -> Checkpoint:
 def found_in(run_uri: str) -> list[Found]:
     """The complete checkpoints of a run, newest first. Those whose META_FILE is damaged are logged and left out."""
     found = []
-    for entry in storage.list_files(run_uri):
-        if not entry.uri.endswith(f"/{META_FILE}"):
-            continue
-        uri = entry.uri.removesuffix(f"/{META_FILE}")
+    for uri in _written_in(run_uri):
         try:
             meta = _read_meta(uri)
         except CheckpointError as error:
@@ -162,6 +159,12 @@ def found_in(run_uri: str) -> list[Found]:
             continue
         found.append(Found(uri=uri, step=meta["step"], metrics=meta["metrics"]))
     return sorted(found, key=lambda f: (f.step, f.uri), reverse=True)
+
+
+def _written_in(run_uri: str) -> list[str]:
+    """The directories that have a META_FILE, whatever is in it."""
+    uris = (entry.uri for entry in storage.list_files(run_uri))
+    return [uri.removesuffix(f"/{META_FILE}") for uri in uris if uri.endswith(f"/{META_FILE}")]
 
 
 def readable(candidates: list[Found]) -> Iterator[tuple[str, Checkpoint]]:
@@ -178,10 +181,9 @@ def newest(run_uri: str) -> tuple[str, Checkpoint] | None:
 
     Raises CheckpointError if there are some, all damaged: to begin again at step 0 is the user's decision.
     """
-    found = found_in(run_uri)
-    chosen = next(readable(found), None)
-    if found and chosen is None:
-        raise CheckpointError(f"{run_uri}: none of its {len(found)} checkpoints can be read; start a new run")
+    chosen = next(readable(found_in(run_uri)), None)
+    if chosen is None and (damaged := _written_in(run_uri)):
+        raise CheckpointError(f"{run_uri}: none of its {len(damaged)} checkpoints can be read; start a new run")
     return chosen
 
 
@@ -209,6 +211,37 @@ def resolve(uri: str) -> tuple[str, Checkpoint]:
     if chosen is None:
         raise CheckpointError(f"{uri}: no {META_FILE} and no run's checkpoints under it; give a checkpoint or run URI")
     return chosen
+
+
+def check_resumable(config: RunConfig, manifest: Manifest, saved: Checkpoint) -> None:
+    """Raises ConfigError or DataError if going on from `saved` would not be the same run."""
+    check_same_run(config, saved)
+    if saved.manifest_digest != manifest.digest:
+        raise DataError(
+            f"{manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made (digest "
+            f"{saved.manifest_digest[:12]}, now {manifest.digest[:12]}); bring the old data back or start anew"
+        )
+
+
+# What a resumed run may change: how it is run, not what it computes.
+_FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "compile")
+_FREE_DATA = ("uri", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples")
+
+
+def check_same_run(config: RunConfig, saved: Checkpoint) -> None:
+    """Raises ConfigError for the first field that a resumed run may not change."""
+    before, now = saved.config, config
+    before = replace(before, **{f: getattr(now, f) for f in _FREE})
+    before = replace(before, data=replace(before.data, **{f: getattr(now.data, f) for f in _FREE_DATA}))
+    before = replace(before, optim=replace(before.optim, max_steps=now.optim.max_steps))
+    if before == now:
+        return
+    old, new = dotted_fields(before), dotted_fields(now)
+    field_name = next(f for f in new if old.get(f) != new[f])
+    raise ConfigError(
+        f"{field_name} = {new[field_name]!r}: the run being resumed has {old.get(field_name)!r}; "
+        "start a new run to change it"
+    )
 
 
 def code_version() -> str:

@@ -44,3 +44,8 @@ class ResourceError(DistsegError):
 
 class TrackingError(DistsegError):
     pass
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message, at most 200 characters: for quoting in a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

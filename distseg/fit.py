@@ -6,12 +6,10 @@ step). What is random is seeded from (seed, position) or (seed, step, rank), so 
 """
 
 import contextlib
-import io
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol, cast
 
@@ -20,17 +18,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distseg import checkpoint, inference, storage
+from distseg import checkpoint, inference
 from distseg.batchnorm import synchronise
 from distseg.checkpoint import Checkpoint
-from distseg.config import ModelConfig, RunConfig, dotted_fields
+from distseg.config import RunConfig
 from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
-from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
+from distseg.errors import CheckpointError, ConfigError, TrainingError, first_line
 from distseg.losses import class_weights, segmentation_loss, valid_weight
 from distseg.models import SegmentationModel, build_model, check_batch
-from distseg.models.backbones import build_backbone, imagenet_state, load_backbone
 from distseg.optim import build_optimizer, learning_rate, set_learning_rate
+from distseg.weights import load_pretrained
 
 
 @dataclass(frozen=True)
@@ -185,45 +183,6 @@ def new_model(config: RunConfig, num_classes: int, backbone_state: Mapping[str, 
         return build_model(config.model, num_classes, aux=config.loss.aux_weight > 0, backbone_state=backbone_state)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def load_pretrained(model: ModelConfig) -> dict[str, Tensor] | None:
-    """The backbone's state dict that model.pretrained names, or None. Raises CheckpointError if it cannot be used."""
-    if model.pretrained is None:
-        return None
-    state = _imagenet(model.backbone) if model.pretrained == "imagenet" else _state_dict_at(model.pretrained)
-    try:
-        load_backbone(build_backbone(model.backbone, model.dilations), state)
-    except ValueError as error:
-        raise CheckpointError(
-            f"model.pretrained = {model.pretrained!r}: {error}; give the state dict of a torchvision {model.backbone}"
-        ) from None
-    return state
-
-
-def _imagenet(backbone: str) -> dict[str, Tensor]:
-    try:
-        return imagenet_state(backbone)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"model.pretrained = 'imagenet': torchvision's weights of {backbone} cannot be had here "
-            f"({_first_line(error)}); give a file or s3:// URI of them, or None"
-        ) from None
-
-
-def _state_dict_at(uri: str) -> dict[str, Tensor]:
-    data = storage.read_bytes(uri)
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"model.pretrained = {uri!r}: no state dict that loads with weights_only ({_first_line(error)})"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def agreed_precision(config: RunConfig, world: World) -> str:
@@ -429,46 +388,15 @@ def _to_cpu(value: Any) -> Any:
 
 def restore(training: Training, saved: Checkpoint) -> None:
     """Puts a training where `saved` was taken, for any number of ranks. Raises if it would not be the same run."""
-    check_resumable(training.config, training.manifest, saved)
+    checkpoint.check_resumable(training.config, training.manifest, saved)
     try:
         training.model.load_state_dict(saved.model)
         training.optimizer.load_state_dict(saved.optimizer)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"the checkpoint of step {saved.step} does not fit this model: {_first_line(error)}"
+            f"the checkpoint of step {saved.step} does not fit this model: {first_line(error)}"
         ) from None
     training.step = saved.step
-
-
-def check_resumable(config: RunConfig, manifest: Manifest, saved: Checkpoint) -> None:
-    """Raises ConfigError or DataError if going on from `saved` would not be the same run."""
-    check_same_run(config, saved)
-    if saved.manifest_digest != manifest.digest:
-        raise DataError(
-            f"{manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made (digest "
-            f"{saved.manifest_digest[:12]}, now {manifest.digest[:12]}); bring the old data back or start anew"
-        )
-
-
-# What a resumed run may change: how it is run, not what it computes.
-_FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "compile")
-_FREE_DATA = ("uri", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples")
-
-
-def check_same_run(config: RunConfig, saved: Checkpoint) -> None:
-    """Raises ConfigError for the first field that a resumed run may not change."""
-    before, now = saved.config, config
-    before = replace(before, **{f: getattr(now, f) for f in _FREE})
-    before = replace(before, data=replace(before.data, **{f: getattr(now.data, f) for f in _FREE_DATA}))
-    before = replace(before, optim=replace(before.optim, max_steps=now.optim.max_steps))
-    if before == now:
-        return
-    old, new = dotted_fields(before), dotted_fields(now)
-    field_name = next(f for f in new if old.get(f) != new[f])
-    raise ConfigError(
-        f"{field_name} = {new[field_name]!r}: the run being resumed has {old.get(field_name)!r}; "
-        "start a new run to change it"
-    )
 
 
 class _Watch:

@@ -28,7 +28,7 @@ from ray.util.queue import Empty, Queue
 from distseg import checkpoint, storage, tracking
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, from_dict, to_dict
-from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
+from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError, first_line
 from distseg.fit import World, check, fit
 from distseg.runs import Follower, Outcome, Run, RunReport, Show, saved_before, with_absolute_paths
 
@@ -55,7 +55,8 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     join_cluster(run.uri)
     check_resources(config, ray.nodes(), autoscaler_limits())
     check_reachable(run, ray.nodes())
-    run.open(config, manifest, _job_id())
+    run.job_id = _job_id()
+    run.open(config, manifest)
     status = "FAILED"
     try:
         with _watching(show) as watcher, _interruptible():
@@ -97,7 +98,7 @@ def join_cluster(run_uri: str) -> None:
         )
     except Exception as error:  # noqa: BLE001 — what Ray raises where its own processes do not start is no narrower
         address = os.environ.get("RAY_ADDRESS", "")
-        raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {_first_line(error)}") from None
+        raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
 
 
 def check_address(address: str) -> None:
@@ -112,10 +113,6 @@ def check_address(address: str) -> None:
             f"RAY_ADDRESS = {address}: no Ray cluster answers there ({error.strerror or error}); "
             "start one, correct it or unset it"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def check_resources(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapping[str, int] | None) -> None:

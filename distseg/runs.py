@@ -24,7 +24,7 @@ from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, check_divides, from_dict, to_dict
 from distseg.data.manifest import Manifest
 from distseg.errors import CheckpointError, ConfigError, ResourceError, StorageError, TrackingError
-from distseg.fit import World, check, check_resumable, fit, torchrun_world
+from distseg.fit import World, check, fit, torchrun_world
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Run:
     tracking_uri: str
     experiment: str
     run_id: str = ""
+    job_id: str = ""  # Ray's, if it is one
     is_resumed: bool = False
 
     @classmethod
@@ -74,15 +75,17 @@ class Run:
     def is_tracked(self) -> bool:
         return self.tracking_uri != tracking.OFF
 
-    def find_or_create(self, config: RunConfig, tags: Mapping[str, str]) -> str:
+    def find_or_create(self, config: RunConfig, manifest_digest: str) -> str:
         """The MLflow run's id. Raises TrackingError if the server does not answer."""
-        return tracking.open_run(self.tracking_uri, self.experiment, self.name, config, tags)
+        tags = {"data.digest": manifest_digest, "git.commit": checkpoint.code_version(), "ray.job_id": self.job_id}
+        given = {name: value for name, value in tags.items() if value}
+        return tracking.open_run(self.tracking_uri, self.experiment, self.name, config, given)
 
-    def open(self, config: RunConfig, manifest: Manifest, job_id: str = "") -> None:
+    def open(self, config: RunConfig, manifest: Manifest) -> None:
         """Creates or re-opens the MLflow run and writes config.json and run.json. A dead server is only warned of."""
         if self.is_tracked:
             try:
-                self.run_id = self.find_or_create(config, run_tags(manifest.digest, job_id))
+                self.run_id = self.find_or_create(config, manifest.digest)
             except TrackingError as error:
                 log.warning("%s; training goes on, its metrics are kept and sent later", error)
         about = {
@@ -120,11 +123,6 @@ class Run:
             self.run_id = tracking.find_run(self.tracking_uri, self.experiment, self.name)
         tags = {"worst_condition": str(tables["worst_condition"])} if tables.get("worst_condition") else {}
         tracking.finish_run(self.tracking_uri, self.run_id, status, tables, tags)
-
-
-def run_tags(manifest_digest: str, job_id: str = "") -> dict[str, str]:
-    tags = {"data.digest": manifest_digest, "git.commit": checkpoint.code_version(), "ray.job_id": job_id}
-    return {name: value for name, value in tags.items() if value}
 
 
 def tracking_of(config: RunConfig) -> tuple[str, str]:
@@ -186,7 +184,7 @@ class RunReport:
         if run.is_tracked:
             self.metric_log = tracking.MetricLog(
                 run.tracking_uri,
-                lambda: run.run_id or run.find_or_create(config, run_tags(manifest_digest)),
+                lambda: run.run_id or run.find_or_create(config, manifest_digest),
                 earlier=tracking.read_journal(run.uri) + (saved.records if saved else []),
             )
 
@@ -264,7 +262,7 @@ def saved_before(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint 
     found = checkpoint.newest(run.uri) if run.is_resumed else None
     if found is None:
         return None
-    check_resumable(config, manifest, found[1])
+    checkpoint.check_resumable(config, manifest, found[1])
     return found[1]
 
 

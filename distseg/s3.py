@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from distseg.errors import StorageError
+from distseg.s3_errors import code, diagnose
 
 FIRST_CONTACT_S = 20.0
 CONNECT_TIMEOUT_S = 5.0
@@ -121,7 +122,7 @@ class S3File(io.RawIOBase):
         try:
             answer = client.get_object(**request)
         except ClientError as error:
-            if _code(error) != "InvalidRange":
+            if code(error) != "InvalidRange":
                 raise
             self._stop = self._position  # starts at or behind the end
             return
@@ -140,9 +141,9 @@ def num_bytes(uri: str, deadline_s: float) -> int | None:
         try:
             answer = client.get_object(**_object(uri), Range="bytes=0-0")
         except ClientError as error:
-            if _code(error) == "InvalidRange":
+            if code(error) == "InvalidRange":
                 return 0  # an empty object has no first byte
-            if _code(error) == "NoSuchKey":
+            if code(error) == "NoSuchKey":
                 return None
             raise
         answer["Body"].read()
@@ -200,7 +201,7 @@ def _complete(client: Any, upload: dict[str, Any], parts: list[dict[str, Any]], 
     try:
         client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
     except ClientError as error:
-        if _code(error) != "NoSuchUpload":
+        if code(error) != "NoSuchUpload":
             raise
         # An earlier try may have done it and only its answer been lost.
         there = client.head_object(Bucket=upload["Bucket"], Key=upload["Key"])
@@ -308,7 +309,7 @@ def _call(uri: str, deadline_s: float, action: Callable[[Any], _T]) -> _T:
             connection.reached |= isinstance(error, ClientError)
             patience_s = deadline_s if connection.reached else min(deadline_s, FIRST_CONTACT_S)
             left_s = patience_s - (time.monotonic() - began)
-            problem = _diagnose(error, connection.server)
+            problem = diagnose(error, connection.server)
             if not problem.may_pass:
                 raise StorageError(f"{uri}: {problem.text}") from error
             if left_s <= 0:
@@ -325,84 +326,3 @@ def _call(uri: str, deadline_s: float, action: Callable[[Any], _T]) -> _T:
 def _pause_s(attempt: int) -> float:
     """From 0.2 to 30 s, with jitter. The system's generator: training's own must not depend on the network."""
     return random.SystemRandom().uniform(0.5, 1.0) * min(30.0, 0.2 * 2.0 ** min(attempt, 10))
-
-
-# ---- what went wrong
-
-
-class _Problem(NamedTuple):
-    text: str
-    may_pass: bool
-
-
-_ANSWERS = {
-    "InvalidAccessKeyId": "{server} does not know the key id; check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "wrong credentials for {server}; AWS_SECRET_ACCESS_KEY does not belong to the key id",
-    "ExpiredToken": "the session token has expired; renew AWS_SESSION_TOKEN",
-    "InvalidToken": "the session token is not valid; renew or unset AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "the clocks of this machine and {server} differ; set this machine's clock",
-    "AccessDenied": "access denied by {server}; use other credentials, or ask for the right to do this here",
-    "NoSuchBucket": "no such bucket at {server}; create it, or check the name and AWS_ENDPOINT_URL",
-    "NoSuchKey": "no such key in the bucket",
-    "InvalidBucketName": "not a valid bucket name; use 3 to 63 lower-case letters, digits, '-' and '.'",
-    "PreconditionFailed": "changed while it was being read; read it again once nobody writes to it",
-    "EntityTooLarge": "too large for this server",
-    "QuotaExceeded": "the storage quota at {server} is used up; delete something or ask for more",
-    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
-}
-_STATUSES = {  # some answers carry a bare status for a code
-    "301": "PermanentRedirect",
-    "403": "AccessDenied",
-    "404": "NoSuchKey",
-    "412": "PreconditionFailed",
-    "416": "InvalidRange",
-}
-_THROTTLING = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "429"}
-
-
-def _code(error: Any) -> str:
-    """The S3 code of a ClientError."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    return _STATUSES.get(code, code)
-
-
-def _diagnose(error: Exception, server: str) -> _Problem:
-    from botocore import exceptions
-
-    if isinstance(error, exceptions.ClientError):
-        return _diagnose_answer(error, server)
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return _Problem("no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", False)
-    if isinstance(error, exceptions.ParamValidationError):
-        return _Problem(_ANSWERS["InvalidBucketName"], False)
-    if isinstance(error, exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return _Problem(f"the certificate of {server} is not trusted; set AWS_CA_BUNDLE to its authority", False)
-    if isinstance(error, exceptions.IncompleteReadError | exceptions.ResponseStreamingError):
-        return _Problem(f"{server} broke the connection before the end of the file", True)
-    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
-        return _Problem(f"cannot reach {server} ({_reason(error)}); is it running, is AWS_ENDPOINT_URL right?", True)
-    return _Problem(str(error), False)
-
-
-def _diagnose_answer(error: Any, server: str) -> _Problem:
-    code = _code(error)
-    if code in _ANSWERS:
-        return _Problem(_ANSWERS[code].format(server=server), False)
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = error.response.get("Error", {}).get("Message") or "no reason given"
-    return _Problem(f"{server} answered {code or status} ({said})", status >= 500 or code in _THROTTLING)
-
-
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "kwargs", {}).get("error", error))
-    known = {
-        "refused": "connection refused",
-        "not known": "unknown host name",
-        "No address": "unknown host name",
-        "resol": "unknown host name",
-        "timed out": "timed out",
-        "unreachable": "network unreachable",
-        "No route": "no route to the host",
-    }
-    return next((meaning for sign, meaning in known.items() if sign in text), "connection broken")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from distseg import storage
 from distseg.config import RunConfig, dotted_fields, to_dict
-from distseg.errors import TrackingError
+from distseg.errors import TrackingError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,17 +105,13 @@ def open_run(uri: str, experiment: str, run_name: str, config: RunConfig, tags: 
             client.update_run(run_id, status="RUNNING")
         return run_id
     except _failures() as error:
-        raise TrackingError(f"MLflow at {_shown(uri)}: {_first_line(error)}") from None
+        raise TrackingError(f"MLflow at {_shown(uri)}: {first_line(error)}") from None
 
 
 def _shown(uri: str) -> str:
     """The URI without a password."""
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if rest else uri
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _short(value: object) -> str:
@@ -144,7 +140,7 @@ def find_run(uri: str, experiment: str, run_name: str) -> str:
     try:
         run_id = _find_run(_client(uri), experiment, run_name)
     except _failures() as error:
-        raise TrackingError(f"MLflow at {_shown(uri)}: {_first_line(error)}") from None
+        raise TrackingError(f"MLflow at {_shown(uri)}: {first_line(error)}") from None
     if run_id is None:
         raise TrackingError(f"MLflow at {_shown(uri)} has no run named {run_name} in experiment {experiment}")
     return run_id
@@ -202,7 +198,7 @@ class MetricLog:
                 self._send(batch)
             except _failures() as error:
                 if retry_s < LONGEST_RETRY_S:  # a few times is enough
-                    log.warning("metrics wait for the MLflow server: %s", _first_line(error))
+                    log.warning("metrics wait for the MLflow server: %s", first_line(error))
                 if not self._wait(retry_s):
                     return
                 retry_s = min(2 * retry_s, LONGEST_RETRY_S)
@@ -267,7 +263,7 @@ def finish_run(uri: str, run_id: str, status: str, tables: Mapping[str, Any], ta
             client.log_dict(run_id, dict(tables), "tables/conditions.json")
         client.set_terminated(run_id, status)
     except _failures() as error:
-        raise TrackingError(f"MLflow at {_shown(uri)}: {_first_line(error)}") from None
+        raise TrackingError(f"MLflow at {_shown(uri)}: {first_line(error)}") from None
 
 
 def run_link(uri: str, run_id: str, experiment: str) -> str:

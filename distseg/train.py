@@ -26,7 +26,7 @@ from distseg.config import RunConfig, from_dict, to_dict
 from distseg.data import town
 from distseg.data.manifest import MANIFEST_NAME
 from distseg.data.shards import pack
-from distseg.errors import ConfigError
+from distseg.errors import ConfigError, StorageError
 from distseg.runs import Outcome, read_config
 
 PROG = "python -m distseg.train"
@@ -94,7 +94,9 @@ def read_config_file(path: str) -> RunConfig:
     """A configuration in JSON, as --print-config writes it. Raises ConfigError naming the field that is wrong."""
     try:
         return from_dict(json.loads(storage.read_bytes(path)))
-    except json.JSONDecodeError as error:
+    except StorageError as error:
+        raise ConfigError(f"--config {error}") from None
+    except ValueError as error:  # not JSON, or not even UTF-8
         raise ConfigError(f"--config {path}: not JSON ({error})") from None
 
 

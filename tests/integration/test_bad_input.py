@@ -311,7 +311,7 @@ CASES = {
         "train --config {config_unknown_field}", 2, ("optim.learning_rate", "no such field")
     ),
     "config of a wrong type": Bad("train --config {config_wrong_type}", 2, ("data.crop_px = 'large'", "list")),
-    "config that is not there": Bad("train --config {out}/c.json", 1, ("out/c.json", "no such file")),
+    "config that is not there": Bad("train --config {out}/c.json", 2, ("out/c.json", "no such file")),
     "batch not divisible": Bad(TRAIN + " --data.batch_size 5", 2, ("data.batch_size = 5", "2 workers", "4 or 6")),
     "batch too small for a bin of 1": Bad(
         TRAIN + " --data.batch_size 1 --scaling.num_workers 1", 2, ("data.batch_size", "1", "at least 2")

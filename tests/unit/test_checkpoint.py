@@ -73,7 +73,7 @@ def test_damaged_meta_is_refused_by_name(tmp_path: Path, content: str) -> None:
     (target / checkpoint.META_FILE).write_text(content)
     with pytest.raises(CheckpointError, match=rf"{target}: checkpoint.json is damaged"):
         checkpoint.read(str(target))
-    assert checkpoint.newest(str(tmp_path)) is None
+    assert checkpoint.best(str(tmp_path)) is None
 
 
 def test_a_future_format_is_refused(tmp_path: Path) -> None:
@@ -119,3 +119,11 @@ def test_a_directory_half_written_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.found_in(str(tmp_path)) == []
     with pytest.raises(CheckpointError, match="give a checkpoint or run URI"):
         checkpoint.resolve(str(tmp_path))
+
+
+def test_only_damaged_checkpoints_are_not_no_checkpoints(tmp_path: Path) -> None:
+    assert checkpoint.newest(str(tmp_path)) is None
+    (saved(tmp_path, 1) / checkpoint.META_FILE).write_text("{")
+    (saved(tmp_path, 2) / checkpoint.WEIGHTS_FILE).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of its 2 checkpoints can be read"):
+        checkpoint.newest(str(tmp_path))

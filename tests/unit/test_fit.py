@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from distseg import checkpoint
+from distseg.checkpoint import check_same_run
 from distseg.config import CheckpointConfig, RunConfig
 from distseg.errors import ConfigError, DataError, TrainingError
-from distseg.fit import World, check_same_run, fit, select_data
+from distseg.fit import World, fit, select_data
 from tests import ranks
 
 

@@ -1,0 +1,81 @@
+"""What S3 and boto3 say went wrong, as one line with the remedy, and whether trying again can help."""
+
+from typing import Any, NamedTuple
+
+
+class Problem(NamedTuple):
+    text: str
+    may_pass: bool
+
+
+_ANSWERS = {
+    "InvalidAccessKeyId": "{server} does not know the key id; check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "wrong credentials for {server}; AWS_SECRET_ACCESS_KEY does not belong to the key id",
+    "ExpiredToken": "the session token has expired; renew AWS_SESSION_TOKEN",
+    "InvalidToken": "the session token is not valid; renew or unset AWS_SESSION_TOKEN",
+    "RequestTimeTooSkewed": "the clocks of this machine and {server} differ; set this machine's clock",
+    "AccessDenied": "access denied by {server}; use other credentials, or ask for the right to do this here",
+    "NoSuchBucket": "no such bucket at {server}; create it, or check the name and AWS_ENDPOINT_URL",
+    "NoSuchKey": "no such key in the bucket",
+    "InvalidBucketName": "not a valid bucket name; use 3 to 63 lower-case letters, digits, '-' and '.'",
+    "PreconditionFailed": "changed while it was being read; read it again once nobody writes to it",
+    "EntityTooLarge": "too large for this server",
+    "QuotaExceeded": "the storage quota at {server} is used up; delete something or ask for more",
+    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
+}
+_STATUSES = {  # some answers carry a bare status for a code
+    "301": "PermanentRedirect",
+    "403": "AccessDenied",
+    "404": "NoSuchKey",
+    "412": "PreconditionFailed",
+    "416": "InvalidRange",
+}
+_THROTTLING = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "429"}
+
+
+def code(error: Any) -> str:
+    """The S3 code of a ClientError."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    return _STATUSES.get(code, code)
+
+
+def diagnose(error: Exception, server: str) -> Problem:
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ClientError):
+        return _diagnose_answer(error, server)
+    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
+        return Problem("no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", False)
+    if isinstance(error, exceptions.ParamValidationError):
+        return Problem(_ANSWERS["InvalidBucketName"], False)
+    if isinstance(error, exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return Problem(f"the certificate of {server} is not trusted; set AWS_CA_BUNDLE to its authority", False)
+    if isinstance(error, exceptions.IncompleteReadError | exceptions.ResponseStreamingError):
+        return Problem(f"{server} broke the connection before the end of the file", True)
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+        return Problem(f"cannot reach {server} ({_reason(error)}); is it running, is AWS_ENDPOINT_URL right?", True)
+    return Problem(str(error), False)
+
+
+def _diagnose_answer(error: Any, server: str) -> Problem:
+    reason = code(error)
+    if reason in _ANSWERS:
+        return Problem(_ANSWERS[reason].format(server=server), False)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = error.response.get("Error", {}).get("Message") or "no reason given"
+    return Problem(f"{server} answered {reason or status} ({said})", status >= 500 or reason in _THROTTLING)
+
+
+def _reason(error: Exception) -> str:
+    text = str(getattr(error, "kwargs", {}).get("error", error))
+    known = {
+        "refused": "connection refused",
+        "not known": "unknown host name",
+        "No address": "unknown host name",
+        "resol": "unknown host name",
+        "timed out": "timed out",
+        "unreachable": "network unreachable",
+        "No route": "no route to the host",
+    }
+    return next((meaning for sign, meaning in known.items() if sign in text), "connection broken")
