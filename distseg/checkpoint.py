@@ -45,6 +45,7 @@ class Checkpoint:
     label_space: LabelSpace
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
+    averaged: dict[str, Tensor] = field(default_factory=dict)  # the moving average of the weights, if one is kept
     next_micro_batch: int  # position in the sample stream
     manifest_digest: str
     run_id: str = ""  # MLflow's
@@ -53,6 +54,11 @@ class Checkpoint:
     records: list[dict[str, Any]] = field(default_factory=list)  # metrics the tracking server has not confirmed
     code_version: str = ""
     rng: dict[str, int] = field(default_factory=dict)  # generators are seeded from (seed, step, rank): see fit
+
+    @property
+    def evaluated(self) -> dict[str, Tensor]:
+        """The weights that its metrics are of."""
+        return self.averaged or self.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
         },
         "model": checkpoint.model,
         "optimizer": checkpoint.optimizer,
+        "averaged": checkpoint.averaged,
         "next_micro_batch": checkpoint.next_micro_batch,
         "manifest_digest": checkpoint.manifest_digest,
         "run_id": checkpoint.run_id,

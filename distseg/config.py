@@ -21,24 +21,45 @@ Precision = Literal["auto", "bf16", "fp32", "fp64"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The network. Defaults: PSPNet (Zhao et al. 2017) on a dilated ResNet-50."""
+    """The network. Defaults: PSPNet (Zhao et al. 2017) on a dilated ResNet-50.
 
-    name: Literal["pspnet"] = "pspnet"
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    A field that the named network does not have must keep its default.
+    """
+
+    name: Literal["pspnet", "fcn", "fcn_attention", "enet", "unet", "r2unet"] = "pspnet"
+    backbone: Literal[
+        "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet269", "vgg16", "vgg16_bn"
+    ] = "resnet50"
+    """Of pspnet, a ResNet; of fcn, a ResNet (the dilated baseline) or VGG16 (FCN-32s, -16s, -8s)."""
     pretrained: str | None = None
-    """Backbone weights: 'imagenet' (torchvision's), or a file or s3:// URI of a state dict. None: random."""
+    """'imagenet' (torchvision's weights of the backbone), or a file or s3:// URI of such a state dict, or of a whole
+    PSPNet in its authors' layout. None: random."""
+    stem: Literal["torchvision", "deep"] = "torchvision"
+    """A ResNet's first layers: one 7x7 convolution, or the PSPNet authors' three 3x3."""
     bins: tuple[int, ...] = (1, 2, 3, 6)
     """Grid sizes of the pyramid pooling; () leaves the pyramid out (the dilated FCN baseline)."""
     pool: Literal["avg", "max"] = "avg"
     reduce: bool = True
     """Reduce each bin to C / len(bins) channels by a 1x1 convolution ('DR' in the paper's table 1)."""
     se_ratio: int | None = None
-    """Squeeze-and-excitation on the fused pyramid with this reduction ratio (Song et al. 2021); None: without."""
+    """Squeeze-and-excitation with this reduction ratio: on pspnet's fused pyramid (Song et al. 2021), in
+    fcn_attention's decoder (Shen & Sun 2022). None: without."""
     dilations: tuple[int, int, int] = (1, 2, 4)
     """Dilation of ResNet stages 2, 3, 4; a dilated stage does not stride. (1, 2, 4): output stride 8."""
+    fcn_stride: Literal[8, 16, 32] = 8
+    """Of fcn on VGG16: FCN-8s, -16s or -32s."""
+    downsample: Literal["conv", "pool"] = "conv"
+    """fcn_attention halves by strided convolutions, as its paper, or by maxima, as VGG16."""
+    skips: bool = True
+    """Skip connections of fcn_attention, at all levels."""
+    recurrence: int = 2
+    """t of r2unet: each recurrent convolution is applied t + 1 times."""
+    width: float = 1.0
+    """Scales all channels of fcn_attention, unet and r2unet."""
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        self._check_fields_belong()
         _require(all(b >= 1 for b in self.bins), "model.bins", self.bins, "every bin must be at least 1")
         _require(len(set(self.bins)) == len(self.bins), "model.bins", self.bins, "bins must differ from each other")
         _require(
@@ -49,12 +70,53 @@ class ModelConfig:
         )
         _require(all(d >= 1 for d in self.dilations), "model.dilations", self.dilations, "each must be at least 1")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
+        _require(self.recurrence >= 0, "model.recurrence", self.recurrence, "must not be negative")
+        channels = 64 * self.width
+        _require(channels >= 1 and channels == int(channels), "model.width", self.width, "must be a multiple of 1/64")
+        gated = int(channels) if self.name == "fcn_attention" else 512
         _require(
-            self.se_ratio is None or (1 <= self.se_ratio <= 512 and 512 % self.se_ratio == 0),
+            self.se_ratio is None or (1 <= self.se_ratio <= gated and gated % self.se_ratio == 0),
             "model.se_ratio",
             self.se_ratio,
-            "must divide the head's 512 channels: 2, 4, 8, 16, 32 …",
+            f"must divide the {gated} channels it gates: 2, 4, 8, 16 …",
         )
+
+    def _check_fields_belong(self) -> None:
+        """A search over a field that changes nothing would compare noise."""
+        if self.name == "pspnet":
+            _require(not self.backbone.startswith("vgg16"), "model.backbone", self.backbone, "pspnet needs a ResNet")
+        own = _MODEL_FIELDS["fcn on vgg16" if self._is_vgg_fcn else self.name]
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            _require(
+                spec.name in own or value == spec.default,
+                f"model.{spec.name}",
+                value,
+                f"{self.name}{f' on {self.backbone}' if self.name == 'fcn' else ''} has no such option; leave it out",
+            )
+
+    @property
+    def _is_vgg_fcn(self) -> bool:
+        return self.name == "fcn" and self.backbone.startswith("vgg16")
+
+    @property
+    def has_aux_head(self) -> bool:
+        """Whether it can have one: `loss.aux_weight` must be 0 for the others."""
+        return self.name in ("pspnet", "fcn") and not self._is_vgg_fcn
+
+
+_MODEL_FIELDS = {
+    name: {"name", "dropout", *fields.split()}
+    for name, fields in {
+        "pspnet": "backbone pretrained stem bins pool reduce se_ratio dilations",
+        "fcn": "backbone pretrained stem dilations",
+        "fcn on vgg16": "backbone pretrained fcn_stride",
+        "fcn_attention": "se_ratio downsample skips width",
+        "enet": "",
+        "unet": "width",
+        "r2unet": "width recurrence",
+    }.items()
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +127,25 @@ class LossConfig:
     """α of Zhao et al. 2017, section 3.2; 0 leaves the auxiliary head out."""
     class_weights: Literal["none", "inverse_sqrt", "median_frequency", "enet"] = "none"
     """From the manifest's pixel counts of the training conditions."""
+    ohem_threshold: float | None = None
+    """Only pixels whose true class is given less than this probability count (OHEM); None: all."""
+    ohem_min_kept: float = 1 / 16
+    """But at least this share of an image's valid pixels, the hardest."""
+    dice_weight: float = 0.0
+    """Of the Dice loss, beside the cross entropy of the main head."""
+    lovasz_weight: float = 0.0
+    """Of the Lovász-softmax loss (Berman et al. 2018), likewise."""
 
     def __post_init__(self) -> None:
-        _require(self.aux_weight >= 0, "loss.aux_weight", self.aux_weight, "must not be negative")
+        for name in ("aux_weight", "dice_weight", "lovasz_weight"):
+            _require(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "must not be negative")
+        _require(
+            self.ohem_threshold is None or 0 < self.ohem_threshold <= 1,
+            "loss.ohem_threshold",
+            self.ohem_threshold,
+            "is a probability in (0, 1]",
+        )
+        _require(0 <= self.ohem_min_kept <= 1, "loss.ohem_min_kept", self.ohem_min_kept, "is a share in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +164,10 @@ class OptimConfig:
     accumulate_steps: int = 1
     """Micro-batches per step: data.batch_size is cut into so many, each a global batch for batch norm."""
     clip_norm: float | None = None
+    decay_norm_and_bias: bool = True
+    """Weight decay on batch norm and biases, too, as in the PSPNet authors' code."""
+    ema_decay: float | None = None
+    """Evaluate an exponential moving average of the weights and batch norm statistics; None: the weights themselves."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "must be positive")
@@ -99,6 +181,9 @@ class OptimConfig:
         )
         _require(self.accumulate_steps >= 1, "optim.accumulate_steps", self.accumulate_steps, "must be at least 1")
         _require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "must be positive")
+        _require(
+            self.ema_decay is None or 0 < self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "must be in (0, 1)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,6 +314,12 @@ class RunConfig:
         _require(name_is_plain, "name", self.name, "use letters, digits, '-' and '_'")
         _require(self.seed >= 0, "seed", self.seed, "must not be negative")
         check_divides(self.data.batch_size, self.scaling.num_workers, self.optim.accumulate_steps)
+        _require(
+            self.model.has_aux_head or self.loss.aux_weight == 0,
+            "loss.aux_weight",
+            self.loss.aux_weight,
+            f"{self.model.name} has no auxiliary head; give 0",
+        )
 
     @property
     def micro_batch_size(self) -> int:

@@ -1,6 +1,9 @@
-"""python -m distseg.evaluate --checkpoint URI --data URI [--split val] [--conditions NAME …] [--json FILE]
+"""python -m distseg.evaluate --checkpoint URI --data URI [--split val] [--conditions NAME …]
+                              [--scales 0.5 0.75 1 …] [--flip] [--sliding] [--json FILE]
 
-Evaluates a checkpoint on any split and conditions of packed data: every sample once, whole images, on this machine.
+Evaluates a checkpoint on any split and conditions of packed data: every sample once. Whole images by default; with
+scales, flips or sliding windows the softmax is averaged at the image's own size. Under torchrun the ranks share the
+images out and the result is the same.
 """
 
 import json
@@ -17,6 +20,7 @@ from distseg.config import Precision
 from distseg.data.manifest import Manifest, load_manifest
 from distseg.data.reader import eval_samples
 from distseg.errors import CheckpointError, ConfigError
+from distseg.fit import World, add_up, torchrun_world
 from distseg.models import build_model
 from distseg.train import print_conditions
 
@@ -32,6 +36,14 @@ class Arguments:
     split: str = "val"
     conditions: tuple[str, ...] = ()
     """Conditions of the split; none: all; SPLIT/CONDITION takes one from another split."""
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes of the image to average over; the papers: 0.5 0.75 1 1.25 1.5 1.75."""
+    flip: bool = False
+    """Also average over the mirrored image."""
+    sliding: bool = False
+    """Windows of the training crop's size, or of --window, instead of the whole image."""
+    window: tuple[int, int] | None = None
+    """Height and width of the sliding window."""
     json: str | None = None
     """Also write the table here."""
     precision: Precision = "auto"
@@ -40,10 +52,13 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "", flat=True)
+    options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
     if options.json is not None:
         storage.check_writable(options.json.rpartition("/")[0] or ".")
-    tables = evaluate(options)
+    world = torchrun_world()
+    tables = evaluate(options, world)
+    if world.rank != 0:
+        return 0
     print_conditions(tables, f"{tables['checkpoint']} on {options.data}")
     if options.json is not None:
         storage.write_bytes(options.json, (json.dumps(tables, indent=1) + "\n").encode())
@@ -51,33 +66,52 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(options: Arguments) -> dict[str, Any]:
-    """The evaluation as the `--json` contract has it. Raises CheckpointError, DataError, StorageError, ConfigError."""
+def evaluate(options: Arguments, world: World) -> dict[str, Any]:
+    """The evaluation as the `--json` contract has it, on every rank.
+
+    Raises CheckpointError, DataError, StorageError, ConfigError.
+    """
     if options.num_threads < 1:
         raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
     uri, saved = checkpoint.resolve(options.checkpoint)
     manifest = load_manifest(options.data)
     check_classes(saved, manifest)
     shards = inference.evaluation_shards(manifest, options.split, options.conditions)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = inference.resolve_precision(options.precision, device)
-    model = load_model(saved, device, precision)
+    protocol = _protocol(options, saved)
+    precision = inference.resolve_precision(options.precision, world.device)
+    model = load_model(saved, world.device, precision)
     tally = inference.Tally.empty(inference.conditions_of(shards), manifest.label_space.num_classes)
     samples = eval_samples(
-        manifest, shards, rank=0, world=1, num_threads=options.num_threads, prefetch=16, deadline_s=300.0
+        manifest,
+        shards,
+        rank=world.rank,
+        world=world.size,
+        num_threads=options.num_threads,
+        prefetch=16,
+        deadline_s=300.0,
     )
-    progress = _Progress(sum(s.num_samples for s in shards))
-    inference.score(model, samples, tally, precision=precision, device=device, progress=progress)
+    progress = _Progress(sum(s.num_samples for s in shards) // world.size) if world.rank == 0 else None
+    inference.score(
+        model, samples, tally, precision=precision, device=world.device, protocol=protocol, progress=progress
+    )
+    add_up(tally, world)
     inference.check_complete(tally, shards)
     tables = inference.as_table(tally, tally.summary(), manifest.label_space)
     return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
+
+
+def _protocol(options: Arguments, saved: checkpoint.Checkpoint) -> inference.Protocol:
+    if options.window is not None and not options.sliding:
+        raise ConfigError(f"--window {options.window}: it is the size of --sliding's windows; add --sliding")
+    window_px = (options.window or saved.config.data.crop_px) if options.sliding else None
+    return inference.Protocol(scales=options.scales, flip=options.flip, window_px=window_px)
 
 
 def load_model(saved: checkpoint.Checkpoint, device: torch.device, precision: str) -> torch.nn.Module:
     """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
     model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
     try:
-        model.load_state_dict(saved.model)
+        model.load_state_dict(saved.evaluated)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[0]}") from None
     dtype = torch.float64 if precision == "fp64" else torch.float32

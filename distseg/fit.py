@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distseg import checkpoint, inference
 from distseg.batchnorm import synchronise
@@ -25,10 +26,10 @@ from distseg.config import RunConfig
 from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
 from distseg.errors import CheckpointError, ConfigError, TrainingError, first_line
-from distseg.losses import class_weights, segmentation_loss, valid_weight
+from distseg.losses import Objective, class_weights, segmentation_loss, valid_weight
 from distseg.models import SegmentationModel, build_model, check_batch
 from distseg.optim import build_optimizer, learning_rate, set_learning_rate
-from distseg.weights import load_pretrained
+from distseg.weights import load_pretrained, put_into
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Training:
     model: SegmentationModel  # the bare one: what is saved and evaluated
     wrapped: nn.Module  # DDP or compiled around it: what is trained
     optimizer: torch.optim.Optimizer
-    weights_K: Tensor | None
+    objective: Objective
+    averaged: AveragedModel | None  # the moving average that is evaluated instead, with its own batch norm statistics
     step: int = 0
     tables: dict[str, Any] = field(default_factory=dict)
 
@@ -145,7 +147,8 @@ def prepare(config: RunConfig, world: World) -> Training:
         model=model,
         wrapped=_wrap(model, config, world),
         optimizer=build_optimizer(model, config.optim),
-        weights_K=loss_weights(config, manifest, world.device),
+        objective=objective_of(config, manifest, world.device),
+        averaged=_averaged(model, config.optim.ema_decay),
     )
 
 
@@ -177,12 +180,15 @@ def check(config: RunConfig) -> Manifest:
     return manifest
 
 
-def new_model(config: RunConfig, num_classes: int, backbone_state: Mapping[str, Tensor] | None) -> SegmentationModel:
-    """The run's network, in fp32. Raises ConfigError for fields that do not fit together or the weights given."""
+def new_model(config: RunConfig, num_classes: int, pretrained: Mapping[str, Tensor] | None) -> SegmentationModel:
+    """The run's network, in fp32. Raises ConfigError for fields, CheckpointError for weights that do not fit."""
     try:
-        return build_model(config.model, num_classes, aux=config.loss.aux_weight > 0, backbone_state=backbone_state)
+        model = build_model(config.model, num_classes, aux=config.loss.aux_weight > 0)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if pretrained is not None:
+        put_into(model, pretrained, config.model)
+    return model
 
 
 def agreed_precision(config: RunConfig, world: World) -> str:
@@ -193,15 +199,29 @@ def agreed_precision(config: RunConfig, world: World) -> str:
     return str(choice[0])
 
 
-def loss_weights(config: RunConfig, manifest: Manifest, device: torch.device) -> Tensor | None:
-    """loss.class_weights from the pixel counts of the training conditions."""
-    if config.loss.class_weights == "none":
+def objective_of(config: RunConfig, manifest: Manifest, device: torch.device) -> Objective:
+    """The loss of the run; its class weights are from the pixel counts of the training conditions."""
+    loss = config.loss
+    weights_K = None
+    if loss.class_weights != "none":
+        counts = manifest.class_pixels[config.data.train_split]
+        conditions = config.data.train_conditions or tuple(counts)
+        pixels_K = [sum(column) for column in zip(*(counts[c] for c in conditions), strict=True)]
+        weights_K = class_weights(pixels_K, loss.class_weights).to(device)
+    return Objective(
+        aux_weight=loss.aux_weight,
+        class_weights_K=weights_K,
+        ohem_threshold=loss.ohem_threshold,
+        ohem_min_kept=loss.ohem_min_kept,
+        dice_weight=loss.dice_weight,
+        lovasz_weight=loss.lovasz_weight,
+    )
+
+
+def _averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
         return None
-    split = config.data.train_split
-    counts = manifest.class_pixels[split]
-    conditions = config.data.train_conditions or tuple(counts)
-    pixels_K = [sum(column) for column in zip(*(counts[c] for c in conditions), strict=True)]
-    return class_weights(pixels_K, config.loss.class_weights).to(device)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _wrap(model: nn.Module, config: RunConfig, world: World) -> nn.Module:
@@ -249,7 +269,9 @@ def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
     training.wrapped.train()
     training.optimizer.zero_grad(set_to_none=True)
     labels = [batch.labels_BHW.to(device, non_blocking=True) for batch in micro_batches]
-    normaliser = world.sum(sum_of([valid_weight(labels_BHW, training.weights_K) for labels_BHW in labels]))
+    normaliser = world.sum(
+        sum_of([valid_weight(labels_BHW, training.objective.class_weights_K) for labels_BHW in labels])
+    )
     parts_2 = torch.zeros(2, dtype=torch.float64, device=device)
     for i, (batch, labels_BHW) in enumerate(zip(micro_batches, labels, strict=True)):
         images_B3HW = batch.images_B3HW.to(device, non_blocking=True)
@@ -260,9 +282,10 @@ def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
             loss = segmentation_loss(
                 logits,
                 labels_BHW,
-                aux_weight=config.loss.aux_weight,
-                class_weights=training.weights_K,
+                training.objective,
                 normaliser=normaliser,
+                over_ranks=world.sum,
+                num_micro_batches=len(micro_batches),
             )
             # DDP averages gradients over ranks, the loss is a sum over them.
             (loss.total * world.size).backward()
@@ -270,6 +293,8 @@ def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
     if config.optim.clip_norm is not None:
         nn.utils.clip_grad_norm_(training.model.parameters(), config.optim.clip_norm)
     training.optimizer.step()
+    if training.averaged is not None:
+        training.averaged.update_parameters(training.model)
     return parts_2
 
 
@@ -344,12 +369,18 @@ def evaluate(training: Training) -> dict[str, float]:
         prefetch=16,
         deadline_s=training.config.data.deadline_s,
     )
-    inference.score(training.model, samples, tally, precision=training.precision, device=world.device)
-    tally.matrices_CKK = world.sum(tally.matrices_CKK.to(world.device)).cpu()
-    tally.num_images_C = world.sum(tally.num_images_C.to(world.device)).cpu()
+    model = training.model if training.averaged is None else training.averaged.module
+    inference.score(model, samples, tally, precision=training.precision, device=world.device)
+    add_up(tally, world)
     inference.check_complete(tally, training.val_shards)
     training.tables = inference.as_table(tally, tally.summary(), labels) | {"step": training.step}
     return inference.as_metrics(training.tables)
+
+
+def add_up(tally: inference.Tally, world: World) -> None:
+    """Makes every rank's tally that of all ranks together."""
+    tally.matrices_CKK = world.sum(tally.matrices_CKK.to(world.device)).cpu()
+    tally.num_images_C = world.sum(tally.num_images_C.to(world.device)).cpu()
 
 
 def capture(
@@ -363,7 +394,8 @@ def capture(
         step=training.step,
         config=config,
         label_space=training.manifest.label_space,
-        model={name: tensor.detach().cpu().clone() for name, tensor in training.model.state_dict().items()},
+        model=_to_cpu(training.model.state_dict()),
+        averaged=_to_cpu(training.averaged.module.state_dict()) if training.averaged is not None else {},
         optimizer=_to_cpu(training.optimizer.state_dict()),
         next_micro_batch=training.step * config.optim.accumulate_steps,
         manifest_digest=training.manifest.digest,
@@ -392,6 +424,9 @@ def restore(training: Training, saved: Checkpoint) -> None:
     try:
         training.model.load_state_dict(saved.model)
         training.optimizer.load_state_dict(saved.optimizer)
+        if training.averaged is not None:
+            training.averaged.module.load_state_dict(saved.averaged)
+            training.averaged.n_averaged.fill_(saved.step)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"the checkpoint of step {saved.step} does not fit this model: {first_line(error)}"

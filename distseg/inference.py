@@ -4,6 +4,7 @@ Images are uint8 (3, H, W) RGB; logits are brought to the image's own size (bili
 argmax, so a label map has the size of its image. Void (255) is never predicted.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -52,14 +53,109 @@ def normalize(images_B3HW: Tensor, precision: str) -> Tensor:
     return ((images_B3HW.to(dtype) - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How an image is segmented. The default is the whole image once, at its own size.
+
+    Otherwise the softmax is averaged over windows, mirrored images and scales, and brought to the image's own size
+    before argmax (Zhao et al. 2017, section 5.1: scales 0.5 to 1.75 and flips; their code for the windows).
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window_px: tuple[int, int] | None = None  # height and width; windows step by two thirds of it, rounded up
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ConfigError(f"scales = {self.scales}: give at least one, all positive")
+        if self.window_px is not None and min(self.window_px) < 32:
+            raise ConfigError(f"window = {self.window_px}: both sides must be at least 32")
+
+    @property
+    def is_plain(self) -> bool:
+        return self == Protocol()
+
+
+PLAIN = Protocol()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images_B3HW: Tensor, precision: str, protocol: Protocol = PLAIN) -> Tensor:
+    """Class ids (B, H, W), int64, of uint8 images. The model must be in eval mode."""
+    if protocol.is_plain:
+        return whole_image_logits(model, images_B3HW, precision).argmax(1)
+    return probabilities(model, images_B3HW, precision, protocol).argmax(1)
+
+
 @torch.inference_mode()
 def whole_image_logits(model: nn.Module, images_B3HW: Tensor, precision: str) -> Tensor:
     """Logits (B, K, H, W) in fp32 (fp64) at the images' size. The model must be in eval mode."""
     with autocast(precision, images_B3HW.device):
         logits_BKhw: Tensor = model(normalize(images_B3HW, precision)).main_BKhw
     full_dtype = torch.float64 if precision == "fp64" else torch.float32
-    size = images_B3HW.shape[-2:]
-    return F.interpolate(logits_BKhw.to(full_dtype), size=size, mode="bilinear", align_corners=False)
+    return _resize(logits_BKhw.to(full_dtype), (images_B3HW.shape[2], images_B3HW.shape[3]))
+
+
+@torch.inference_mode()
+def probabilities(model: nn.Module, images_B3HW: Tensor, precision: str, protocol: Protocol) -> Tensor:
+    """The protocol's mean softmax (B, K, H, W) in fp32 (fp64) at the images' size. The model must be in eval mode."""
+    height, width = images_B3HW.shape[2:]
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    total_BKHW: Tensor | None = None
+    for scale in protocol.scales:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        scaled_B3hw = _resize(images_B3HW.to(dtype), size)
+        if protocol.window_px is None:
+            mean_BKhw = _mirrored_mean(model, scaled_B3hw, precision, protocol.flip)
+        else:
+            mean_BKhw = _window_mean(model, scaled_B3hw, precision, protocol.flip, protocol.window_px)
+        mean_BKHW = _resize(mean_BKhw, (height, width))
+        total_BKHW = mean_BKHW if total_BKHW is None else total_BKHW + mean_BKHW
+    assert total_BKHW is not None
+    return total_BKHW / len(protocol.scales)
+
+
+def _mirrored_mean(model: nn.Module, images_B3HW: Tensor, precision: str, flip: bool) -> Tensor:
+    softmax_BKHW = whole_image_logits(model, images_B3HW, precision).softmax(1)
+    if not flip:
+        return softmax_BKHW
+    mirrored_BKHW = whole_image_logits(model, images_B3HW.flip(3), precision).softmax(1).flip(3)
+    return (softmax_BKHW + mirrored_BKHW) / 2
+
+
+def _window_mean(
+    model: nn.Module, images_B3HW: Tensor, precision: str, flip: bool, window_px: tuple[int, int]
+) -> Tensor:
+    """Each pixel's mean over the windows that cover it; what is smaller than a window is filled up with mean colour."""
+    height, width = images_B3HW.shape[2:]
+    rows, columns = (max(w - n, 0) for w, n in zip(window_px, (height, width), strict=True))
+    mean_131 = torch.tensor(MEAN_RGB, dtype=images_B3HW.dtype, device=images_B3HW.device).view(1, 3, 1, 1)
+    filled_B3HW = F.pad(images_B3HW - mean_131, (0, columns, 0, rows)) + mean_131
+    total_BKHW: Tensor | None = None
+    count_HW = torch.zeros(filled_B3HW.shape[2:], dtype=images_B3HW.dtype, device=images_B3HW.device)
+    for top in window_starts(filled_B3HW.shape[2], window_px[0]):
+        for left in window_starts(filled_B3HW.shape[3], window_px[1]):
+            place = (slice(top, top + window_px[0]), slice(left, left + window_px[1]))
+            mean_BKhw = _mirrored_mean(model, filled_B3HW[:, :, place[0], place[1]], precision, flip)
+            if total_BKHW is None:
+                total_BKHW = mean_BKhw.new_zeros(*mean_BKhw.shape[:2], *filled_B3HW.shape[2:])
+            total_BKHW[:, :, place[0], place[1]] += mean_BKhw
+            count_HW[place] += 1
+    assert total_BKHW is not None
+    return (total_BKHW / count_HW)[:, :, :height, :width]
+
+
+def window_starts(num_pixels: int, window_px: int) -> list[int]:
+    """Where windows begin along a side of at least one window: every ceil(2/3 window), the last one flush."""
+    stride_px = math.ceil(window_px * 2 / 3)
+    num_windows = math.ceil((num_pixels - window_px) / stride_px) + 1
+    return [min(i * stride_px, num_pixels - window_px) for i in range(num_windows)]
+
+
+def _resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if x_BCHW.shape[2:] == size:
+        return x_BCHW
+    return F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
 @dataclass
@@ -90,15 +186,17 @@ def score(
     *,
     precision: str,
     device: torch.device,
+    protocol: Protocol = PLAIN,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Adds the model's predictions on `samples` to `tally`. Leaves the model in the mode it was in."""
     was_training = model.training
     model.eval()
     try:
-        for group in _by_size(samples):
+        # Averaged predictions take several times the memory.
+        for group in _by_size(samples, MAX_BATCH_PIXELS if protocol.is_plain else 1):
             images_B3HW = torch.stack([s.image_3HW for s in group]).to(device, non_blocking=True)
-            prediction_BHW = whole_image_logits(model, images_B3HW, precision).argmax(1).cpu()
+            prediction_BHW = predict(model, images_B3HW, precision, protocol).cpu()
             for sample, prediction_HW in zip(group, prediction_BHW, strict=True):
                 c = tally.conditions.index(sample.condition)
                 num_classes = tally.matrices_CKK.shape[-1]
@@ -110,13 +208,13 @@ def score(
         model.train(was_training)
 
 
-def _by_size(samples: Iterable[EvalSample]) -> Iterator[list[EvalSample]]:
-    """Consecutive images of one size, at most MAX_BATCH_PIXELS together."""
+def _by_size(samples: Iterable[EvalSample], max_pixels: int) -> Iterator[list[EvalSample]]:
+    """Consecutive images of one size, at most `max_pixels` together, or a single one."""
     group: list[EvalSample] = []
     for sample in samples:
         shape = sample.image_3HW.shape
         num_pixels = shape[-1] * shape[-2]
-        if group and (group[0].image_3HW.shape != shape or (len(group) + 1) * num_pixels > MAX_BATCH_PIXELS):
+        if group and (group[0].image_3HW.shape != shape or (len(group) + 1) * num_pixels > max_pixels):
             yield group
             group = []
         group.append(sample)

@@ -9,19 +9,26 @@ from distseg.models.layers import SegmentationModel
 def build_optimizer(model: SegmentationModel, config: OptimConfig) -> Optimizer:
     """SGD or AdamW (whose β1 is `momentum`) with the groups 'backbone' and 'head'; the head's rate is scaled.
 
-    Weight decay is on every parameter, batch norm's included, as in the authors' code of PSPNet.
+    Weight decay is on every parameter, batch norm's included, as in the authors' code of PSPNet; without
+    `decay_norm_and_bias` parameters of one dimension go to groups of their own, '… without decay'.
     """
-    backbone, head = model.parameter_groups()
-    groups = [{"params": backbone, "name": "backbone"}, {"params": head, "name": "head"}]
+    groups = []
+    for name, parameters in zip(("backbone", "head"), model.parameter_groups(), strict=True):
+        decayed = [p for p in parameters if config.decay_norm_and_bias or p.ndim > 1]
+        kept = [p for p in parameters if not config.decay_norm_and_bias and p.ndim <= 1]
+        groups += [
+            {"params": decayed, "name": name, "weight_decay": config.weight_decay},
+            {"params": kept, "name": f"{name} without decay", "weight_decay": 0.0},
+        ]
     groups = [group for group in groups if group["params"]]
     optimizer: Optimizer
     # Not the fused kernels: on CPUs they take parameter, gradient and state for equally strided, so that a contiguous
     # momentum beside a channels_last weight is silently added to the wrong elements.
     if config.name == "sgd":
-        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
     else:
         betas = (config.momentum, 0.999)
-        optimizer = AdamW(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+        optimizer = AdamW(groups, lr=config.lr, betas=betas)
     set_learning_rate(optimizer, learning_rate(0, config), config)
     return optimizer
 
@@ -38,6 +45,6 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float, config: OptimConfig) -> None:
-    """Gives the backbone's group `lr` and the head's `lr` x `head_lr_scale`."""
+    """Gives the backbone's groups `lr` and the head's `lr` x `head_lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * (config.head_lr_scale if group["name"] == "head" else 1.0)
+        group["lr"] = lr * (config.head_lr_scale if group["name"].startswith("head") else 1.0)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,21 +10,25 @@ from torch import Tensor
 from distseg import storage
 from distseg.config import ModelConfig
 from distseg.errors import CheckpointError, first_line
-from distseg.models.backbones import build_backbone, imagenet_state, load_backbone
+from distseg.models import SegmentationModel, imagenet_state, load_weights
 
 
 def load_pretrained(model: ModelConfig) -> dict[str, Tensor] | None:
-    """The backbone's state dict that model.pretrained names, or None. Raises CheckpointError if it cannot be used."""
+    """The state dict that model.pretrained names, or None. Raises CheckpointError if it is not to be had."""
     if model.pretrained is None:
         return None
-    state = _imagenet(model.backbone) if model.pretrained == "imagenet" else _state_dict_at(model.pretrained)
+    return _imagenet(model.backbone) if model.pretrained == "imagenet" else _state_dict_at(model.pretrained)
+
+
+def put_into(network: SegmentationModel, state: Mapping[str, Tensor], model: ModelConfig) -> None:
+    """Copies what `load_pretrained` gave into a network. Raises CheckpointError naming the keys that do not match."""
     try:
-        load_backbone(build_backbone(model.backbone, model.dilations), state)
+        load_weights(network, state)
     except ValueError as error:
         raise CheckpointError(
-            f"model.pretrained = {model.pretrained!r}: {error}; give the state dict of a torchvision {model.backbone}"
+            f"model.pretrained = {model.pretrained!r}: {error}; give the state dict of a torchvision "
+            f"{model.backbone}, or of a whole PSPNet of its authors"
         ) from None
-    return state
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
@@ -40,6 +45,8 @@ def _state_dict_at(uri: str) -> dict[str, Tensor]:
     data = storage.read_bytes(uri)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if isinstance(state.get("state_dict"), dict):  # as training programs save it, beside other things
+            state = state["state_dict"]
         return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(

@@ -1,4 +1,7 @@
-"""ResNet-18/34/50/101/152 (He et al. 2016) with dilated stages; parameters named and shaped as torchvision's.
+"""Encoders of ImageNet: dilated ResNets (He et al. 2016) and VGG16 (Simonyan & Zisserman 2015).
+
+Parameters are named and shaped as torchvision's. The `deep` stem, three 3x3 convolutions to 128 channels as in the
+authors' PSPNet, is named as theirs; ResNet-269 is theirs, too.
 
 `ResNet.forward` maps images_B3HW to the outputs of its four stages. A stage with dilation 1 strides by 2 (but for the
 first stage, which never does); a dilated one keeps its resolution. With the default dilations (1, 2, 4) of stages 2, 3
@@ -8,7 +11,7 @@ The dilation holds for *every* 3x3 convolution of its stage, as in the authors' 
 block of a dilated stage at the previous stage's dilation. As in torchvision, a Bottleneck strides in its 3x3.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torchvision
 from torch import Tensor, nn
@@ -88,16 +91,22 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck],
         stage_depths: tuple[int, int, int, int],
         dilations: Dilations,
+        stem: str = "torchvision",
     ) -> None:
         super().__init__()
         self.stage_channels = tuple(width * block.expansion for width in STAGE_WIDTHS)
         self.strides = (1, *(2 if dilation == 1 else 1 for dilation in dilations))
         self.output_stride = 4 * self.strides[1] * self.strides[2] * self.strides[3]
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.is_deep = stem == "deep"
         self.relu = nn.ReLU(inplace=True)
+        if self.is_deep:
+            self.conv1, self.bn1 = _conv3x3(3, 64, 2, 1), nn.BatchNorm2d(64)
+            self.conv2, self.bn2 = _conv3x3(64, 64, 1, 1), nn.BatchNorm2d(64)
+            self.conv3, self.bn3 = _conv3x3(64, 128, 1, 1), nn.BatchNorm2d(128)
+        else:
+            self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        in_channels = (64, *self.stage_channels)
+        in_channels = (128 if self.is_deep else 64, *self.stage_channels)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             _stage(block, in_channels[i], STAGE_WIDTHS[i], stage_depths[i], self.strides[i], (1, *dilations)[i])
             for i in range(4)
@@ -111,7 +120,11 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x1 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images_B3HW)))))
+        x = self.relu(self.bn1(self.conv1(images_B3HW)))
+        if self.is_deep:
+            x = self.relu(self.bn2(self.conv2(x)))
+            x = self.relu(self.bn3(self.conv3(x)))
+        x1 = self.layer1(self.maxpool(x))
         x2 = self.layer2(x1)
         x3 = self.layer3(x2)
         x4 = self.layer4(x3)
@@ -127,19 +140,54 @@ def _stage(
     return nn.Sequential(first, *(block(out_channels, width, 1, dilation) for _ in range(depth - 1)))
 
 
-BACKBONES: dict[str, Callable[[Dilations], ResNet]] = {
-    "resnet18": lambda dilations: ResNet(BasicBlock, (2, 2, 2, 2), dilations),
-    "resnet34": lambda dilations: ResNet(BasicBlock, (3, 4, 6, 3), dilations),
-    "resnet50": lambda dilations: ResNet(Bottleneck, (3, 4, 6, 3), dilations),
-    "resnet101": lambda dilations: ResNet(Bottleneck, (3, 4, 23, 3), dilations),
-    "resnet152": lambda dilations: ResNet(Bottleneck, (3, 8, 36, 3), dilations),
+VGG16_WIDTHS = (64, 128, 256, 512, 512)
+VGG16_DEPTHS = (2, 2, 3, 3, 3)
+
+
+class VGG16(nn.Module):
+    """The thirteen convolutions, named `features.<i>` as torchvision's `vgg16` or, with batch norm, `vgg16_bn`.
+
+    `forward` maps images_B3HW to the five stages' outputs after their pooling, at 1/2 to 1/32; sizes round up.
+    """
+
+    def __init__(self, *, has_bn: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width, depth in zip(VGG16_WIDTHS, VGG16_DEPTHS, strict=True):
+            for _ in range(depth):
+                conv = nn.Conv2d(channels, width, 3, padding=1)
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+                layers += [conv, *([nn.BatchNorm2d(width)] if has_bn else []), nn.ReLU(inplace=True)]
+                channels = width
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, images_B3HW: Tensor) -> list[Tensor]:
+        outputs, x = [], images_B3HW
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                outputs.append(x)
+        return outputs
+
+
+_RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+    "resnet269": (Bottleneck, (3, 30, 48, 8)),
 }
 
 
-def build_backbone(name: str, dilations: Dilations) -> ResNet:
-    if name not in BACKBONES:
-        raise ValueError(f"model.backbone = {name!r}: choose from {', '.join(BACKBONES)}")
-    return BACKBONES[name](dilations)
+def build_resnet(name: str, dilations: Dilations, stem: str = "torchvision") -> ResNet:
+    if name not in _RESNETS:
+        raise ValueError(f"model.backbone = {name!r}: choose from {', '.join(_RESNETS)}")
+    block, stage_depths = _RESNETS[name]
+    return ResNet(block, stage_depths, dilations, stem)
 
 
 def imagenet_state(backbone: str) -> dict[str, Tensor]:
@@ -147,19 +195,28 @@ def imagenet_state(backbone: str) -> dict[str, Tensor]:
 
     Raises OSError if they cannot be downloaded or written, RuntimeError if what came is damaged.
     """
-    weights = torchvision.models.get_weight(f"{backbone.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1")
+    family = backbone.replace("resnet", "ResNet").replace("vgg", "VGG").replace("_bn", "_BN")
+    try:
+        weights = torchvision.models.get_weight(f"{family}_Weights.IMAGENET1K_V1")
+    except (AttributeError, ValueError):
+        raise ValueError(f"torchvision has no ImageNet weights of {backbone}") from None
     state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     return state
 
 
 def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copies `state` into `backbone`; keys and shapes must match exactly, but for the ImageNet classifier 'fc.*'.
+    """Copies `state` into `backbone`; keys and shapes must match exactly, but for the classifier of ImageNet.
 
     `num_batches_tracked` may be absent (torchvision's older files lack it; nothing here uses it).
     Raises ValueError with the first of the keys that are missing, unexpected or of another shape.
     """
-    given = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    own = backbone.state_dict()
+    given = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
+    load_exactly(backbone, given, "backbone weights")
+
+
+def load_exactly(module: nn.Module, given: Mapping[str, Tensor], what: str) -> None:
+    """Copies `given` into `module`. Raises ValueError that names the first keys which do not match."""
+    own = module.state_dict()
     problems = {
         "missing": [k for k in own if k not in given and not k.endswith(".num_batches_tracked")],
         "unexpected": [k for k in given if k not in own],
@@ -171,8 +228,8 @@ def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
     }
     found = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys]
     if found:
-        raise ValueError(f"backbone weights do not fit: keys {'; '.join(found)}")
-    backbone.load_state_dict({**own, **given})
+        raise ValueError(f"{what} do not fit: keys {'; '.join(found)}")
+    module.load_state_dict({**own, **given})
 
 
 def _first(keys: list[str]) -> str:

@@ -37,10 +37,13 @@ class SegmentationModel(nn.Module):
         return backbone, [parameter for parameter in self.parameters() if id(parameter) not in known]
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """A convolution that keeps the size, without bias since batch norm follows."""
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    """A convolution that keeps the size (or divides it by `stride`), without bias since batch norm follows."""
+    padding = dilation * (kernel_size // 2)
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )

@@ -12,18 +12,18 @@ Ablations of Zhao et al., table 1: `bins=()` is the dilated FCN, `pool` chooses 
 the pooled channels are used as they are. All resizing is bilinear with align_corners=False (the authors: True).
 Heads start from PyTorch's default initialisation, the backbone's convolutions from Kaiming's, as in the authors' code.
 
-Size: 48.96M parameters on ResNet-50 at 21 classes with the auxiliary head. The authors' 49.08M are the same network
-with their own stem of three 3x3 convolutions (64, 64, 128), which is 0.12M larger than torchvision's 7x7.
+Size: 48.96M parameters on ResNet-50 at 21 classes with the auxiliary head, and 49.08M with the authors' own stem of
+three 3x3 convolutions (64, 64, 128), `stem = "deep"`. Bins (1,) are ParseNet's global pooling (table 1, "B1").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig
-from distseg.models.backbones import build_backbone
+from distseg.models.backbones import build_resnet, load_exactly
 from distseg.models.layers import Logits, SegmentationModel, SqueezeExcite, classifier, conv_bn_relu, resize_bilinear
 
 _POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -61,7 +61,7 @@ class PyramidPooling(nn.Module):
 class PSPNet(SegmentationModel):
     def __init__(self, config: ModelConfig, num_classes: int, *, aux: bool) -> None:
         super().__init__()
-        resnet = build_backbone(config.backbone, config.dilations)
+        resnet = build_resnet(config.backbone, config.dilations, config.stem)
         *_, aux_channels, channels = resnet.stage_channels
         self.backbone = resnet
         self.output_stride = resnet.output_stride
@@ -78,6 +78,49 @@ class PSPNet(SegmentationModel):
         return Logits(self.head(self.pyramid(x4)), aux_BKhw)
 
 
+# The modules of the authors' PyTorch code (hszhao/semseg), and what they are called here.
+_AUTHORS_NAMES = {
+    "layer0.0": "backbone.conv1",
+    "layer0.1": "backbone.bn1",
+    "layer0.3": "backbone.conv2",
+    "layer0.4": "backbone.bn2",
+    "layer0.6": "backbone.conv3",
+    "layer0.7": "backbone.bn3",
+    "cls.0": "head.0.0",
+    "cls.1": "head.0.1",
+    "cls.4": "head.1.1",
+    "aux.0": "aux_head.0.0",
+    "aux.1": "aux_head.0.1",
+    "aux.4": "aux_head.1.1",
+}
+
+
+def is_authors_layout(state: Mapping[str, Tensor]) -> bool:
+    return any(key.removeprefix("module.").startswith("layer0.") for key in state)
+
+
+def load_authors(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies a whole PSPNet of the authors' code, whose keys may begin with 'module.', into a PSPNet with deep stem.
+
+    Keys and shapes must match exactly; an auxiliary head that `model` lacks is left out. Raises ValueError naming
+    those that do not. The authors resize with align_corners=True, so scores differ a little from theirs.
+    """
+    has_aux = any(key.startswith("aux_head.") for key in model.state_dict())
+    renamed = {_from_authors(key.removeprefix("module.")): value for key, value in state.items()}
+    wanted = {key: value for key, value in renamed.items() if has_aux or not key.startswith("aux_head.")}
+    load_exactly(model, wanted, "the authors' weights")
+
+
+def _from_authors(key: str) -> str:
+    module, _, parameter = key.rpartition(".")
+    if module in _AUTHORS_NAMES:
+        return f"{_AUTHORS_NAMES[module]}.{parameter}"
+    if module.startswith("ppm.features."):  # bin i: pooling 0, convolution 1, batch norm 2
+        branch, _, layer = module.removeprefix("ppm.features.").partition(".")
+        return f"pyramid.branches.{branch}.{int(layer) - 1}.{parameter}" if layer.isdigit() else key
+    return f"backbone.{key}" if key.startswith("layer") else key
+
+
 def _fuse(in_channels: int, channels: int, se_ratio: int | None) -> nn.Sequential:
     if se_ratio is None:
         return conv_bn_relu(in_channels, channels, 3)
@@ -92,9 +135,16 @@ def _aux_head(in_channels: int, num_classes: int, dropout: float) -> nn.Sequenti
 
 
 def check_batch(config: ModelConfig, micro_batch_size: int) -> None:
-    """Raises ValueError if batch norm of the 1x1 bin, one value per sample of the global micro-batch, has only one."""
-    if 1 in config.bins and config.reduce and micro_batch_size < 2:
-        raise ValueError(
-            f"model.bins = {config.bins}: batch norm of the 1x1 bin needs at least 2 samples per micro-batch, "
-            f"which has {micro_batch_size}; raise data.batch_size, lower optim.accumulate_steps, or leave bin 1 out"
-        )
+    """Raises ValueError where batch norm sees one value per sample of the global micro-batch, and there is only one."""
+    if micro_batch_size >= 2:
+        return
+    if config.name == "pspnet" and 1 in config.bins and config.reduce:
+        where, otherwise = f"model.bins = {config.bins}: batch norm of the 1x1 bin", ", or leave bin 1 out"
+    elif config.name == "fcn_attention":
+        where, otherwise = "model.name = 'fcn_attention': batch norm of the image-level feature", ""
+    else:
+        return
+    raise ValueError(
+        f"{where} needs at least 2 samples per micro-batch, which has {micro_batch_size}; "
+        f"raise data.batch_size or lower optim.accumulate_steps{otherwise}"
+    )

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distseg.batchnorm import synchronise
 from distseg.config import ModelConfig, OptimConfig
-from distseg.losses import segmentation_loss
+from distseg.losses import Objective, segmentation_loss
 from distseg.models import build_model
 from distseg.optim import build_optimizer
 
@@ -63,7 +63,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(images_B3HW)
         normaliser = labels_BHW.numel() * WORLD
-        loss = segmentation_loss(logits, labels_BHW, aux_weight=0.4, class_weights=None, normaliser=normaliser)
+        loss = segmentation_loss(logits, labels_BHW, Objective(), normaliser=normaliser)
         loss.total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -36,7 +36,7 @@ from distseg.config import (
 from distseg.data.manifest import MANIFEST_NAME, load_manifest, read_index, seal
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import pack
-from distseg.models.backbones import build_backbone
+from distseg.models.backbones import build_resnet
 from tests import programs
 from tests.conftest import make_bucket, use_environment
 from tests.toy_data import LABELS, toy_samples
@@ -219,13 +219,13 @@ def weights_list(places: Places, path: Path) -> None:
 
 
 def weights_lacking_keys(places: Places, path: Path) -> None:
-    state = build_backbone("resnet18", (1, 2, 4)).state_dict()
+    state = build_resnet("resnet18", (1, 2, 4)).state_dict()
     del state["conv1.weight"]
     torch.save(state, path)
 
 
 def weights_of_resnet34(places: Places, path: Path) -> None:
-    torch.save(build_backbone("resnet34", (1, 2, 4)).state_dict(), path)
+    torch.save(build_resnet("resnet34", (1, 2, 4)).state_dict(), path)
 
 
 def run(places: Places, path: Path) -> None:

@@ -131,6 +131,26 @@ def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, fol
     assert (table["checkpoint"], table["data_digest"]) == (uri, saved.manifest_digest)
 
 
+def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
+    trained: programs.Ended, folder: Path
+) -> None:
+    uri = trained.printed("checkpoint")
+    averaged = ("--scales", "0.75", "1", "1.5", "--flip", "--sliding", "--window", "48", "64")
+    options = ("--checkpoint", uri, "--data", str(folder / "town"), "--precision", "fp32", *averaged)
+    environment = programs.plain_environment() | {"OMP_NUM_THREADS": "1"}
+    torchrun = ("torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m")
+    tables = []
+    for num_ranks, start in ((1, ()), (2, torchrun)):
+        place = folder / f"ranks-{num_ranks}"
+        words = (*start, "distseg.evaluate", *options, "--json", "table.json")
+        ended = programs.run(place, environment, *words)
+        assert ended.code == 0, ended.err
+        tables.append(json.loads((place / "table.json").read_text()))
+    assert tables[0] == tables[1]
+    assert tables[0]["num_images"] == 18
+    assert tables[0]["mIoU"] != checkpoint.read(uri).metrics["val/mIoU"]
+
+
 def test_torchrun_trains_the_same_without_ray(folder: Path, losses: list[float]) -> None:
     environment = programs.plain_environment() | {"OMP_NUM_THREADS": "1"}
     torchrun = ("torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")

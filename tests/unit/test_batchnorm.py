@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distseg.batchnorm import SyncBatchNorm2d, synchronise
 from distseg.config import ModelConfig, OptimConfig
-from distseg.losses import segmentation_loss, valid_weight
+from distseg.losses import Objective, segmentation_loss, valid_weight
 from distseg.models import build_model
 from distseg.optim import build_optimizer
 
@@ -105,7 +105,10 @@ def train_steps(rank: int, world: int, num_steps: int = 2) -> dict[str, Tensor]:
     losses = []
     for _ in range(num_steps):
         parts = segmentation_loss(
-            trained(images[share]), labels[share], aux_weight=0.4, class_weights=None, normaliser=valid_weight(labels)
+            trained(images[share]),
+            labels[share],
+            Objective(),
+            normaliser=valid_weight(labels),
         )
         (parts.total * world).backward()
         optimizer.step()

@@ -56,6 +56,34 @@ def test_accumulating_micro_batches_gives_the_same_on_one_and_two_ranks(tiny_con
     assert (losses(ranks.train(config, 1)) - losses(ranks.train(config, 2))).abs().max() < 1e-8
 
 
+def test_every_loss_is_that_of_the_global_batch(tiny_config: RunConfig) -> None:
+    loss = replace(tiny_config.loss, ohem_threshold=0.7, dice_weight=0.5, lovasz_weight=0.5, class_weights="enet")
+    config = replace(tiny_config, loss=loss, optim=replace(tiny_config.optim, accumulate_steps=2, max_steps=4))
+    config = replace(config, data=replace(config.data, batch_size=8))
+    assert (losses(ranks.train(config, 1)) - losses(ranks.train(config, 2))).abs().max() < 1e-8
+
+
+def test_the_moving_average_is_what_is_evaluated_and_goes_on_where_it_was(
+    tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    config = replace(tiny_config, optim=replace(tiny_config.optim, ema_decay=0.5, max_steps=4))
+    config = replace(config, checkpoint=CheckpointConfig(every_steps=2))
+    fit(config, World(), ranks.Recorder(tmp_path / "whole"))
+    with pytest.raises(ranks.StoppedError):
+        fit(config, World(), ranks.Recorder(tmp_path / "cut", stop_at=2))
+    halfway = checkpoint.newest(str(tmp_path / "cut"))
+    assert halfway is not None
+    fit(config, World(), ranks.Recorder(tmp_path / "cut"), resume=halfway[1])
+    ends = [checkpoint.newest(str(tmp_path / name)) for name in ("whole", "cut")]
+    assert ends[0] is not None and ends[1] is not None
+    whole, resumed = ends[0][1], ends[1][1]
+    for name, value in whole.averaged.items():
+        torch.testing.assert_close(resumed.averaged[name], value, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(whole.averaged["backbone.conv1.weight"], whole.model["backbone.conv1.weight"])
+    assert not torch.equal(whole.averaged["backbone.bn1.running_mean"], whole.model["backbone.bn1.running_mean"])
+    assert whole.evaluated is whole.averaged
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tiny_config: RunConfig) -> None:
     config = replace(tiny_config, optim=replace(tiny_config.optim, lr=1e30, warmup_steps=0))
     recorder = ranks.Recorder()

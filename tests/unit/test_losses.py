@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distseg.losses import (
     IGNORE_INDEX,
+    Objective,
     class_weights,
     cross_entropy_sum,
     segmentation_loss,
@@ -101,9 +102,7 @@ def test_all_void_is_zero_with_zero_gradients() -> None:
     aux = main.clone().requires_grad_()
     main.requires_grad_()
     void = torch.full_like(labels, IGNORE_INDEX)
-    parts = segmentation_loss(
-        Logits(main, aux), void, aux_weight=0.4, class_weights=None, normaliser=valid_weight(void)
-    )
+    parts = segmentation_loss(Logits(main, aux), void, Objective(), normaliser=valid_weight(void))
     parts.total.backward()
     assert [part.item() for part in parts] == [0, 0, 0]
     for logits in (main, aux):
@@ -121,11 +120,11 @@ def test_auxiliary_loss_is_weighted() -> None:
     main, labels = random_case(0)
     aux, _ = random_case(1)
     count = valid_weight(labels)
-    parts = segmentation_loss(Logits(main, aux), labels, aux_weight=0.4, class_weights=None, normaliser=count)
+    parts = segmentation_loss(Logits(main, aux), labels, Objective(), normaliser=count)
     assert parts.main.item() == pytest.approx((cross_entropy_sum(main, labels)[0] / count).item())
     assert parts.aux.item() == pytest.approx((cross_entropy_sum(aux, labels)[0] / count).item())
     assert parts.total.item() == pytest.approx(parts.main.item() + 0.4 * parts.aux.item())
-    alone = segmentation_loss(Logits(main, None), labels, aux_weight=0.4, class_weights=None, normaliser=float(count))
+    alone = segmentation_loss(Logits(main, None), labels, Objective(), normaliser=float(count))
     assert alone.total.item() == alone.main.item() == pytest.approx(parts.main.item())
     assert alone.aux.item() == 0
 
@@ -136,15 +135,12 @@ def test_shares_of_a_batch_add_up_to_the_whole(weights: Tensor | None) -> None:
     labels[1] = IGNORE_INDEX  # a rank without any valid pixel
     labels[2, :9] = IGNORE_INDEX  # and one with few: the mean of the ranks' means would differ
     normaliser = valid_weight(labels, weights)
-    whole = segmentation_loss(
-        Logits(logits, None), labels, aux_weight=0.4, class_weights=weights, normaliser=normaliser
-    )
+    whole = segmentation_loss(Logits(logits, None), labels, Objective(class_weights_K=weights), normaliser=normaliser)
     shares = [
         segmentation_loss(
             Logits(logits[i : i + 1], None),
             labels[i : i + 1],
-            aux_weight=0.4,
-            class_weights=weights,
+            Objective(class_weights_K=weights),
             normaliser=normaliser,
         ).total
         for i in range(3)

@@ -8,10 +8,12 @@ import torchvision
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig
-from distseg.models import build_model, check_batch, imagenet_state, load_backbone
-from distseg.models.backbones import BACKBONES, ResNet, build_backbone
+from distseg.models import build_model, check_batch, imagenet_state
+from distseg.models.backbones import ResNet, build_resnet, load_backbone
 from distseg.models.layers import SqueezeExcite, resize_bilinear
 from distseg.models.pspnet import PSPNet, PyramidPooling
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def torchvision_state(name: str) -> dict[str, Tensor]:
@@ -33,10 +35,10 @@ def meta_pspnet(config: ModelConfig, num_classes: int = 21, aux: bool = True) ->
 # ------------------------------------------------------------------------------------------------------- backbones
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", RESNETS)
 def test_names_and_shapes_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
-        ours = build_backbone(name, (1, 2, 4)).state_dict()
+        ours = build_resnet(name, (1, 2, 4)).state_dict()
         theirs = torchvision_state(name)
     expected = {key: value.shape for key, value in theirs.items() if not key.startswith("fc.")}
     assert {key: value.shape for key, value in ours.items()} == expected
@@ -46,7 +48,7 @@ def test_names_and_shapes_are_torchvisions(name: str) -> None:
 def test_without_dilation_computes_what_torchvision_computes(name: str) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name).eval()
-    ours = build_backbone(name, (1, 1, 1)).eval()
+    ours = build_resnet(name, (1, 1, 1)).eval()
     load_backbone(ours, theirs.state_dict())
     images = torch.randn(1, 3, 65, 49)
     x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
@@ -62,7 +64,7 @@ def test_without_dilation_computes_what_torchvision_computes(name: str) -> None:
 )
 def test_every_3x3_of_a_stage_is_dilated(name: str, dilations: tuple[int, int, int], output_stride: int) -> None:
     with torch.device("meta"):
-        resnet = build_backbone(name, dilations)
+        resnet = build_resnet(name, dilations)
         features = resnet(torch.empty(1, 3, 65, 97))
     assert resnet.output_stride == output_stride
     assert features[-1].shape[2:] == (-(-65 // output_stride), -(-97 // output_stride))
@@ -81,7 +83,7 @@ def test_every_3x3_of_a_stage_is_dilated(name: str, dilations: tuple[int, int, i
     [("resnet18", 3, 17), ("resnet18", 4, 33), ("resnet50", 3, 25), ("resnet50", 4, 25)],
 )
 def test_receptive_field_of_the_dilated_stages(name: str, stage: int, field_cells: int) -> None:
-    resnet = build_backbone(name, (1, 2, 4)).eval().requires_grad_(False)
+    resnet = build_resnet(name, (1, 2, 4)).eval().requires_grad_(False)
     layer = getattr(resnet, f"layer{stage}")
     for parameter in layer.parameters():  # all paths positive, so that none cancels
         nn.init.constant_(parameter, 0.1)
@@ -104,7 +106,7 @@ def test_imagenet_weights_are_taken_from_the_cache(tmp_path: Path, monkeypatch: 
     file.parent.mkdir(parents=True)
     state = torchvision_state("resnet18")
     torch.save(state, file)
-    model = build_model(ModelConfig(backbone="resnet18"), 5, backbone_state=imagenet_state("resnet18"))
+    model = build_model(ModelConfig(backbone="resnet18"), 5, weights=imagenet_state("resnet18"))
     assert torch.equal(model.backbone.state_dict()["layer4.1.bn2.weight"], state["layer4.1.bn2.weight"])
     assert torch.equal(model.backbone.state_dict()["conv1.weight"], state["conv1.weight"])
 
@@ -119,7 +121,7 @@ def test_imagenet_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest
         imagenet_state("resnet18")
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", RESNETS)
 def test_every_backbone_has_imagenet_weights(name: str) -> None:
     weights = torchvision.models.get_weight(f"{name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1")
     assert name in weights.url
@@ -127,11 +129,11 @@ def test_every_backbone_has_imagenet_weights(name: str) -> None:
 
 def test_weights_without_the_counters_of_batch_norm_load() -> None:
     state = {k: v for k, v in torchvision_state("resnet18").items() if "num_batches_tracked" not in k}
-    load_backbone(build_backbone("resnet18", (1, 2, 4)), state)
+    load_backbone(build_resnet("resnet18", (1, 2, 4)), state)
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    backbone = build_backbone("resnet18", (1, 2, 4))
+    backbone = build_resnet("resnet18", (1, 2, 4))
     state = torchvision_state("resnet18")
     before = backbone.state_dict()["conv1.weight"].clone()
     state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
@@ -148,7 +150,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 def test_weights_of_another_network_are_named_briefly() -> None:
     with pytest.raises(ValueError, match=r"missing \(layer1.0.conv3.weight, .*, …\)") as error:
-        load_backbone(build_backbone("resnet50", (1, 2, 4)), torchvision_state("resnet18"))
+        load_backbone(build_resnet("resnet50", (1, 2, 4)), torchvision_state("resnet18"))
     assert len(str(error.value)) < 600
 
 
@@ -254,7 +256,7 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         build_model(ModelConfig(), 1)
     with pytest.raises(ValueError, match="resnet18, resnet34"):
-        build_backbone("resnet19", (1, 2, 4))
+        build_resnet("resnet19", (1, 2, 4))
 
 
 def test_one_sample_is_too_few_for_the_1x1_bin() -> None:

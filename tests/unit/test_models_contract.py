@@ -17,6 +17,15 @@ VARIANTS = {
     "pspnet-18 max, not reduced": ModelConfig(backbone="resnet18", pool="max", reduce=False),
     "pspnet-18 no pyramid": ModelConfig(backbone="resnet18", bins=()),
     "pspnet-18 stride 4": ModelConfig(backbone="resnet18", dilations=(2, 4, 8)),
+    "pspnet-18 deep stem": ModelConfig(backbone="resnet18", stem="deep", bins=(1,)),
+    "fcn-8s vgg16": ModelConfig(name="fcn", backbone="vgg16"),
+    "fcn-32s vgg16_bn": ModelConfig(name="fcn", backbone="vgg16_bn", fcn_stride=32),
+    "fcn resnet18": ModelConfig(name="fcn", backbone="resnet18"),
+    "fcn_attention": ModelConfig(name="fcn_attention", se_ratio=4, width=0.25),
+    "fcn_attention plain": ModelConfig(name="fcn_attention", width=0.25, skips=False, downsample="pool"),
+    "enet": ModelConfig(name="enet"),
+    "unet": ModelConfig(name="unet", width=0.25),
+    "r2unet": ModelConfig(name="r2unet", width=0.25),
 }
 DEEP = ("resnet34", "resnet101", "resnet152")
 
@@ -61,8 +70,8 @@ def test_deep_backbones_have_the_same_shapes(backbone: str) -> None:
 def test_gradients_reach_every_parameter(config: ModelConfig) -> None:
     model = build(config).train()
     logits = model(torch.randn(2, 3, 49, 65))
-    assert logits.aux_BKhw is not None
-    (logits.main_BKhw.square().mean() + logits.aux_BKhw.square().mean()).backward()
+    assert (logits.aux_BKhw is not None) == config.has_aux_head
+    torch.stack([x.square().mean() for x in logits if x is not None]).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -91,7 +100,9 @@ def test_bf16_and_channels_last_are_close_to_fp32(config: ModelConfig) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(images.contiguous(memory_format=torch.channels_last)).main_BKhw
     assert logits.dtype == torch.bfloat16
-    assert (logits - expected).norm() < 0.05 * expected.norm()
+    # ENet rounds after each of 81 convolutions, and rounding can move a maximum, whose place its unpooling keeps.
+    tolerance = 0.1 if config.name == "enet" else 0.05
+    assert (logits - expected).norm() < tolerance * expected.norm()
 
 
 @every_variant

@@ -61,6 +61,16 @@ def test_groups(model: SegmentationModel, name: str) -> None:
     assert (backbone["lr"], head["lr"]) == (0.002, pytest.approx(0.02))
 
 
+def test_batch_norm_and_biases_without_decay(model: SegmentationModel) -> None:
+    config = OptimConfig(lr=0.01, head_lr_scale=10, weight_decay=1e-4, decay_norm_and_bias=False)
+    groups = build_optimizer(model, config).param_groups
+    assert [group["name"] for group in groups] == ["backbone", "backbone without decay", "head", "head without decay"]
+    assert [group["weight_decay"] for group in groups] == [1e-4, 0, 1e-4, 0]
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.01, 0.1, 0.1])
+    assert all((p.ndim > 1) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
 def test_momentum_is_beta1_of_adamw(model: SegmentationModel) -> None:
     assert build_optimizer(model, OptimConfig(momentum=0.8)).param_groups[0]["momentum"] == 0.8
     assert build_optimizer(model, OptimConfig(name="adamw", momentum=0.8)).param_groups[0]["betas"] == (0.8, 0.999)

@@ -1,0 +1,130 @@
+"""python -m distseg.models [--size 512 1024] [--num_classes 19] [--no_timing] [--json FILE]
+
+The networks side by side: parameters, MiB of fp32 weights, GFLOPs and milliseconds of one image's forward pass in eval
+mode (two operations per multiply-add; without the auxiliary head; time: median of 5 on this machine's device).
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from distseg import cli, inference, storage
+from distseg.config import ModelConfig, Precision
+from distseg.errors import ConfigError
+from distseg.models import build_model
+
+PROG = "python -m distseg.models"
+TIMED_RUNS = 5
+
+NETWORKS = {
+    "fcn-32s vgg16": ModelConfig(name="fcn", backbone="vgg16", fcn_stride=32),
+    "fcn-16s vgg16": ModelConfig(name="fcn", backbone="vgg16", fcn_stride=16),
+    "fcn-8s vgg16": ModelConfig(name="fcn", backbone="vgg16"),
+    "fcn resnet50": ModelConfig(name="fcn", backbone="resnet50"),
+    "pspnet resnet18": ModelConfig(backbone="resnet18"),
+    "pspnet resnet50": ModelConfig(backbone="resnet50"),
+    "pspnet resnet101": ModelConfig(backbone="resnet101"),
+    "pspnet resnet269": ModelConfig(backbone="resnet269", stem="deep"),
+    "se-pspnet resnet50": ModelConfig(backbone="resnet50", se_ratio=16),
+    "fcn_attention": ModelConfig(name="fcn_attention", se_ratio=16),
+    "fcn_attention width 1/4": ModelConfig(name="fcn_attention", se_ratio=16, width=0.25),
+    "enet": ModelConfig(name="enet"),
+    "unet": ModelConfig(name="unet"),
+    "r2unet": ModelConfig(name="r2unet"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    size: tuple[int, int] = (512, 1024)
+    """Height and width of the image."""
+    num_classes: int = 19
+    only: tuple[str, ...] = ()
+    """Networks to show, by the beginning of their name; none: all."""
+    timing: bool = True
+    """Measure milliseconds, which takes a while for the large ones."""
+    precision: Precision = "auto"
+    json: str | None = None
+    """Also write the table here."""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    parameters: int  # with the auxiliary head, where there is one
+    mib: float
+    gflops: float
+    ms: float | None
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
+    if min(options.size) < 32:
+        raise ConfigError(f"--size {options.size}: both sides must be at least 32")
+    if options.num_classes < 2:
+        raise ConfigError(f"--num_classes {options.num_classes}: must be at least 2")
+    chosen = [name for name in NETWORKS if not options.only or name.startswith(options.only)]
+    if not chosen:
+        raise ConfigError(f"--only {' '.join(options.only)}: no network begins so; known are {', '.join(NETWORKS)}")
+    if options.json is not None:
+        storage.check_writable(options.json.rpartition("/")[0] or ".")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = inference.resolve_precision(options.precision, device)
+    rows = []
+    for name in chosen:
+        ms = _milliseconds(NETWORKS[name], options, device, precision) if options.timing else None
+        rows.append(_row(name, options, ms))
+    _print(rows, f"{options.size[0]} x {options.size[1]}, {options.num_classes} classes, {device.type} {precision}")
+    if options.json is not None:
+        table = {"size": options.size, "num_classes": options.num_classes, "device": device.type} | {
+            "precision": precision,
+            "networks": [asdict(row) for row in rows],
+        }
+        storage.write_bytes(options.json, (json.dumps(table, indent=1) + "\n").encode())
+    return 0
+
+
+def _row(name: str, options: Arguments, ms: float | None) -> Row:
+    with torch.device("meta"):
+        model = build_model(NETWORKS[name], options.num_classes, aux=NETWORKS[name].has_aux_head).eval()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model(torch.empty(1, 3, *options.size))
+    return Row(name, parameters, parameters * 4 / 2**20, counter.get_total_flops() / 1e9, ms)
+
+
+def _milliseconds(config: ModelConfig, options: Arguments, device: torch.device, precision: str) -> float:
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    model = build_model(config, options.num_classes, aux=False)
+    model = model.to(device, dtype).to(memory_format=torch.channels_last).eval()
+    image_B3HW = torch.zeros(1, 3, *options.size, dtype=torch.uint8, device=device)
+    times_s = []
+    for _ in range(TIMED_RUNS + 1):
+        start_s = time.perf_counter()
+        inference.whole_image_logits(model, image_B3HW, precision)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times_s.append(time.perf_counter() - start_s)
+    return 1000 * statistics.median(times_s[1:])
+
+
+def _print(rows: list[Row], title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("network", "parameters", "MiB", "GFLOPs", "ms"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in rows:
+        ms = "-" if row.ms is None else f"{row.ms:.0f}"
+        table.add_row(row.name, f"{row.parameters / 1e6:.2f}M", f"{row.mib:.1f}", f"{row.gflops:.1f}", ms)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
