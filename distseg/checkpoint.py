@@ -46,6 +46,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     averaged: dict[str, Tensor] = field(default_factory=dict)  # the moving average of the weights, if one is kept
+    source_style: dict[str, Tensor] = field(default_factory=dict)  # of style.direction to_source: mean and std
     next_micro_batch: int  # position in the sample stream
     manifest_digest: str
     run_id: str = ""  # MLflow's
@@ -89,6 +90,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
         "model": checkpoint.model,
         "optimizer": checkpoint.optimizer,
         "averaged": checkpoint.averaged,
+        "source_style": checkpoint.source_style,
         "next_micro_batch": checkpoint.next_micro_batch,
         "manifest_digest": checkpoint.manifest_digest,
         "run_id": checkpoint.run_id,
@@ -249,6 +251,11 @@ def check_same_run(config: RunConfig, saved: Checkpoint) -> None:
         f"{field_name} = {new[field_name]!r}: the run being resumed has {old.get(field_name)!r}; "
         "start a new run to change it"
     )
+
+
+def is_there(uri: str) -> bool:
+    """Whether `uri` is a checkpoint's directory or a run's."""
+    return any(storage.exists(storage.join(uri, name)) for name in (META_FILE, "run.json"))
 
 
 def code_version() -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -83,3 +84,21 @@ def _one_line(box: str) -> str:
             break
         sentence.append(line)
     return re.sub(r"\s+", " ", " ".join(sentence)) or "bad arguments"
+
+
+class Progress:
+    """A line every few seconds on stderr: done, rate, time left."""
+
+    def __init__(self, total: int, what: str, every_s: float = 5.0) -> None:
+        self.total, self.what, self.every_s, self.num_done = total, what, every_s, 0
+        self.start_s = self.last_s = time.monotonic()
+
+    def __call__(self, num: int) -> None:
+        """`num` more are done."""
+        self.num_done += num
+        now_s = time.monotonic()
+        if now_s - self.last_s >= self.every_s:
+            self.last_s = now_s
+            rate = self.num_done / (now_s - self.start_s)
+            left_s = (self.total - self.num_done) / rate
+            print(f"{self.num_done}/{self.total} {self.what}  {rate:.1f}/s  ETA {left_s:.0f} s", file=sys.stderr)

@@ -26,7 +26,8 @@ class ModelConfig:
     A field that the named network does not have must keep its default.
     """
 
-    name: Literal["pspnet", "fcn", "fcn_attention", "enet", "unet", "r2unet"] = "pspnet"
+    name: Literal["pspnet", "fcn", "fcn_attention", "enet", "unet", "r2unet", "adain"] = "pspnet"
+    """adain is the style network of `distseg.stylize`; the others segment."""
     backbone: Literal[
         "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet269", "vgg16", "vgg16_bn"
     ] = "resnet50"
@@ -56,6 +57,8 @@ class ModelConfig:
     """t of r2unet: each recurrent convolution is applied t + 1 times."""
     width: float = 1.0
     """Scales all channels of fcn_attention, unet and r2unet."""
+    style_depth: Literal[1, 2, 3] = 2
+    """Stages of adain's ResNet encoder: styles are exchanged at 1/4 (1) or 1/8 (2) of the resolution."""
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -83,8 +86,9 @@ class ModelConfig:
 
     def _check_fields_belong(self) -> None:
         """A search over a field that changes nothing would compare noise."""
-        if self.name == "pspnet":
-            _require(not self.backbone.startswith("vgg16"), "model.backbone", self.backbone, "pspnet needs a ResNet")
+        if self.name in ("pspnet", "adain"):
+            needs = f"{self.name} needs a ResNet"
+            _require(not self.backbone.startswith("vgg16"), "model.backbone", self.backbone, needs)
         own = _MODEL_FIELDS["fcn on vgg16" if self._is_vgg_fcn else self.name]
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
@@ -115,6 +119,7 @@ _MODEL_FIELDS = {
         "enet": "",
         "unet": "width",
         "r2unet": "width recurrence",
+        "adain": "backbone pretrained stem dilations style_depth",
     }.items()
 }
 
@@ -242,6 +247,43 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StyleConfig:
+    """Restyling by AdaIN, and the KL term between an image and its composite (Song et al. 2021, parts b and c).
+
+    Also what the style network itself is trained with: its target conditions and the weight of its style losses.
+    """
+
+    network: str | None = None
+    """A checkpoint of `distseg.stylize train`, or its run; None: no restyling."""
+    conditions: tuple[str, ...] = ()
+    """Target conditions: unlabelled images of the train split."""
+    direction: Literal["to_target", "to_source"] = "to_target"
+    """Restyle training images towards the targets, or at evaluation every image towards the training set."""
+    probability: float = 0.5
+    """Share of the training images that are restyled; with a KL term all are, beside their originals."""
+    kl_weight: float = 0.0
+    """Of the KL divergence between the segmentations of an image and of its composite."""
+    strength: float = 1.0
+    """Between the image's own style (0) and the target's (1)."""
+    loss_weight: float = 10.0
+    """λ of the style losses against the content loss, in training the style network."""
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "strength"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"style.{name}", value, "must be in [0, 1]")
+        for name in ("kl_weight", "loss_weight"):
+            _require(getattr(self, name) >= 0, f"style.{name}", getattr(self, name), "must not be negative")
+        if self.network is None:
+            _require(self.kl_weight == 0, "style.kl_weight", self.kl_weight, "needs style.network, which restyles")
+        elif self.direction == "to_target":
+            _require(bool(self.conditions), "style.conditions", self.conditions, "name the conditions to restyle to")
+        else:
+            _require(self.kl_weight == 0, "style.kl_weight", self.kl_weight, "belongs to direction to_target")
+            _require(not self.conditions, "style.conditions", self.conditions, "belong to direction to_target")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScalingConfig:
     """What the run asks of the cluster."""
 
@@ -301,6 +343,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    style: StyleConfig = field(default_factory=StyleConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -320,6 +363,11 @@ class RunConfig:
             self.loss.aux_weight,
             f"{self.model.name} has no auxiliary head; give 0",
         )
+        if self.model.name == "adain":
+            _require(bool(self.style.conditions), "style.conditions", (), "name the conditions to learn the style of")
+            _require(self.style.network is None, "style.network", self.style.network, "is what is trained here")
+        elif self.style.network is None:
+            _require(not self.style.conditions, "style.conditions", self.style.conditions, "needs style.network")
 
     @property
     def micro_batch_size(self) -> int:

@@ -7,8 +7,6 @@ images out and the result is the same.
 """
 
 import json
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,26 +14,24 @@ from typing import Any
 import torch
 
 from distseg import checkpoint, cli, inference, storage
-from distseg.config import Precision
+from distseg.config import Precision, RunConfig
 from distseg.data.manifest import Manifest, load_manifest
 from distseg.data.reader import eval_samples
 from distseg.errors import CheckpointError, ConfigError
-from distseg.fit import World, add_up, torchrun_world
-from distseg.models import build_model
+from distseg.fit import add_up
+from distseg.loop import World, torchrun_world
+from distseg.models import SegmentationModel, build_model
+from distseg.models.adain import Statistics
+from distseg.style import TowardsSource, load_network
 from distseg.train import print_conditions
 
 PROG = "python -m distseg.evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    checkpoint: str
-    """A checkpoint's directory, or a run's (its best by val/mIoU): a path or s3:// URI."""
-    data: str
-    """Packed data: a directory or s3:// prefix."""
-    split: str = "val"
-    conditions: tuple[str, ...] = ()
-    """Conditions of the split; none: all; SPLIT/CONDITION takes one from another split."""
+class ProtocolOptions:
+    """How images are segmented."""
+
     scales: tuple[float, ...] = (1.0,)
     """Sizes of the image to average over; the papers: 0.5 0.75 1 1.25 1.5 1.75."""
     flip: bool = False
@@ -44,6 +40,24 @@ class Arguments:
     """Windows of the training crop's size, or of --window, instead of the whole image."""
     window: tuple[int, int] | None = None
     """Height and width of the sliding window."""
+
+    def protocol(self, config: RunConfig) -> inference.Protocol:
+        """With the training crop of `config` for windows of no given size. Raises ConfigError."""
+        if self.window is not None and not self.sliding:
+            raise ConfigError(f"--window {self.window}: it is the size of --sliding's windows; add --sliding")
+        window_px = (self.window or config.data.crop_px) if self.sliding else None
+        return inference.Protocol(scales=self.scales, flip=self.flip, window_px=window_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(ProtocolOptions):
+    checkpoint: str
+    """A checkpoint's directory, or a run's (its best by val/mIoU): a path or s3:// URI."""
+    data: str
+    """Packed data: a directory or s3:// prefix."""
+    split: str = "val"
+    conditions: tuple[str, ...] = ()
+    """Conditions of the split; none: all; SPLIT/CONDITION takes one from another split."""
     json: str | None = None
     """Also write the table here."""
     precision: Precision = "auto"
@@ -77,7 +91,7 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     manifest = load_manifest(options.data)
     check_classes(saved, manifest)
     shards = inference.evaluation_shards(manifest, options.split, options.conditions)
-    protocol = _protocol(options, saved)
+    protocol = options.protocol(saved.config)
     precision = inference.resolve_precision(options.precision, world.device)
     model = load_model(saved, world.device, precision)
     tally = inference.Tally.empty(inference.conditions_of(shards), manifest.label_space.num_classes)
@@ -90,7 +104,8 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
         prefetch=16,
         deadline_s=300.0,
     )
-    progress = _Progress(sum(s.num_samples for s in shards) // world.size) if world.rank == 0 else None
+    num_images = sum(s.num_samples for s in shards) // world.size
+    progress = cli.Progress(num_images, "images") if world.rank == 0 else None
     inference.score(
         model, samples, tally, precision=precision, device=world.device, protocol=protocol, progress=progress
     )
@@ -100,20 +115,17 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
 
 
-def _protocol(options: Arguments, saved: checkpoint.Checkpoint) -> inference.Protocol:
-    if options.window is not None and not options.sliding:
-        raise ConfigError(f"--window {options.window}: it is the size of --sliding's windows; add --sliding")
-    window_px = (options.window or saved.config.data.crop_px) if options.sliding else None
-    return inference.Protocol(scales=options.scales, flip=options.flip, window_px=window_px)
-
-
-def load_model(saved: checkpoint.Checkpoint, device: torch.device, precision: str) -> torch.nn.Module:
+def load_model(saved: checkpoint.Checkpoint, device: torch.device, precision: str) -> SegmentationModel:
     """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
     model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
     try:
         model.load_state_dict(saved.evaluated)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[0]}") from None
+    if saved.source_style:
+        assert saved.config.style.network is not None
+        style = Statistics(saved.source_style["mean_BC11"], saved.source_style["std_BC11"])
+        model = TowardsSource(model, load_network(saved.config.style.network), style, saved.config.style.strength)
     dtype = torch.float64 if precision == "fp64" else torch.float32
     return model.to(device, dtype).to(memory_format=torch.channels_last).eval()
 
@@ -124,23 +136,6 @@ def check_classes(saved: checkpoint.Checkpoint, manifest: Manifest) -> None:
             f"the checkpoint predicts {saved.label_space.num_classes} classes ({saved.label_space.name}), the data has "
             f"{manifest.label_space.num_classes} ({manifest.label_space.name}); evaluate on data of its label space"
         )
-
-
-class _Progress:
-    """A line every few seconds on stderr."""
-
-    def __init__(self, num_images: int, every_s: float = 5.0) -> None:
-        self.num_images, self.every_s, self.num_done = num_images, every_s, 0
-        self.start_s = self.last_s = time.monotonic()
-
-    def __call__(self, num: int) -> None:
-        self.num_done += num
-        now_s = time.monotonic()
-        if now_s - self.last_s >= self.every_s:
-            self.last_s = now_s
-            rate = self.num_done / (now_s - self.start_s)
-            left_s = (self.num_images - self.num_done) / rate
-            print(f"{self.num_done}/{self.num_images} images  {rate:.1f}/s  ETA {left_s:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

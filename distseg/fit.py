@@ -6,15 +6,11 @@ step). What is random is seeded from (seed, position) or (seed, step, rank), so 
 """
 
 import contextlib
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -25,40 +21,14 @@ from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig
 from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
-from distseg.errors import CheckpointError, ConfigError, TrainingError, first_line
-from distseg.losses import Objective, class_weights, segmentation_loss, valid_weight
+from distseg.errors import CheckpointError, ConfigError, first_line
+from distseg.loop import FiniteLosses, Report, Watch, World, agreed_precision, due, to_cpu
+from distseg.losses import Objective, class_weights, kl_consistency, segmentation_loss, valid_weight
 from distseg.models import SegmentationModel, build_model, check_batch
+from distseg.models.adain import Statistics, StyleNetwork
 from distseg.optim import build_optimizer, learning_rate, set_learning_rate
+from distseg.style import Restyler, TowardsSource, load_network, source_style, style_shards
 from distseg.weights import load_pretrained, put_into
-
-
-@dataclass(frozen=True)
-class World:
-    """Where this process stands among the ranks. With size > 1, torch.distributed must have been initialised."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, in place and returned."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-
-class Report(Protocol):
-    """Where a training sends what it finds. `log` is called on rank 0 only, `save` on every rank."""
-
-    def log(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def pending_records(self) -> list[dict[str, Any]]:
-        """Records not yet confirmed by the tracking server; they travel in the checkpoint."""
-        ...
-
-    def save(self, step: int, checkpoint: Checkpoint | None, metrics: dict[str, float]) -> None:
-        """Keeps a checkpoint; it is None on every rank but 0. A barrier where ranks must stay together."""
-        ...
 
 
 @dataclass
@@ -75,6 +45,7 @@ class Training:
     wrapped: nn.Module  # DDP or compiled around it: what is trained
     optimizer: torch.optim.Optimizer
     objective: Objective
+    source: tuple[StyleNetwork, Statistics] | None  # of style.direction to_source: what evaluation restyles by
     averaged: AveragedModel | None  # the moving average that is evaluated instead, with its own batch norm statistics
     step: int = 0
     tables: dict[str, Any] = field(default_factory=dict)
@@ -94,22 +65,28 @@ def fit(
         if world.rank == 0:
             report.log(training.step, {"train/resumed_at": float(training.step)})
     max_steps = config.optim.max_steps
-    with contextlib.closing(open_reader(training)) as reader:
-        watch = _Watch(reader, config.data.batch_size, training.step)
-        losses = _FiniteLosses(world)
+    with contextlib.ExitStack() as opened:
+        reader = opened.enter_context(contextlib.closing(open_reader(training)))
+        restyler = open_restyler(training)
+        if restyler is not None:
+            opened.enter_context(contextlib.closing(restyler))
+        watch = Watch(reader, config.data.batch_size, training.step)
+        losses = FiniteLosses(world)
         while training.step < max_steps:
             micro_batches = [next(reader) for _ in range(config.optim.accumulate_steps)]
             lr = learning_rate(training.step, config.optim)
             set_learning_rate(training.optimizer, lr, config.optim)
-            losses.expect(training.step + 1, train_step(training, micro_batches), micro_batches)
+            losses.expect(training.step + 1, train_step(training, micro_batches, restyler), micro_batches)
             training.step += 1
             step = training.step
-            if _due(step, config.tracking.log_every_steps, max_steps) or step == 1:
-                main, aux = losses.check()
+            if due(step, config.tracking.log_every_steps, max_steps) or step == 1:
+                main, aux, kl = losses.check()
                 if world.rank == 0:
-                    report.log(step, {"train/loss": main, "train/aux_loss": aux, "train/lr": lr} | watch.rates(step))
-            evaluate_now = _due(step, config.evaluate.every_steps, max_steps)
-            if evaluate_now or _due(step, config.checkpoint.every_steps, max_steps):
+                    parts = {"train/loss": main, "train/aux_loss": aux}
+                    parts |= {"train/kl_loss": kl} if config.style.kl_weight else {}
+                    report.log(step, parts | {"train/lr": lr} | watch.rates(step))
+            evaluate_now = due(step, config.evaluate.every_steps, max_steps)
+            if evaluate_now or due(step, config.checkpoint.every_steps, max_steps):
                 losses.check()
                 metrics = evaluate(training) if evaluate_now else {}
                 if world.rank == 0 and metrics:
@@ -118,10 +95,6 @@ def fit(
                 watch.restart(step)
         losses.check()
     return training
-
-
-def _due(step: int, every_steps: int, max_steps: int) -> bool:
-    return step == max_steps or (every_steps > 0 and step % every_steps == 0)
 
 
 # ------------------------------------------------------------------------------------------------ before the first step
@@ -148,6 +121,7 @@ def prepare(config: RunConfig, world: World) -> Training:
         wrapped=_wrap(model, config, world),
         optimizer=build_optimizer(model, config.optim),
         objective=objective_of(config, manifest, world.device),
+        source=_source(config, manifest, world),
         averaged=_averaged(model, config.optim.ema_decay),
     )
 
@@ -174,6 +148,9 @@ def check(config: RunConfig) -> Manifest:
     Raises ConfigError, DataError, StorageError or CheckpointError.
     """
     manifest, *_ = select_data(config)
+    if config.style.network is not None:
+        load_network(config.style.network)
+        style_shards(config, manifest)
     state = load_pretrained(config.model)
     with torch.device("cpu" if state else "meta"):  # shapes alone say whether the network can be built
         new_model(config, manifest.label_space.num_classes, state)
@@ -189,14 +166,6 @@ def new_model(config: RunConfig, num_classes: int, pretrained: Mapping[str, Tens
     if pretrained is not None:
         put_into(model, pretrained, config.model)
     return model
-
-
-def agreed_precision(config: RunConfig, world: World) -> str:
-    """Rank 0's choice on every rank: machines of one cluster may differ."""
-    choice = [inference.resolve_precision(config.precision, world.device)]
-    if world.size > 1:
-        dist.broadcast_object_list(choice, src=0)
-    return str(choice[0])
 
 
 def objective_of(config: RunConfig, manifest: Manifest, device: torch.device) -> Objective:
@@ -216,6 +185,22 @@ def objective_of(config: RunConfig, manifest: Manifest, device: torch.device) ->
         dice_weight=loss.dice_weight,
         lovasz_weight=loss.lovasz_weight,
     )
+
+
+def _source(config: RunConfig, manifest: Manifest, world: World) -> tuple[StyleNetwork, Statistics] | None:
+    if config.style.network is None or config.style.direction != "to_source":
+        return None
+    network = load_network(config.style.network).to(world.device)
+    return network, source_style(network, config, manifest, world.device)
+
+
+def open_restyler(training: Training) -> Restyler | None:
+    """What restyles this run's training images, from where the training stands; None if nothing does."""
+    config = training.config
+    if config.style.network is None or config.style.direction != "to_target":
+        return None
+    start_batch = training.step * config.optim.accumulate_steps
+    return Restyler(config, training.manifest, training.world, training.precision, start_batch)
 
 
 def _averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -260,8 +245,8 @@ def open_reader(training: Training) -> TrainReader:
 # ------------------------------------------------------------------------------------------------------------- one step
 
 
-def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
-    """One optimiser step. Returns this rank's parts of the global (loss, auxiliary loss), float64, shape (2,)."""
+def train_step(training: Training, micro_batches: list[Batch], restyler: Restyler | None = None) -> Tensor:
+    """One optimiser step. Returns this rank's parts of the global (loss, auxiliary loss, KL), float64, shape (3,)."""
     config, world = training.config, training.world
     device = world.device
     # Dropout differs between ranks and steps and is the same again when a step is done again.
@@ -272,13 +257,18 @@ def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
     normaliser = world.sum(
         sum_of([valid_weight(labels_BHW, training.objective.class_weights_K) for labels_BHW in labels])
     )
-    parts_2 = torch.zeros(2, dtype=torch.float64, device=device)
+    with_composites = restyler is not None and config.style.kl_weight > 0
+    if with_composites:  # each image is there twice
+        normaliser *= 2
+    parts_3 = torch.zeros(3, dtype=torch.float64, device=device)
     for i, (batch, labels_BHW) in enumerate(zip(micro_batches, labels, strict=True)):
-        images_B3HW = batch.images_B3HW.to(device, non_blocking=True)
+        images_B3HW = inference.normalize(batch.images_B3HW.to(device, non_blocking=True), training.precision)
+        if restyler is not None:
+            images_B3HW, labels_BHW = _restyled(restyler, batch, images_B3HW, labels_BHW, with_composites)
         is_last = i == len(micro_batches) - 1
         with _gradients_shared_only_if(is_last, training.wrapped):
             with inference.autocast(training.precision, device):
-                logits = training.wrapped(inference.normalize(images_B3HW, training.precision))
+                logits = training.wrapped(images_B3HW)
             loss = segmentation_loss(
                 logits,
                 labels_BHW,
@@ -287,15 +277,31 @@ def train_step(training: Training, micro_batches: list[Batch]) -> Tensor:
                 over_ranks=world.sum,
                 num_micro_batches=len(micro_batches),
             )
+            kl = torch.zeros_like(loss.main)
+            if with_composites:
+                image_BKhw, composite_BKhw = logits.main_BKhw.chunk(2)
+                num_cells = image_BKhw.numel() // image_BKhw.shape[1] * world.size * len(micro_batches)
+                kl = kl_consistency(image_BKhw, composite_BKhw, num_pixels=num_cells)
             # DDP averages gradients over ranks, the loss is a sum over them.
-            (loss.total * world.size).backward()
-        parts_2 += torch.stack([loss.main.detach(), loss.aux.detach()]).to(torch.float64)
+            ((loss.total + config.style.kl_weight * kl) * world.size).backward()
+        parts_3 += torch.stack([loss.main, loss.aux, kl.detach()]).to(torch.float64)
     if config.optim.clip_norm is not None:
         nn.utils.clip_grad_norm_(training.model.parameters(), config.optim.clip_norm)
     training.optimizer.step()
     if training.averaged is not None:
         training.averaged.update_parameters(training.model)
-    return parts_2
+    return parts_3
+
+
+def _restyled(
+    restyler: Restyler, batch: Batch, images_B3HW: Tensor, labels_BHW: Tensor, with_composites: bool
+) -> tuple[Tensor, Tensor]:
+    """Some images replaced by their composites, or all followed by them; the labels stay."""
+    composites_B3HW = restyler.composites(images_B3HW)
+    if with_composites:
+        return torch.cat([images_B3HW, composites_B3HW]), torch.cat([labels_BHW, labels_BHW])
+    chosen_B111 = restyler.chosen(batch).to(images_B3HW.device)[:, None, None, None]
+    return torch.where(chosen_B111, composites_B3HW, images_B3HW), labels_BHW
 
 
 def sum_of(values: list[Tensor]) -> Tensor:
@@ -310,47 +316,6 @@ def _gradients_shared_only_if(is_last: bool, wrapped: nn.Module) -> Iterator[Non
     else:
         with wrapped.no_sync():
             yield
-
-
-class _FiniteLosses:
-    """Adds the losses up over ranks and stops the training on the first that is not finite.
-
-    The sum of one step is looked at when the next one has been queued, so that a GPU never waits for the host; `check`
-    looks at once, and is called before anything is reported or saved.
-    """
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.waiting: tuple[int, Tensor, Tensor, list[Batch]] | None = None
-        self.last = (0.0, 0.0)
-
-    def expect(self, step: int, parts_2: Tensor, micro_batches: list[Batch]) -> None:
-        self.check()
-        self.waiting = (step, parts_2.clone(), self.world.sum(parts_2), micro_batches)
-
-    def check(self) -> tuple[float, float]:
-        """(loss, auxiliary loss) of the newest step. Raises TrainingError if they are not finite."""
-        if self.waiting is None:
-            return self.last
-        step, own_2, total_2, micro_batches = self.waiting
-        self.waiting = None
-        main, aux = total_2.tolist()
-        self.last = (main, aux)
-        if not torch.isfinite(total_2).all():
-            self._stop(step, own_2, micro_batches)
-        return self.last
-
-    def _stop(self, step: int, own_2: Tensor, micro_batches: list[Batch]) -> None:
-        own_keys = [] if torch.isfinite(own_2).all() else [key for batch in micro_batches for key in batch.keys]
-        keys_by_rank: list[list[str]] = [own_keys]
-        if self.world.size > 1:
-            keys_by_rank = [[] for _ in range(self.world.size)]
-            dist.all_gather_object(keys_by_rank, own_keys)
-        keys = [key for keys in keys_by_rank for key in keys]
-        raise TrainingError(
-            f"the loss of step {step} is {self.last[0]} on {', '.join(keys)}; the last checkpoint is kept. "
-            "Lower optim.lr, warm up longer (optim.warmup_steps), or use precision fp32"
-        )
 
 
 # ---------------------------------------------------------------------------------------------- evaluate, save, restore
@@ -369,7 +334,9 @@ def evaluate(training: Training) -> dict[str, float]:
         prefetch=16,
         deadline_s=training.config.data.deadline_s,
     )
-    model = training.model if training.averaged is None else training.averaged.module
+    model = training.model if training.averaged is None else cast(SegmentationModel, training.averaged.module)
+    if training.source is not None:
+        model = TowardsSource(model, *training.source, training.config.style.strength)
     inference.score(model, samples, tally, precision=training.precision, device=world.device)
     add_up(tally, world)
     inference.check_complete(tally, training.val_shards)
@@ -394,9 +361,10 @@ def capture(
         step=training.step,
         config=config,
         label_space=training.manifest.label_space,
-        model=_to_cpu(training.model.state_dict()),
-        averaged=_to_cpu(training.averaged.module.state_dict()) if training.averaged is not None else {},
-        optimizer=_to_cpu(training.optimizer.state_dict()),
+        model=to_cpu(training.model.state_dict()),
+        source_style=to_cpu(training.source[1]._asdict()) if training.source is not None else {},
+        averaged=to_cpu(training.averaged.module.state_dict()) if training.averaged is not None else {},
+        optimizer=to_cpu(training.optimizer.state_dict()),
         next_micro_batch=training.step * config.optim.accumulate_steps,
         manifest_digest=training.manifest.digest,
         run_id=run_id,
@@ -406,16 +374,6 @@ def capture(
         code_version=checkpoint.code_version(),
         rng={"seed": config.seed, "step": training.step},
     )
-
-
-def _to_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_to_cpu(item) for item in value]
-    return value
 
 
 def restore(training: Training, saved: Checkpoint) -> None:
@@ -432,36 +390,3 @@ def restore(training: Training, saved: Checkpoint) -> None:
             f"the checkpoint of step {saved.step} does not fit this model: {first_line(error)}"
         ) from None
     training.step = saved.step
-
-
-class _Watch:
-    """Images per second and the fraction of time spent waiting for data, since the last time it was asked."""
-
-    def __init__(self, reader: TrainReader, batch_size: int, step: int, clock: Callable[[], float] = time.perf_counter):
-        self.reader, self.batch_size, self.clock = reader, batch_size, clock
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        self.step, self.start_s, self.start_wait_s = step, self.clock(), self.reader.wait_s
-
-    def rates(self, step: int) -> dict[str, float]:
-        elapsed_s = max(self.clock() - self.start_s, 1e-9)
-        images = (step - self.step) * self.batch_size
-        waited = min(1.0, (self.reader.wait_s - self.start_wait_s) / elapsed_s)
-        self.restart(step)
-        return {"train/images_per_s": images / elapsed_s, "train/data_wait_fraction": waited}
-
-
-# ---------------------------------------------------------------------------------------------------------- without Ray
-
-
-def torchrun_world(timeout_s: float = 600.0) -> World:
-    """The world that torchrun describes in the environment; initialises torch.distributed when it has several ranks."""
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_gpu else torch.device("cpu")
-    if has_gpu:
-        torch.cuda.set_device(device)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
-    return World(rank, size, device)

@@ -1,12 +1,20 @@
 """Optimisers and the learning rate, a pure function of the step, so that resuming needs nothing but the step count."""
 
+from typing import Protocol
+
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from distseg.config import OptimConfig
-from distseg.models.layers import SegmentationModel
 
 
-def build_optimizer(model: SegmentationModel, config: OptimConfig) -> Optimizer:
+class Trainable(Protocol):
+    """What can be optimised: a network that says which parameters are its backbone's and which its heads'."""
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]: ...
+
+
+def build_optimizer(model: Trainable, config: OptimConfig) -> Optimizer:
     """SGD or AdamW (whose β1 is `momentum`) with the groups 'backbone' and 'head'; the head's rate is scaled.
 
     Weight decay is on every parameter, batch norm's included, as in the authors' code of PSPNet; without

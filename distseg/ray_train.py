@@ -29,8 +29,18 @@ from distseg import checkpoint, storage, tracking
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError, first_line
-from distseg.fit import World, check, fit
-from distseg.runs import Follower, Outcome, Run, RunReport, Show, saved_before, with_absolute_paths
+from distseg.loop import World
+from distseg.runs import (
+    Follower,
+    Outcome,
+    Run,
+    RunReport,
+    Show,
+    check_run,
+    fit_run,
+    saved_before,
+    with_absolute_paths,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +58,7 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     ResourceError if the cluster can never hold what is asked.
     """
     config = with_absolute_paths(config)
-    manifest = check(config)
+    manifest = check_run(config)
     run = Run.again(resume, config) if resume else Run.new(config)
     saved_before(run, config, manifest)
     storage.check_writable(run.uri.rpartition("/")[0])
@@ -292,7 +302,7 @@ def _worker(options: Mapping[str, Any]) -> None:
             config, run, options["manifest_digest"], saved, lambda step, metrics: _send(watcher, (step, dict(metrics)))
         )
     try:
-        fit(config, world, report, resume=saved, run_id=run.run_id)
+        fit_run(config, world, report, resume=saved, run_id=run.run_id)
     finally:
         report.close()
 

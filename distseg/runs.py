@@ -24,7 +24,9 @@ from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, check_divides, from_dict, to_dict
 from distseg.data.manifest import Manifest
 from distseg.errors import CheckpointError, ConfigError, ResourceError, StorageError, TrackingError
-from distseg.fit import World, check, fit, torchrun_world
+from distseg.fit import check, fit
+from distseg.loop import Report, World, torchrun_world
+from distseg.style import check_style, fit_style
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +163,8 @@ def read_config(run_uri: str) -> RunConfig:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Workers run elsewhere: a path means what it means where the user stands."""
+    if config.style.network is not None:
+        config = replace(config, style=replace(config.style, network=_absolute(config.style.network)))
     weights = config.model.pretrained
     if weights not in (None, "imagenet"):
         config = replace(config, model=replace(config.model, pretrained=_absolute(str(weights))))
@@ -171,6 +175,17 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def _absolute(uri: str) -> str:
     return uri.rstrip("/") if storage.is_s3(uri) else str(Path(uri).absolute())
+
+
+def check_run(config: RunConfig) -> Manifest:
+    """`check` of what the run trains: a network that segments, or one that restyles."""
+    return check_style(config) if config.model.name == "adain" else check(config)
+
+
+def fit_run(config: RunConfig, world: World, report: Report, *, resume: Checkpoint | None, run_id: str) -> None:
+    """`fit` of what the run trains."""
+    train = fit_style if config.model.name == "adain" else fit
+    train(config, world, report, resume=resume, run_id=run_id)
 
 
 class RunReport:
@@ -226,7 +241,7 @@ def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | 
     """One rank of a training without Ray, alone or as torchrun's environment says. The outcome on rank 0, else None."""
     check_divides(config.data.batch_size, int(os.environ.get("WORLD_SIZE", 1)), config.optim.accumulate_steps)
     config = with_absolute_paths(config)
-    manifest = check(config)
+    manifest = check_run(config)
     world = torchrun_world()
     if config.scaling.gpu and world.device.type != "cuda":
         raise ResourceError("scaling.gpu = True: torch sees no GPU on this machine; give False, or use another machine")
@@ -238,7 +253,7 @@ def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | 
         report = RunReport(config, run, manifest.digest, saved, show)
     status = "FAILED"
     try:
-        fit(config, world, report, resume=saved, run_id=run.run_id)
+        fit_run(config, world, report, resume=saved, run_id=run.run_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

@@ -40,8 +40,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} ({PROG} --help lists all)")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], default_recipe: str = "town") -> int:
     known, overrides = _program_arguments(arguments)
+    known.name = known.name or default_recipe
     if known.list:
         print(list_recipes())
         return 0
@@ -85,7 +86,7 @@ def _config(known: argparse.Namespace, overrides: Sequence[str]) -> RunConfig:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a user's recipe lies beside his data
         base = recipes.load(known.recipe)
     else:
-        base = recipes.find(known.name or "town")
+        base = recipes.find(known.name)
     config: RunConfig = cli.parse(RunConfig, overrides, prog=PROG, description=__doc__ or "", default=base, flat=True)
     return config
 

@@ -17,7 +17,8 @@ from torch.multiprocessing.spawn import spawn
 from distseg import checkpoint
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, from_dict, to_dict
-from distseg.fit import World, fit
+from distseg.loop import World
+from distseg.runs import fit_run
 
 
 class StoppedError(Exception):
@@ -82,7 +83,13 @@ def _rank(rank: int, num_ranks: int, options: Mapping[str, Any]) -> None:
     found = checkpoint.newest(str(folder)) if folder and folder.exists() else None
     recorder = Recorder(folder, options["stop_at"])
     with contextlib.suppress(StoppedError):
-        fit(from_dict(options["config"]), World(rank, num_ranks), recorder, resume=found[1] if found else None)
+        fit_run(
+            from_dict(options["config"]),
+            World(rank, num_ranks),
+            recorder,
+            resume=found[1] if found else None,
+            run_id="",
+        )
     if rank == 0:
         Path(options["result"]).write_text(json.dumps(recorder.logged))
     if num_ranks > 1:

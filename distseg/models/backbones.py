@@ -106,7 +106,8 @@ class ResNet(nn.Module):
         else:
             self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        in_channels = (128 if self.is_deep else 64, *self.stage_channels)
+        self.stem_channels = 128 if self.is_deep else 64
+        in_channels = (self.stem_channels, *self.stage_channels)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             _stage(block, in_channels[i], STAGE_WIDTHS[i], stage_depths[i], self.strides[i], (1, *dilations)[i])
             for i in range(4)
@@ -120,15 +121,21 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        _, x1, x2, x3, x4 = self.taps(images_B3HW, 4)
+        return x1, x2, x3, x4
+
+    def taps(self, images_B3HW: Tensor, depth: int) -> list[Tensor]:
+        """The output of the stem, before its pooling, and those of the first `depth` stages."""
         x = self.relu(self.bn1(self.conv1(images_B3HW)))
         if self.is_deep:
             x = self.relu(self.bn2(self.conv2(x)))
             x = self.relu(self.bn3(self.conv3(x)))
-        x1 = self.layer1(self.maxpool(x))
-        x2 = self.layer2(x1)
-        x3 = self.layer3(x2)
-        x4 = self.layer4(x3)
-        return x1, x2, x3, x4
+        outputs = [x]
+        x = self.maxpool(x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[:depth]:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
 
 
 def _stage(

@@ -182,6 +182,7 @@ class ENet(SegmentationModel):
     """Logits at the resolution of the image."""
 
     output_stride = 1
+    exported_multiple = 8
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()

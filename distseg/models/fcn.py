@@ -24,6 +24,8 @@ class FCN(SegmentationModel):
     134.4M parameters at 21 classes, most of them in fc6, as in the paper's table 1 (134M for FCN-VGG16).
     """
 
+    exported_multiple = 32
+
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.backbone = VGG16(has_bn=config.backbone == "vgg16_bn")
@@ -82,6 +84,7 @@ class FCNAttention(SegmentationModel):
     """
 
     output_stride = 1
+    exported_multiple = 32
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()

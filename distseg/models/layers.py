@@ -8,6 +8,7 @@ and the metrics live outside. Any H and W from 32 pixels on will do; they need n
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ class SegmentationModel(nn.Module):
 
     backbone: nn.Module
     output_stride: int  # pixels per cell of the main logits
+    exported_multiple: int = 1  # of pixels, which both sides of an image have to be for an exported network
 
     def forward(self, images_B3HW: Tensor) -> Logits:
         raise NotImplementedError
@@ -57,6 +59,21 @@ def classifier(in_channels: int, num_classes: int, dropout: float) -> nn.Sequent
 def resize_bilinear(x_BChw: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with align_corners=False, as everywhere in distseg."""
     return F.interpolate(x_BChw, size, mode="bilinear", align_corners=False)
+
+
+def adaptive_pool(x_BChw: Tensor, bins: int, pool: str) -> Tensor:
+    """Means ('avg') or maxima ('max') over bins x bins cells that share h and w out as evenly as can be."""
+    if torch.onnx.is_in_onnx_export():
+        return _pool_rows(_pool_rows(x_BChw, bins, pool).mT, bins, pool).mT
+    pooled: Tensor = F.adaptive_avg_pool2d(x_BChw, bins) if pool == "avg" else F.adaptive_max_pool2d(x_BChw, bins)
+    return pooled
+
+
+def _pool_rows(x_BChw: Tensor, bins: int, pool: str) -> Tensor:
+    """Along h only, by slices: ONNX has no adaptive pooling for sizes that are not known yet."""
+    height = x_BChw.shape[2]
+    cells = [x_BChw[:, :, i * height // bins : ((i + 1) * height + bins - 1) // bins] for i in range(bins)]
+    return torch.stack([cell.mean(2) if pool == "avg" else cell.amax(2) for cell in cells], dim=2)
 
 
 class SqueezeExcite(nn.Module):

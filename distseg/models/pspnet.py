@@ -16,20 +16,22 @@ Size: 48.96M parameters on ResNet-50 at 21 classes with the auxiliary head, and 
 three 3x3 convolutions (64, 64, 128), `stem = "deep"`. Bins (1,) are ParseNet's global pooling (table 1, "B1").
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig
 from distseg.models.backbones import build_resnet, load_exactly
-from distseg.models.layers import Logits, SegmentationModel, SqueezeExcite, classifier, conv_bn_relu, resize_bilinear
-
-_POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "avg": F.adaptive_avg_pool2d,
-    "max": F.adaptive_max_pool2d,
-}
+from distseg.models.layers import (
+    Logits,
+    SegmentationModel,
+    SqueezeExcite,
+    adaptive_pool,
+    classifier,
+    conv_bn_relu,
+    resize_bilinear,
+)
 
 
 class PyramidPooling(nn.Module):
@@ -42,7 +44,7 @@ class PyramidPooling(nn.Module):
                 f"model.bins = {bins}: {len(bins)} bins do not divide the backbone's {in_channels} channels"
             )
         self.bins = bins
-        self.pool = _POOLS[pool]
+        self.pool = pool
         bin_channels = in_channels // len(bins) if reduce and bins else in_channels
         self.branches = nn.ModuleList(
             conv_bn_relu(in_channels, bin_channels, 1) if reduce else nn.Identity() for _ in bins
@@ -52,7 +54,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x_BChw: Tensor) -> Tensor:
         size = (x_BChw.shape[2], x_BChw.shape[3])
         levels = [
-            resize_bilinear(branch(self.pool(x_BChw, bin_size)), size)
+            resize_bilinear(branch(adaptive_pool(x_BChw, bin_size, self.pool)), size)
             for bin_size, branch in zip(self.bins, self.branches, strict=True)
         ]
         return torch.cat([x_BChw, *levels], dim=1)

@@ -78,6 +78,7 @@ class UNet(SegmentationModel):
     """Logits at the resolution of the image. `config.width` scales the 64 channels of level 1, and so all others."""
 
     output_stride = 1
+    exported_multiple = 16
 
     def __init__(self, config: ModelConfig, num_classes: int, block: Block = _double_conv) -> None:
         super().__init__()

@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+from PIL import Image
 
 from distseg import checkpoint
 from distseg.data import town
@@ -149,6 +152,54 @@ def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
     assert tables[0] == tables[1]
     assert tables[0]["num_images"] == 18
     assert tables[0]["mIoU"] != checkpoint.read(uri).metrics["val/mIoU"]
+
+
+def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.Ended, folder: Path) -> None:
+    photographs = folder / "photographs"
+    (photographs / "more").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(photographs / "a.png")
+    Image.fromarray(noise[:40, :, 0]).save(photographs / "more" / "b.jpg")  # grey
+    (photographs / "notes.txt").write_text("not an image")
+    options = ("--checkpoint", trained.printed("run"), "--images", "photographs", "--out", "predicted")
+    ended = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
+    assert ended.code == 0, ended.err
+    written = sorted(str(path.relative_to(folder / "predicted")) for path in (folder / "predicted").rglob("*.png"))
+    assert written == ["label/a.png", "label/more/b.png", "overlay/a.png", "overlay/more/b.png"]
+    label = Image.open(folder / "predicted/label/a.png")
+    assert (label.mode, label.size) == ("P", (70, 50))
+    ids = np.asarray(label)
+    assert ids.max() < town.LABELS.num_classes
+    palette = np.array(town.LABELS.palette, dtype=np.uint8)
+    assert np.array_equal(np.asarray(label.convert("RGB")), palette[ids])
+    assert Image.open(folder / "predicted/overlay/more/b.png").size == (70, 40)
+
+    (photographs / "a.jpg").write_bytes(b"no image")
+    clash = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
+    assert clash.code == 1 and "a.jpg and a.png would be written to the same file" in clash.err
+    (photographs / "a.png").unlink()
+    broken = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
+    assert broken.code == 1 and "photographs/a.jpg: not a readable image" in broken.err
+
+
+def test_export_writes_a_checked_file(trained: programs.Ended, folder: Path) -> None:
+    options = ("--checkpoint", trained.printed("run"), "--format", "onnx", "--out", "network.onnx")
+    ended = programs.run(folder, programs.plain_environment(), "distseg.export", *options)
+    assert ended.code == 0, ended.err
+    assert re.search(r"differs by at most \S+ on random images of 3 sizes", ended.out)
+    session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": np.zeros((1, 3, 77, 101), dtype=np.float32)})
+    assert logits.shape == (1, town.LABELS.num_classes, 77, 101)
+
+
+def test_models_compares_the_networks(folder: Path) -> None:
+    options = ("--no_timing", "--num_classes", "21", "--size", "64", "96", "--json", "networks.json")
+    ended = programs.run(folder, programs.plain_environment(), "distseg.models", *options)
+    assert ended.code == 0, ended.err
+    rows = {row["name"]: row for row in json.loads((folder / "networks.json").read_text())["networks"]}
+    assert rows["enet"]["parameters"] == 360_023
+    assert rows["pspnet resnet50"]["parameters"] == 48_957_802
+    assert all(row["gflops"] > 0 and row["ms"] is None for row in rows.values())
 
 
 def test_torchrun_trains_the_same_without_ray(folder: Path, losses: list[float]) -> None:

@@ -11,7 +11,8 @@ from distseg import checkpoint
 from distseg.checkpoint import check_same_run
 from distseg.config import CheckpointConfig, RunConfig
 from distseg.errors import ConfigError, DataError, TrainingError
-from distseg.fit import World, fit, select_data
+from distseg.fit import fit, select_data
+from distseg.loop import World
 from tests import ranks
 
 

@@ -245,6 +245,96 @@ def test_backbone_and_head_share_the_parameters_out() -> None:
     assert len(set(ids)) == len(ids)
 
 
+# ------------------------------------------------------------------------------------------------------------ sizes
+
+
+# With the auxiliary head, where there is one. The first three are as published: ENet 0.36M, and the PSPNet authors'
+# code 49.08M and 49.07M. The 30.0M of R2U-Net are those of 56 base channels. The 1.63M of the attention FCN are less
+# than a quarter of VGG16's widths.
+SIZES: list[tuple[ModelConfig, int, int]] = [
+    (ModelConfig(name="enet"), 21, 360_023),
+    (ModelConfig(stem="deep"), 21, 49_081_578),
+    (ModelConfig(stem="deep"), 12, 49_074_648),
+    (ModelConfig(name="r2unet"), 19, 39_085_715),
+    (ModelConfig(name="r2unet", width=56 / 64), 19, 29_926_979),
+    (ModelConfig(name="unet"), 19, 34_521_363),
+    (ModelConfig(name="fcn", backbone="vgg16"), 21, 134_376_863),
+    (ModelConfig(name="fcn_attention", se_ratio=16), 21, 37_678_001),
+    (ModelConfig(name="fcn_attention", se_ratio=16, width=0.25), 21, 2_359_580),
+    (ModelConfig(name="fcn_attention", se_ratio=16, width=0.25, skips=False), 21, 2_016_284),
+]
+
+
+@pytest.mark.parametrize(("config", "num_classes", "expected"), SIZES)
+def test_numbers_of_parameters(config: ModelConfig, num_classes: int, expected: int) -> None:
+    with torch.device("meta"):
+        model = build_model(config, num_classes, aux=config.has_aux_head)
+    assert num_parameters(model) == expected
+
+
+def test_resnet_269_has_its_depth() -> None:
+    with torch.device("meta"):
+        model = build_model(ModelConfig(backbone="resnet269", stem="deep"), 150)
+    convolutions = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
+    in_blocks = [name for name in convolutions if name.startswith("layer") and "downsample" not in name]
+    assert len(in_blocks) == 3 * (3 + 30 + 48 + 8) == 267  # the stem counted as one, and the classifier: 269
+
+
+# -------------------------------------------------------------------------------------------- weights of other layouts
+
+
+def authors_state(model: PSPNet) -> dict[str, Tensor]:
+    """The weights of a PSPNet of ours under the names that the authors' code saves."""
+    stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
+    layers = {"0.0": "0", "0.1": "1", "1.1": "4"}
+    state = {}
+    for key, value in model.state_dict().items():
+        part, _, rest = key.partition(".")
+        module, _, parameter = rest.rpartition(".")
+        if part == "backbone":
+            name = f"layer0.{stem[module]}" if module in stem else module
+        elif part == "pyramid":
+            branch, layer = module.removeprefix("branches.").split(".")
+            name = f"ppm.features.{branch}.{int(layer) + 1}"
+        else:
+            name = f"{'cls' if part == 'head' else 'aux'}.{layers[module]}"
+        state[f"module.{name}.{parameter}"] = value
+    return state
+
+
+def test_a_whole_pspnet_of_the_authors_loads_exactly() -> None:
+    config = ModelConfig(stem="deep")
+    torch.manual_seed(0)
+    theirs = build_model(config, 5)
+    assert isinstance(theirs, PSPNet)
+    state = authors_state(theirs)
+    assert "module.layer0.0.weight" in state and "module.ppm.features.3.1.weight" in state
+    ours = build_model(config, 5, weights=state)
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    without_aux = build_model(config, 5, aux=False, weights=state)
+    assert torch.equal(without_aux.state_dict()["head.1.1.weight"], state["module.cls.4.weight"])
+
+
+def test_weights_of_the_authors_that_do_not_fit_are_named() -> None:
+    model = build_model(ModelConfig(stem="deep"), 5)
+    assert isinstance(model, PSPNet)
+    state = authors_state(model)
+    del state["module.layer3.5.bn2.weight"]
+    state["module.layer5.0.weight"] = torch.zeros(1)
+    state["module.cls.4.weight"] = torch.zeros(6, 512, 1, 1)
+    with pytest.raises(ValueError, match=r"1 missing \(backbone.layer3.5.bn2.weight\); 1 unexpected .*; 1 of another"):
+        build_model(ModelConfig(stem="deep"), 5, weights=state)
+
+
+def test_vgg16_is_torchvisions() -> None:
+    with torch.device("meta"):
+        for name in ("vgg16", "vgg16_bn"):
+            ours = build_model(ModelConfig(name="fcn", backbone=name), 3).backbone.state_dict()
+            theirs = torchvision_state(name)
+            expected = {key: value.shape for key, value in theirs.items() if key.startswith("features.")}
+            assert {key: value.shape for key, value in ours.items()} == expected
+
+
 # ------------------------------------------------------------------------------------------------------------ errors
 
 

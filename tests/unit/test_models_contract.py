@@ -1,10 +1,13 @@
 """What holds for every network: shapes at any size, gradients, weights, precision, determinism."""
 
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
+from distseg import export
 from distseg.config import ModelConfig
 from distseg.models import MODELS, SegmentationModel, build_model
 
@@ -103,6 +106,22 @@ def test_bf16_and_channels_last_are_close_to_fp32(config: ModelConfig) -> None:
     # ENet rounds after each of 81 convolutions, and rounding can move a maximum, whose place its unpooling keeps.
     tolerance = 0.1 if config.name == "enet" else 0.05
     assert (logits - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("name", ["pspnet-18 se", "fcn resnet18", "fcn_attention", "enet", "unet", "r2unet"])
+def test_exported_networks_give_the_same_logits_at_other_sizes(
+    name: str, file_format: Literal["onnx", "torch-export"], tmp_path: Path
+) -> None:
+    model = build(VARIANTS[name])
+    with torch.no_grad():
+        model(torch.randn(2, 3, 65, 97))  # moves the running statistics
+    deployed = export.Deployed(model.eval())
+    write, load = export.FORMATS[file_format]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters' own use of what Python and they deprecate
+        write(deployed, (96, 128), tmp_path / "model.pt2")
+        assert export.largest_difference(deployed, load(tmp_path / "model.pt2"), (96, 128)) < 1e-5
 
 
 @every_variant
