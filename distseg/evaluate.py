@@ -94,7 +94,7 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     protocol = options.protocol(saved.config)
     precision = inference.resolve_precision(options.precision, world.device)
     model = load_model(saved, world.device, precision)
-    tally = inference.Tally.empty(inference.conditions_of(shards), manifest.label_space.num_classes)
+    tally = inference.Tally.empty(inference.groups_of(shards), manifest.label_space.num_classes)
     samples = eval_samples(
         manifest,
         shards,

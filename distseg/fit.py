@@ -121,7 +121,7 @@ def prepare(config: RunConfig, world: World) -> Training:
         wrapped=_wrap(model, config, world),
         optimizer=build_optimizer(model, config.optim),
         objective=objective_of(config, manifest, world.device),
-        source=_source(config, manifest, world),
+        source=_source(config, manifest, world, precision),
         averaged=_averaged(model, config.optim.ema_decay),
     )
 
@@ -187,10 +187,13 @@ def objective_of(config: RunConfig, manifest: Manifest, device: torch.device) ->
     )
 
 
-def _source(config: RunConfig, manifest: Manifest, world: World) -> tuple[StyleNetwork, Statistics] | None:
+def _source(
+    config: RunConfig, manifest: Manifest, world: World, precision: str
+) -> tuple[StyleNetwork, Statistics] | None:
     if config.style.network is None or config.style.direction != "to_source":
         return None
-    network = load_network(config.style.network).to(world.device)
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    network = load_network(config.style.network).to(world.device, dtype)
     return network, source_style(network, config, manifest, world.device)
 
 
@@ -324,7 +327,7 @@ def _gradients_shared_only_if(is_last: bool, wrapped: nn.Module) -> Iterator[Non
 def evaluate(training: Training) -> dict[str, float]:
     """Scores the evaluation shards over all ranks, every sample once; keeps the table, returns the metrics."""
     world, labels = training.world, training.manifest.label_space
-    tally = inference.Tally.empty(inference.conditions_of(training.val_shards), labels.num_classes)
+    tally = inference.Tally.empty(inference.groups_of(training.val_shards), labels.num_classes)
     samples = eval_samples(
         training.manifest,
         training.val_shards,
@@ -346,8 +349,8 @@ def evaluate(training: Training) -> dict[str, float]:
 
 def add_up(tally: inference.Tally, world: World) -> None:
     """Makes every rank's tally that of all ranks together."""
-    tally.matrices_CKK = world.sum(tally.matrices_CKK.to(world.device)).cpu()
-    tally.num_images_C = world.sum(tally.num_images_C.to(world.device)).cpu()
+    tally.matrices_GKK = world.sum(tally.matrices_GKK.to(world.device)).cpu()
+    tally.num_images_G = world.sum(tally.num_images_G.to(world.device)).cpu()
 
 
 def capture(

@@ -19,7 +19,7 @@ from distseg.data.manifest import Manifest, Shard
 from distseg.data.reader import EvalSample
 from distseg.data.sample import LabelSpace
 from distseg.errors import ConfigError, DataError
-from distseg.metrics import Scores, Summary, confusion_matrix, summarise
+from distseg.metrics import Scores, Summary, confusion_matrix, scores, summarise
 
 # ImageNet's channel statistics on a 0–255 scale, which torchvision's weights expect.
 MEAN_RGB = (123.675, 116.28, 103.53)
@@ -158,25 +158,43 @@ def _resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
+Group = tuple[str, str]  # condition, site
+
+
 @dataclass
 class Tally:
-    """What scoring adds up: per condition an int64 confusion matrix (truth x prediction) and the number of images."""
+    """What scoring adds up: per condition and site an int64 confusion matrix (truth x prediction), and the images."""
 
-    conditions: tuple[str, ...]
-    matrices_CKK: Tensor
-    num_images_C: Tensor
+    groups: tuple[Group, ...]
+    matrices_GKK: Tensor
+    num_images_G: Tensor
 
     @classmethod
-    def empty(cls, conditions: Sequence[str], num_classes: int) -> "Tally":
-        num = len(conditions)
+    def empty(cls, groups: Sequence[Group], num_classes: int) -> "Tally":
+        num = len(groups)
         return cls(
-            tuple(conditions),
+            tuple(groups),
             torch.zeros(num, num_classes, num_classes, dtype=torch.int64),
             torch.zeros(num, dtype=torch.int64),
         )
 
+    def by_condition(self) -> dict[str, tuple[Tensor, int]]:
+        """condition -> (matrix, number of images)"""
+        return self._added_up(0)
+
+    def by_site(self) -> dict[str, tuple[Tensor, int]]:
+        """site -> (matrix, number of images)"""
+        return self._added_up(1)
+
+    def _added_up(self, part: int) -> dict[str, tuple[Tensor, int]]:
+        found: dict[str, tuple[Tensor, int]] = {}
+        for group, matrix_KK, num_images in zip(self.groups, self.matrices_GKK, self.num_images_G, strict=True):
+            before, num_before = found.get(group[part], (torch.zeros_like(matrix_KK), 0))
+            found[group[part]] = before + matrix_KK, num_before + int(num_images)
+        return found
+
     def summary(self) -> Summary:
-        return summarise(dict(zip(self.conditions, self.matrices_CKK, strict=True)))
+        return summarise({name: matrix_KK for name, (matrix_KK, _) in self.by_condition().items()})
 
 
 def score(
@@ -198,10 +216,10 @@ def score(
             images_B3HW = torch.stack([s.image_3HW for s in group]).to(device, non_blocking=True)
             prediction_BHW = predict(model, images_B3HW, precision, protocol).cpu()
             for sample, prediction_HW in zip(group, prediction_BHW, strict=True):
-                c = tally.conditions.index(sample.condition)
-                num_classes = tally.matrices_CKK.shape[-1]
-                tally.matrices_CKK[c] += confusion_matrix(prediction_HW, sample.label_HW, num_classes)
-                tally.num_images_C[c] += 1
+                g = tally.groups.index((sample.condition, sample.site))
+                num_classes = tally.matrices_GKK.shape[-1]
+                tally.matrices_GKK[g] += confusion_matrix(prediction_HW, sample.label_HW, num_classes)
+                tally.num_images_G[g] += 1
             if progress is not None:
                 progress(len(group))
     finally:
@@ -247,31 +265,31 @@ def check_disjoint(train: Sequence[Shard], evaluated: Sequence[Shard]) -> None:
 
 def check_complete(tally: Tally, shards: Sequence[Shard]) -> None:
     """Raises DataError unless every sample of `shards` was counted exactly once (DESIGN: evaluation is exact)."""
-    for condition, num_seen in zip(tally.conditions, tally.num_images_C.tolist(), strict=True):
-        num_expected = sum(s.num_samples for s in shards if s.condition == condition)
+    for (condition, site), num_seen in zip(tally.groups, tally.num_images_G.tolist(), strict=True):
+        num_expected = sum(s.num_samples for s in shards if (s.condition, s.site) == (condition, site))
         if num_seen != num_expected:
             raise DataError(
-                f"evaluation of {condition} counted {num_seen} images of {num_expected}; nothing is reported"
+                f"evaluation of {condition} at {site} counted {num_seen} images of {num_expected}; nothing is reported"
             )
 
 
-def conditions_of(shards: Sequence[Shard]) -> tuple[str, ...]:
-    return tuple(sorted({s.condition for s in shards}))
+def groups_of(shards: Sequence[Shard]) -> tuple[Group, ...]:
+    return tuple(sorted({(s.condition, s.site) for s in shards}))
 
 
 def as_table(tally: Tally, summary: Summary, labels: LabelSpace) -> dict[str, Any]:
-    """The evaluation as JSON: fractions (None where undefined), pooled and per condition (the `--json` contract)."""
+    """The evaluation as JSON: fractions (None where undefined), pooled, per condition and site (`--json`)."""
 
-    def entry(scores: Scores, num_images: int) -> dict[str, Any]:
+    def entry(of: Scores, num_images: int) -> dict[str, Any]:
         names = ("mIoU", "PA", "MPA", "dice", "f1", "sensitivity", "fwIoU")
         return {
             "num_images": num_images,
-            **{name: getattr(scores, name) for name in names},
-            "classes": dict(zip(labels.classes, scores.iou, strict=True)),
-            "support": dict(zip(labels.classes, scores.support, strict=True)),
+            **{name: getattr(of, name) for name in names},
+            "classes": dict(zip(labels.classes, of.iou, strict=True)),
+            "support": dict(zip(labels.classes, of.support, strict=True)),
         }
 
-    per_condition = dict(zip(tally.conditions, tally.num_images_C.tolist(), strict=True))
+    per_condition = {name: num_images for name, (_, num_images) in tally.by_condition().items()}
     pooled = entry(summary.pooled, sum(per_condition.values()))
     return {
         "num_images": pooled.pop("num_images"),
@@ -280,7 +298,8 @@ def as_table(tally: Tally, summary: Summary, labels: LabelSpace) -> dict[str, An
         "mIoU_worst": summary.mIoU_worst,
         "mIoU_gap": summary.mIoU_gap,
         **pooled,
-        "conditions": {name: entry(scores, per_condition[name]) for name, scores in summary.conditions.items()},
+        "conditions": {name: entry(of, per_condition[name]) for name, of in summary.conditions.items()},
+        "sites": {name: entry(scores(matrix_KK), num) for name, (matrix_KK, num) in tally.by_site().items()},
         "worst_condition": summary.worst_condition,
     }
 

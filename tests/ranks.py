@@ -2,17 +2,18 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from distseg import checkpoint
 from distseg.checkpoint import Checkpoint
@@ -64,8 +65,14 @@ def train(
             "result": str(result),
             "port": _free_port(),
         }
-        spawn(_rank, (num_ranks, options), nprocs=num_ranks)
+        start_ranks(_rank, (num_ranks, options), num_ranks)
         return {int(step): metrics for step, metrics in json.loads(result.read_text()).items()}
+
+
+def start_ranks(function: Callable[..., None], arguments: tuple[Any, ...], num_ranks: int) -> None:
+    """`function(rank, *arguments)` in as many processes, forked from one that has imported torch and nothing more."""
+    multiprocessing.set_forkserver_preload(["tests.ranks"])
+    start_processes(function, arguments, nprocs=num_ranks, start_method="forkserver")
 
 
 def _free_port() -> int:

@@ -405,6 +405,36 @@ CASES = {
     "evaluate: damaged image": Bad(
         "evaluate --checkpoint {run} --data {flipped_bytes} --split train", 1, (FIRST_SHARD, "not as packed")
     ),
+    "evaluate: a window without sliding": Bad(
+        "evaluate --checkpoint {run} --data {town} --window 64 64", 2, ("--window (64, 64)", "add --sliding")
+    ),
+    "evaluate: no scale": Bad(
+        "evaluate --checkpoint {run} --data {town} --scales 0", 2, ("scales = (0.0,)", "positive")
+    ),
+    "predict: no images": Bad(
+        "predict --checkpoint {run} --images {empty} --out {out}", 1, ("/empty", "no images below it")
+    ),
+    "export: size": Bad(
+        "export --checkpoint {run} --format torch-export --out {out}/f --size 50 50",
+        2,
+        ("--size (50, 50)", "multiples"),
+    ),
+    "models: unknown": Bad("models.__main__ --only vgg", 2, ("--only vgg", "known are fcn-32s")),
+    "study: unknown": Bad("study no-such", 2, ("no-such", "give one of dawn")),
+    "a field the network lacks": Bad(
+        TRAIN + " --model.width 0.5", 2, ("model.width = 0.5", "pspnet has no such option")
+    ),
+    "style: no encoder": Bad(
+        "stylize train --data.uri {town} --data.train_conditions day --style.conditions night --checkpoint.uri {out}",
+        2,
+        ("model.pretrained = None", "needs a trained encoder"),
+    ),
+    "style: no style network": Bad(
+        TRAIN + " --style.network {run} --style.conditions night", 1, ("of pspnet, not of a style network",)
+    ),
+    "style: unknown target": Bad(
+        "stylize apply --network {run} --data {town} --out {out} --to fog", 1, ("not of a style network",)
+    ),
     # runs
     "runs not writable": Bad(
         "train --config {config} --checkpoint.uri {file}/runs", 1, ("file/runs", "a file where a directory")

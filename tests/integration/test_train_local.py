@@ -132,6 +132,9 @@ def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, fol
     same = {name: value for name, value in table.items() if name not in ("checkpoint", "data", "data_digest")}
     assert same == {name: value for name, value in saved.tables.items() if name != "step"}
     assert (table["checkpoint"], table["data_digest"]) == (uri, saved.manifest_digest)
+    assert {name: site["num_images"] for name, site in table["sites"].items()} == {"highway": 9, "new-york": 9}
+    for name, support in table["support"].items():
+        assert sum(site["support"][name] for site in table["sites"].values()) == support
 
 
 def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
@@ -154,6 +157,19 @@ def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
     assert tables[0]["mIoU"] != checkpoint.read(uri).metrics["val/mIoU"]
 
 
+def test_a_study_is_a_table_made_by_one_command_that_goes_on(folder: Path, ray: dict[str, str]) -> None:
+    command = ("dawn", "--max_steps", "2", "--frames", "36", "18", "--out", "studies")
+    ended = programs.run(folder, ray, "distseg.study", *command)
+    assert ended.code == 0, ended.err
+    assert re.search(r"^\| trained on dawn( \| \d+\.\d){12} \|$", ended.out, re.M), ended.out
+    assert (folder / "studies/dawn.md").read_text().strip() in ended.out
+    (folder / "studies/pspnet-s0/result.json").unlink()
+    again = programs.run(folder, ray, "distseg.study", *command)
+    assert again.code == 0, again.err
+    assert "pspnet-s0 goes on" in again.out and "pspnet-dawn-s0" not in again.out
+    assert (folder / "studies/dawn.md").read_text().strip() in ended.out
+
+
 def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.Ended, folder: Path) -> None:
     photographs = folder / "photographs"
     (photographs / "more").mkdir(parents=True)
@@ -166,13 +182,14 @@ def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.End
     assert ended.code == 0, ended.err
     written = sorted(str(path.relative_to(folder / "predicted")) for path in (folder / "predicted").rglob("*.png"))
     assert written == ["label/a.png", "label/more/b.png", "overlay/a.png", "overlay/more/b.png"]
-    label = Image.open(folder / "predicted/label/a.png")
-    assert (label.mode, label.size) == ("P", (70, 50))
-    ids = np.asarray(label)
-    assert ids.max() < town.LABELS.num_classes
-    palette = np.array(town.LABELS.palette, dtype=np.uint8)
-    assert np.array_equal(np.asarray(label.convert("RGB")), palette[ids])
-    assert Image.open(folder / "predicted/overlay/more/b.png").size == (70, 40)
+    with Image.open(folder / "predicted/label/a.png") as label:
+        assert (label.mode, label.size) == ("P", (70, 50))
+        ids = np.asarray(label)
+        assert ids.max() < town.LABELS.num_classes
+        palette = np.array(town.LABELS.palette, dtype=np.uint8)
+        assert np.array_equal(np.asarray(label.convert("RGB")), palette[ids])
+    with Image.open(folder / "predicted/overlay/more/b.png") as tinted:
+        assert tinted.size == (70, 40)
 
     (photographs / "a.jpg").write_bytes(b"no image")
     clash = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)

@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from distseg.batchnorm import SyncBatchNorm2d, synchronise
@@ -23,6 +22,7 @@ from distseg.config import ModelConfig, OptimConfig
 from distseg.losses import Objective, segmentation_loss, valid_weight
 from distseg.models import build_model
 from distseg.optim import build_optimizer
+from tests.ranks import start_ranks
 
 Results = dict[str, dict[str, Tensor]]
 
@@ -139,7 +139,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
-    spawn(rank_main, (port, str(folder)), nprocs=WORLD)
+    start_ranks(rank_main, (port, str(folder)), WORLD)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 

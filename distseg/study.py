@@ -1,0 +1,245 @@
+"""python -m distseg.study NAME [--seeds 0 1 2] [--max_steps N] [--out DIR] [--list]
+
+Answers a question of the papers by a table: trains each row with each seed on `town`, on Ray as `distseg.train` does,
+evaluates on every condition, and writes `NAME.md` (mean and spread over seeds) beside the results. Stop it whenever
+you like: the same command goes on, also in the middle of a training. Data are rendered at the first use.
+"""
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distseg import cli, recipes, storage
+from distseg.config import RunConfig, StyleConfig, to_dict
+from distseg.data import town
+from distseg.data.manifest import MANIFEST_NAME
+from distseg.data.shards import pack
+from distseg.errors import ConfigError
+from distseg.runs import Outcome
+
+PROG = "python -m distseg.study"
+SOURCE = "dawn"
+TARGETS = tuple(condition for condition in town.CONDITIONS if condition != SOURCE)
+SMALL_CLASSES = ("pole", "sign", "traffic-light", "pedestrian", "bicycle", "lane-marking")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    seeds: tuple[int, ...] = (0,)
+    max_steps: int | None = None
+    """Of each training; by default the recipe's."""
+    frames: tuple[int, int] = (2700, 360)
+    """Training and held-out frames of `town`, over nine conditions."""
+    out: str = "runs/studies"
+    """A directory, or an s3:// prefix that all nodes reach."""
+
+
+@dataclass(frozen=True)
+class Study:
+    question: str
+    rows: dict[str, RunConfig]  # without data, seed and places; those of one name are one training, also across studies
+
+
+def _studies() -> dict[str, Study]:
+    base = replace(recipes.town(), name="pspnet")
+    dawn = replace(base, name="pspnet-dawn", data=replace(base.data, train_conditions=(SOURCE,)))
+
+    def of_model(name: str, **changed: Any) -> RunConfig:
+        return replace(base, name=name, model=replace(base.model, **changed))
+
+    def attention(name: str, **changed: Any) -> RunConfig:
+        config = recipes.fcn_attention_town()
+        return replace(config, name=f"fcn-attention{name}", model=replace(config.model, **changed))
+
+    def aux(weight: float) -> RunConfig:
+        name = base.name if weight == base.loss.aux_weight else f"aux-{round(100 * weight):03d}"
+        return replace(base, name=name, loss=replace(base.loss, aux_weight=weight))
+
+    style = StyleConfig(network="(trained first)", conditions=TARGETS)
+    with_kl = replace(style, kl_weight=1.0)
+    with_se = replace(dawn, name="pspnet-dawn-se", model=replace(dawn.model, se_ratio=16))
+    return {
+        "dawn": Study(
+            "PSPNet trained on dawn: where does it lose? (Song et al. 2021, tables 4 and 5)",
+            {"trained on dawn": dawn, "trained on all nine": base},
+        ),
+        "improved": Study(
+            "What do SE, style transfer and KL add to PSPNet trained on dawn? (Song et al. 2021)",
+            {
+                "PSPNet": dawn,
+                "+ SE": with_se,
+                "+ style": replace(dawn, name="pspnet-dawn-style", style=style),
+                "+ style + KL": replace(dawn, name="pspnet-dawn-style-kl", style=with_kl),
+                "+ SE + style + KL": replace(with_se, name="pspnet-dawn-se-style-kl", style=with_kl),
+            },
+        ),
+        "pyramid": Study(
+            "Bins, pooling and reduction (Zhao et al. 2017, table 1)",
+            {
+                "no pyramid": of_model("no-pyramid", bins=()),
+                "B1 max": of_model("b1-max", bins=(1,), pool="max", reduce=False),
+                "B1 avg": of_model("b1-avg", bins=(1,), reduce=False),
+                "B1236 max": of_model("b1236-max", pool="max", reduce=False),
+                "B1236 avg": of_model("b1236-avg", reduce=False),
+                "B1236 max DR": of_model("b1236-max-dr", pool="max"),
+                "B1236 avg DR": base,
+            },
+        ),
+        "aux": Study(
+            "The auxiliary loss's weight (Zhao et al. 2017, table 2)",
+            {f"α = {weight}": aux(weight) for weight in (0.0, 0.3, 0.4, 0.6, 0.9)},
+        ),
+        "fcn_attention": Study(
+            "Attention, skips and strides of the FCN with attention (Shen & Sun 2022)",
+            {
+                "all": attention(""),
+                "without attention": attention("-no-se", se_ratio=None),
+                "without skips": attention("-no-skips", skips=False),
+                "pooling instead of strides": attention("-pooling", downsample="pool"),
+            },
+        ),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    studies = _studies()
+    rest = list(arguments)
+    if "--list" in rest:
+        print("\n".join(f"{name:<14} {study.question}" for name, study in studies.items()))
+        return 0
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+    options = cli.parse(Arguments, rest, prog=f"{PROG} NAME", description=__doc__ or "")
+    if name not in studies:
+        raise ConfigError(f"{name or 'no name'}: give one of {', '.join(studies)}")
+    if options.max_steps is not None and options.max_steps < 1:
+        raise ConfigError(f"--max_steps {options.max_steps}: must be at least 1")
+    if not options.seeds or min(options.seeds) < 0:
+        raise ConfigError(f"--seeds {options.seeds}: give at least one, none negative")
+    study = studies[name]
+    data_uri = ensure_data(options)
+    table = markdown(study, run(study, data_uri, options))
+    storage.write_bytes(storage.join(options.out, f"{name}.md"), table.encode())
+    print(table)
+    return 0
+
+
+def ensure_data(options: Arguments) -> str:
+    num_train, num_val = options.frames
+    if num_train < 1 or num_val < 1:
+        raise ConfigError(f"--frames {options.frames}: both must be positive")
+    uri = storage.join(options.out, f"town-{num_train}-{num_val}")
+    if not storage.exists(storage.join(uri, MANIFEST_NAME)):
+        print(f"packing town ({num_train} training and {num_val} held-out frames) into {uri}", flush=True)
+        splits = {
+            "train": town.samples("train", num_frames=num_train),
+            "val": town.samples("val", num_frames=num_val),
+        }
+        pack(splits, town.LABELS, uri, dataset="town", num_processes=os.cpu_count() or 1)
+    return uri
+
+
+Results = dict[str, list[dict[str, Any]]]  # row -> for each seed its table of conditions
+
+
+def run(study: Study, data_uri: str, options: Arguments) -> Results:
+    """Trains what has not been trained yet. Raises what training raises, and ConfigError for other results there."""
+
+    def placed(config: RunConfig, seed: int) -> RunConfig:
+        config = replace(config, seed=seed, data=replace(config.data, uri=data_uri))
+        if options.max_steps is not None:
+            warmup_steps = min(config.optim.warmup_steps, options.max_steps - 1)
+            optim = replace(config.optim, max_steps=options.max_steps, warmup_steps=warmup_steps)
+            config = replace(config, optim=optim)
+        folder = storage.join(options.out, f"{config.name}-s{seed}")
+        return replace(
+            config,
+            checkpoint=replace(config.checkpoint, uri=folder, every_steps=40),
+            tracking=replace(config.tracking, experiment="studies"),
+        )
+
+    results: Results = {row: [] for row in study.rows}
+    plain = next(iter(study.rows.values()))
+    for seed in options.seeds:
+        for row, config in study.rows.items():
+            if config.style.network is not None:
+                encoder = _result(placed(plain, seed))["checkpoint_uri"]
+                network = _result(placed(_style_network(encoder), seed))["checkpoint_uri"]
+                config = replace(config, style=replace(config.style, network=network))
+            results[row].append(_result(placed(config, seed))["tables"])
+    return results
+
+
+def _style_network(encoder: str) -> RunConfig:
+    """Its encoder is the backbone of the seed's plain network, as ImageNet's weights are not everywhere to be had."""
+    config = recipes.adain_town()
+    return replace(config, name="style", model=replace(config.model, pretrained=encoder))
+
+
+def _result(config: RunConfig) -> dict[str, Any]:
+    """Of a finished training, or of one begun or taken up again now."""
+    folder = config.checkpoint.uri
+    uri = storage.join(folder, "result.json")
+    if storage.exists(uri):
+        result: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        if result["config"] != to_dict(config):
+            raise ConfigError(f"{uri}: made with another configuration; give another --out, or remove {folder}")
+        return result
+    begun = [entry.uri.removesuffix("/run.json") for entry in storage.list_files(folder) if _is_run(entry.uri)]
+    print(f"== {folder}{' goes on' if begun else ''}", flush=True)
+    outcome = _train(config, begun[-1] if begun else None)
+    result = {"config": to_dict(config), "checkpoint_uri": outcome.checkpoint_uri, "tables": outcome.tables}
+    storage.write_bytes(uri, json.dumps(result, indent=1).encode())
+    return result
+
+
+def _is_run(uri: str) -> bool:
+    return uri.endswith("/run.json")
+
+
+def _train(config: RunConfig, resume: str | None) -> Outcome:
+    from distseg import ray_train
+    from distseg.train import Screen
+
+    with Screen(config.optim.max_steps) as screen:
+        return ray_train.train(config, resume=resume, show=screen)
+
+
+# ---- the table
+
+
+def markdown(study: Study, results: Results) -> str:
+    """mIoU in percent, mean ± standard deviation over seeds: per condition, of all images, of the small classes."""
+    tables_of_all = [table for tables in results.values() for table in tables]
+    conditions = [c for c in town.CONDITIONS if all(c in table["conditions"] for table in tables_of_all)]
+    columns = [*conditions, "all images", "worst", "small classes"]
+    num_seeds = max(len(tables) for tables in results.values())
+    lines = [
+        f"{study.question} mIoU in %, {num_seeds} seed{'s' if num_seeds > 1 else ''}.",
+        "",
+        "| | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row, tables in results.items():
+        cells = [_mean_and_spread([100 * _score(table, column) for table in tables]) for column in columns]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _score(table: dict[str, Any], column: str) -> float:
+    if column in table["conditions"]:
+        return float(table["conditions"][column]["mIoU"])
+    if column == "small classes":
+        return statistics.fmean(table["classes"][name] or 0.0 for name in SMALL_CLASSES)
+    return float(table["mIoU" if column == "all images" else "mIoU_worst"])
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+if __name__ == "__main__":
+    cli.run(main)
