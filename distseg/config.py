@@ -366,6 +366,9 @@ class RunConfig:
         if self.model.name == "adain":
             _require(bool(self.style.conditions), "style.conditions", (), "name the conditions to learn the style of")
             _require(self.style.network is None, "style.network", self.style.network, "is what is trained here")
+            for name, unused in (("accumulate_steps", 1), ("clip_norm", None), ("ema_decay", None)):
+                value = getattr(self.optim, name)
+                _require(value == unused, f"optim.{name}", value, f"adain has no such option; give {unused}")
         elif self.style.network is None:
             _require(not self.style.conditions, "style.conditions", self.style.conditions, "needs style.network")
 

@@ -22,7 +22,7 @@ from distseg.config import RunConfig
 from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
 from distseg.errors import CheckpointError, ConfigError, first_line
-from distseg.loop import FiniteLosses, Report, Watch, World, agreed_precision, due, to_cpu
+from distseg.loop import FiniteLosses, Report, Watch, World, agreed_precision, due, open_reader, snapshot, to_cpu
 from distseg.losses import Objective, class_weights, kl_consistency, segmentation_loss, valid_weight
 from distseg.models import SegmentationModel, build_model, check_batch
 from distseg.models.adain import Statistics, StyleNetwork
@@ -66,7 +66,9 @@ def fit(
             report.log(training.step, {"train/resumed_at": float(training.step)})
     max_steps = config.optim.max_steps
     with contextlib.ExitStack() as opened:
-        reader = opened.enter_context(contextlib.closing(open_reader(training)))
+        reader = opened.enter_context(
+            open_reader(config, training.manifest, training.train_shards, world, training.step, config.augment)
+        )
         restyler = open_restyler(training)
         if restyler is not None:
             opened.enter_context(contextlib.closing(restyler))
@@ -202,8 +204,7 @@ def open_restyler(training: Training) -> Restyler | None:
     config = training.config
     if config.style.network is None or config.style.direction != "to_target":
         return None
-    start_batch = training.step * config.optim.accumulate_steps
-    return Restyler(config, training.manifest, training.world, training.precision, start_batch)
+    return Restyler(config, training.manifest, training.world, training.precision, training.step)
 
 
 def _averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -221,28 +222,6 @@ def _wrap(model: nn.Module, config: RunConfig, world: World) -> nn.Module:
             model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
     return torch.compile(wrapped) if config.compile else wrapped  # type: ignore[return-value]
-
-
-def open_reader(training: Training) -> TrainReader:
-    """This rank's batches from where the training stands."""
-    config, data = training.config, training.config.data
-    return TrainReader(
-        training.manifest,
-        training.train_shards,
-        batch_size=config.micro_batch_size,
-        crop_px=data.crop_px,
-        augment=config.augment if data.augment else None,
-        seed=config.seed,
-        rank=training.world.rank,
-        world=training.world.size,
-        start_batch=training.step * config.optim.accumulate_steps,
-        shuffle_window=data.shuffle_window,
-        num_threads=data.num_threads,
-        prefetch_batches=data.prefetch_batches,
-        on_bad_sample=data.on_bad_sample,
-        max_bad_samples=data.max_bad_samples,
-        deadline_s=data.deadline_s,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------- one step
@@ -359,23 +338,18 @@ def capture(
     """Everything needed to go on from this step; None on every rank but 0, which hold the same."""
     if training.world.rank != 0:
         return None
-    config = training.config
-    return Checkpoint(
-        step=training.step,
-        config=config,
-        label_space=training.manifest.label_space,
-        model=to_cpu(training.model.state_dict()),
-        source_style=to_cpu(training.source[1]._asdict()) if training.source is not None else {},
+    return snapshot(
+        training.config,
+        training.manifest,
+        training.step,
+        training.model,
+        training.optimizer,
+        report,
+        run_id,
         averaged=to_cpu(training.averaged.module.state_dict()) if training.averaged is not None else {},
-        optimizer=to_cpu(training.optimizer.state_dict()),
-        next_micro_batch=training.step * config.optim.accumulate_steps,
-        manifest_digest=training.manifest.digest,
-        run_id=run_id,
+        source_style=to_cpu(training.source[1]._asdict()) if training.source is not None else {},
         metrics=metrics,
         tables=training.tables if metrics else {},
-        records=report.pending_records(),
-        code_version=checkpoint.code_version(),
-        rng={"seed": config.seed, "step": training.step},
     )
 
 

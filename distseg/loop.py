@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from distseg import inference
-from distseg.checkpoint import Checkpoint
-from distseg.config import RunConfig
+from distseg.checkpoint import Checkpoint, code_version
+from distseg.config import AugmentConfig, RunConfig
+from distseg.data.manifest import Manifest, Shard
 from distseg.data.reader import Batch, TrainReader
 from distseg.errors import TrainingError
 
@@ -69,6 +70,35 @@ def agreed_precision(config: RunConfig, world: World) -> str:
 
 def due(step: int, every_steps: int, max_steps: int) -> bool:
     return step == max_steps or (every_steps > 0 and step % every_steps == 0)
+
+
+def open_reader(
+    config: RunConfig,
+    manifest: Manifest,
+    shards: tuple[Shard, ...],
+    world: World,
+    step: int,
+    augment: AugmentConfig,
+) -> TrainReader:
+    """This rank's micro-batches of some shards, from an optimiser step on."""
+    data = config.data
+    return TrainReader(
+        manifest,
+        shards,
+        batch_size=config.micro_batch_size,
+        crop_px=data.crop_px,
+        augment=augment if data.augment else None,
+        seed=config.seed,
+        rank=world.rank,
+        world=world.size,
+        start_batch=step * config.optim.accumulate_steps,
+        shuffle_window=data.shuffle_window,
+        num_threads=data.num_threads,
+        prefetch_batches=data.prefetch_batches,
+        on_bad_sample=data.on_bad_sample,
+        max_bad_samples=data.max_bad_samples,
+        deadline_s=data.deadline_s,
+    )
 
 
 class FiniteLosses:
@@ -127,6 +157,33 @@ class Watch:
         waited = min(1.0, (self.reader.wait_s - self.start_wait_s) / elapsed_s)
         self.restart(step)
         return {"train/images_per_s": images / elapsed_s, "train/data_wait_fraction": waited}
+
+
+def snapshot(
+    config: RunConfig,
+    manifest: Manifest,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    report: Report,
+    run_id: str,
+    **more: Any,
+) -> Checkpoint:
+    """Everything that any training needs to go on from a step, and `more` of one kind."""
+    return Checkpoint(
+        step=step,
+        config=config,
+        label_space=manifest.label_space,
+        model=to_cpu(model.state_dict()),
+        optimizer=to_cpu(optimizer.state_dict()),
+        next_micro_batch=step * config.optim.accumulate_steps,
+        manifest_digest=manifest.digest,
+        run_id=run_id,
+        records=report.pending_records(),
+        code_version=code_version(),
+        rng={"seed": config.seed, "step": step},
+        **more,
+    )
 
 
 def to_cpu(value: Any) -> Any:

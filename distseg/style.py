@@ -5,7 +5,7 @@ without their labels. The network trains as everything else does: `fit_style` ha
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from distseg.config import AugmentConfig, ModelConfig, RunConfig
 from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
 from distseg.errors import CheckpointError, ConfigError, TrainingError, first_line
-from distseg.loop import Report, Watch, World, agreed_precision, due, to_cpu
+from distseg.loop import Report, Watch, World, agreed_precision, due, open_reader, snapshot
 from distseg.models import Logits, SegmentationModel
 from distseg.models.adain import Statistics, StyleLosses, StyleNetwork
 from distseg.models.backbones import load_backbone
@@ -55,14 +55,12 @@ def load_network(uri: str) -> StyleNetwork:
 class Restyler:
     """Restyles training images towards those of other conditions, the same ones on any number of ranks."""
 
-    def __init__(self, config: RunConfig, manifest: Manifest, world: World, precision: str, start_batch: int) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, world: World, precision: str, step: int) -> None:
         assert config.style.network is not None
         self.style, self.seed, self.precision, self.world = config.style, config.seed, precision, world
         dtype = torch.float64 if precision == "fp64" else torch.float32
         self.network = load_network(config.style.network).to(world.device, dtype)
-        self.reader = open_reader(
-            config, manifest, style_shards(config, manifest), world, start_batch, seed=config.seed + STYLE_SEED
-        )
+        self.reader = open_styles(config, manifest, world, step)
 
     def composites(self, images_B3HW: Tensor) -> Tensor:
         """The next batch's images, normalised, each in the style of an image of the target conditions."""
@@ -192,17 +190,8 @@ def fit_style(
     manifest, max_steps = training.manifest, config.optim.max_steps
     content_shards = manifest.select(config.data.train_split, config.data.train_conditions)
     with (
-        contextlib.closing(open_reader(config, manifest, content_shards, world, training.step)) as content,
-        contextlib.closing(
-            open_reader(
-                config,
-                manifest,
-                style_shards(config, manifest),
-                world,
-                training.step,
-                seed=config.seed + STYLE_SEED,
-            )
-        ) as style,
+        contextlib.closing(open_images(config, manifest, content_shards, world, training.step)) as content,
+        contextlib.closing(open_styles(config, manifest, world, training.step)) as style,
     ):
         watch = Watch(content, config.data.batch_size, training.step)
         while training.step < max_steps:
@@ -274,19 +263,14 @@ def _agreed_losses(losses: StyleLosses, config: RunConfig, world: World) -> dict
 def capture_style(training: StyleTraining, report: Report, run_id: str) -> Checkpoint | None:
     if training.world.rank != 0:
         return None
-    config = training.config
-    return Checkpoint(
-        step=training.step,
-        config=config,
-        label_space=training.manifest.label_space,
-        model=to_cpu(training.network.state_dict()),
-        optimizer=to_cpu(training.optimizer.state_dict()),
-        next_micro_batch=training.step,
-        manifest_digest=training.manifest.digest,
-        run_id=run_id,
-        records=report.pending_records(),
-        code_version=checkpoint.code_version(),
-        rng={"seed": config.seed, "step": training.step},
+    return snapshot(
+        training.config,
+        training.manifest,
+        training.step,
+        training.network,
+        training.optimizer,
+        report,
+        run_id,
     )
 
 
@@ -300,32 +284,15 @@ def restore_style(training: StyleTraining, saved: Checkpoint) -> None:
     training.step = saved.step
 
 
-def open_reader(
-    config: RunConfig,
-    manifest: Manifest,
-    shards: tuple[Shard, ...],
-    world: World,
-    start_batch: int,
-    *,
-    seed: int | None = None,
+def open_images(
+    config: RunConfig, manifest: Manifest, shards: tuple[Shard, ...], world: World, step: int
 ) -> TrainReader:
-    """This rank's images of some shards, mirrored and scaled as training's, in global micro-batches."""
-    data = config.data
+    """This rank's images to restyle, mirrored and scaled only, from a step on."""
     augment = AugmentConfig(mirror=True, scale=config.augment.scale, rotate_deg=0.0, blur=0.0)
-    return TrainReader(
-        manifest,
-        shards,
-        batch_size=config.micro_batch_size,
-        crop_px=data.crop_px,
-        augment=augment if data.augment else None,
-        seed=config.seed if seed is None else seed,
-        rank=world.rank,
-        world=world.size,
-        start_batch=start_batch,
-        shuffle_window=data.shuffle_window,
-        num_threads=data.num_threads,
-        prefetch_batches=data.prefetch_batches,
-        on_bad_sample=data.on_bad_sample,
-        max_bad_samples=data.max_bad_samples,
-        deadline_s=data.deadline_s,
-    )
+    return open_reader(config, manifest, shards, world, step, augment)
+
+
+def open_styles(config: RunConfig, manifest: Manifest, world: World, step: int) -> TrainReader:
+    """This rank's images to take styles from, in another order than the content images they meet."""
+    other_order = replace(config, seed=config.seed + STYLE_SEED)
+    return open_images(other_order, manifest, style_shards(config, manifest), world, step)

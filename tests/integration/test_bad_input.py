@@ -609,6 +609,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
         yield environment
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

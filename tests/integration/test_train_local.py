@@ -17,7 +17,7 @@ from tests import programs
 from tests.conftest import free_port
 from tests.recorded import STEP_METRICS, Recorded, assert_each_once, only_run
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
 
 NUM_STEPS, EVALUATED_EVERY, MORE_STEPS = 6, 2, 8
 SIZE = ("--size", "64", "96")

@@ -165,6 +165,8 @@ def test_what_cannot_be_is_refused(style_config: RunConfig, restyled_config: Run
         check_style(replace(style_config, model=replace(style_config.model, pretrained=None)))
     with pytest.raises(DataError, match="no condition 'snow' in split 'train'"):
         check_style(replace(style_config, style=StyleConfig(conditions=("snow",))))
+    with pytest.raises(ConfigError, match=r"optim.accumulate_steps = 2: adain has no such option; give 1"):
+        replace(style_config, optim=replace(style_config.optim, accumulate_steps=2))
     with pytest.raises(ConfigError, match=r"style.kl_weight = 0.1: needs style.network"):
         StyleConfig(kl_weight=0.1)
     with pytest.raises(ConfigError, match=r"style.conditions = \(\): name the conditions to restyle to"):
