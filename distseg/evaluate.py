@@ -117,6 +117,8 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
 
 def load_model(saved: checkpoint.Checkpoint, device: torch.device, precision: str) -> SegmentationModel:
     """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
+    if saved.config.model.name == "adain":
+        raise CheckpointError("a checkpoint of adain restyles images and segments none; give one of a segmentation")
     model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
     try:
         model.load_state_dict(saved.evaluated)

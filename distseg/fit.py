@@ -21,8 +21,19 @@ from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig
 from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
-from distseg.errors import CheckpointError, ConfigError, first_line
-from distseg.loop import FiniteLosses, Report, Watch, World, agreed_precision, due, open_reader, snapshot, to_cpu
+from distseg.errors import ConfigError
+from distseg.loop import (
+    FiniteLosses,
+    Report,
+    Watch,
+    World,
+    agreed_precision,
+    due,
+    open_reader,
+    restore_states,
+    snapshot,
+    to_cpu,
+)
 from distseg.losses import Objective, class_weights, kl_consistency, segmentation_loss, valid_weight
 from distseg.models import SegmentationModel, build_model, check_batch
 from distseg.models.adain import Statistics, StyleNetwork
@@ -356,14 +367,8 @@ def capture(
 def restore(training: Training, saved: Checkpoint) -> None:
     """Puts a training where `saved` was taken, for any number of ranks. Raises if it would not be the same run."""
     checkpoint.check_resumable(training.config, training.manifest, saved)
-    try:
-        training.model.load_state_dict(saved.model)
-        training.optimizer.load_state_dict(saved.optimizer)
-        if training.averaged is not None:
-            training.averaged.module.load_state_dict(saved.averaged)
-            training.averaged.n_averaged.fill_(saved.step)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"the checkpoint of step {saved.step} does not fit this model: {first_line(error)}"
-        ) from None
+    restore_states(training.model, training.optimizer, saved)
+    if training.averaged is not None:
+        training.averaged.module.load_state_dict(saved.averaged)
+        training.averaged.n_averaged.fill_(saved.step)
     training.step = saved.step

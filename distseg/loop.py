@@ -16,7 +16,7 @@ from distseg.checkpoint import Checkpoint, code_version
 from distseg.config import AugmentConfig, RunConfig
 from distseg.data.manifest import Manifest, Shard
 from distseg.data.reader import Batch, TrainReader
-from distseg.errors import TrainingError
+from distseg.errors import CheckpointError, TrainingError, first_line
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,17 @@ def snapshot(
         rng={"seed": config.seed, "step": step},
         **more,
     )
+
+
+def restore_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Checkpoint) -> None:
+    """Raises CheckpointError if what was saved is of another model."""
+    try:
+        model.load_state_dict(saved.model)
+        optimizer.load_state_dict(saved.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {saved.step} does not fit this model: {first_line(error)}"
+        ) from None
 
 
 def to_cpu(value: Any) -> Any:

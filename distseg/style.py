@@ -4,7 +4,6 @@ Content images are those of data.train_conditions, style images those of style.c
 without their labels. The network trains as everything else does: `fit_style` has the signature of `fit`.
 """
 
-import contextlib
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -18,8 +17,18 @@ from distseg.checkpoint import Checkpoint
 from distseg.config import AugmentConfig, ModelConfig, RunConfig
 from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
-from distseg.errors import CheckpointError, ConfigError, TrainingError, first_line
-from distseg.loop import Report, Watch, World, agreed_precision, due, open_reader, snapshot
+from distseg.errors import CheckpointError, ConfigError, first_line
+from distseg.loop import (
+    FiniteLosses,
+    Report,
+    Watch,
+    World,
+    agreed_precision,
+    due,
+    open_reader,
+    restore_states,
+    snapshot,
+)
 from distseg.models import Logits, SegmentationModel
 from distseg.models.adain import Statistics, StyleLosses, StyleNetwork
 from distseg.models.backbones import load_backbone
@@ -190,27 +199,25 @@ def fit_style(
     manifest, max_steps = training.manifest, config.optim.max_steps
     content_shards = manifest.select(config.data.train_split, config.data.train_conditions)
     with (
-        contextlib.closing(open_images(config, manifest, content_shards, world, training.step)) as content,
-        contextlib.closing(open_styles(config, manifest, world, training.step)) as style,
+        open_images(config, manifest, content_shards, world, training.step) as content,
+        open_styles(config, manifest, world, training.step) as style,
     ):
         watch = Watch(content, config.data.batch_size, training.step)
+        losses = FiniteLosses(world)
         while training.step < max_steps:
             lr = learning_rate(training.step, config.optim)
             set_learning_rate(training.optimizer, lr, config.optim)
             batch = next(content)
-            losses = style_step(training, batch, next(style))
+            losses.expect(training.step + 1, style_step(training, batch, next(style)), [batch])
             training.step += 1
             step = training.step
             if due(step, config.tracking.log_every_steps, max_steps) or step == 1:
-                metrics = _agreed_losses(losses, config, world)
-                if not np.isfinite(metrics["train/loss"]):
-                    raise TrainingError(
-                        f"the loss of step {step} is {metrics['train/loss']} on {', '.join(batch.keys)}; "
-                        "the last checkpoint is kept. Lower optim.lr, or use precision fp32"
-                    )
+                total, content_loss, style_loss = losses.check()
                 if world.rank == 0:
-                    report.log(step, metrics | {"train/lr": lr} | watch.rates(step))
+                    parts = {"train/loss": total, "train/content_loss": content_loss, "train/style_loss": style_loss}
+                    report.log(step, parts | {"train/lr": lr} | watch.rates(step))
             if due(step, config.checkpoint.every_steps, max_steps):
+                losses.check()
                 report.save(step, capture_style(training, report, run_id), {})
                 watch.restart(step)
     return training
@@ -238,8 +245,11 @@ def prepare_style(config: RunConfig, world: World) -> StyleTraining:
     )
 
 
-def style_step(training: StyleTraining, content: Batch, style: Batch) -> StyleLosses:
-    """One optimiser step on this rank's share, all of one size, so that the mean of means is the global mean."""
+def style_step(training: StyleTraining, content: Batch, style: Batch) -> Tensor:
+    """One optimiser step. Returns this rank's parts of the global (loss, content, style) losses, float64, shape (3,).
+
+    The ranks' shares are all of one size, so the mean of their means is the global mean.
+    """
     device = training.world.device
     training.optimizer.zero_grad(set_to_none=True)
     images = [
@@ -248,16 +258,11 @@ def style_step(training: StyleTraining, content: Batch, style: Batch) -> StyleLo
     ]
     with inference.autocast(training.precision, device):
         losses = cast(StyleLosses, training.wrapped(*images))
-    (losses.content + training.config.style.loss_weight * (losses.mean + losses.std)).backward()
+    style_loss = losses.mean + losses.std
+    total = losses.content + training.config.style.loss_weight * style_loss
+    total.backward()
     training.optimizer.step()
-    return losses
-
-
-def _agreed_losses(losses: StyleLosses, config: RunConfig, world: World) -> dict[str, float]:
-    parts_3 = world.sum(torch.stack([loss.detach().double() for loss in losses])) / world.size
-    content, mean, std = parts_3.tolist()
-    total = content + config.style.loss_weight * (mean + std)
-    return {"train/loss": total, "train/content_loss": content, "train/style_loss": mean + std}
+    return torch.stack([total, losses.content, style_loss]).detach().to(torch.float64) / training.world.size
 
 
 def capture_style(training: StyleTraining, report: Report, run_id: str) -> Checkpoint | None:
@@ -276,11 +281,7 @@ def capture_style(training: StyleTraining, report: Report, run_id: str) -> Check
 
 def restore_style(training: StyleTraining, saved: Checkpoint) -> None:
     checkpoint.check_resumable(training.config, training.manifest, saved)
-    try:
-        training.network.load_state_dict(saved.model)
-        training.optimizer.load_state_dict(saved.optimizer)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint of step {saved.step} does not fit: {first_line(error)}") from None
+    restore_states(training.network, training.optimizer, saved)
     training.step = saved.step
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from distseg import checkpoint, stylize
 from distseg.config import AugmentConfig, CheckpointConfig, LossConfig, ModelConfig, RunConfig, StyleConfig
 from distseg.data.manifest import load_manifest, read_index, read_sample
-from distseg.errors import CheckpointError, ConfigError, DataError
+from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from distseg.evaluate import load_model
 from distseg.fit import fit
 from distseg.inference import normalize
@@ -173,6 +173,23 @@ def test_what_cannot_be_is_refused(style_config: RunConfig, restyled_config: Run
         StyleConfig(network="x")
     with pytest.raises(ConfigError, match=r"style.conditions = .*: name the conditions to learn the style of"):
         replace(style_config, style=StyleConfig())
+
+
+def test_a_style_network_whose_loss_is_not_finite_stops_and_names_the_samples(style_config: RunConfig) -> None:
+    config = replace(
+        style_config,
+        optim=replace(style_config.optim, lr=1e30),
+        tracking=replace(style_config.tracking, log_every_steps=100),
+    )
+    config = replace(config, checkpoint=CheckpointConfig(every_steps=2))
+    recorder = ranks.Recorder()
+    with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf) on train/dawn-.*tar/"):
+        fit_style(config, World(), recorder)
+
+
+def test_a_style_network_segments_nothing(network_uri: str) -> None:
+    with pytest.raises(CheckpointError, match="adain restyles images and segments none"):
+        load_model(checkpoint.read(network_uri), torch.device("cpu"), "fp32")
 
 
 def test_a_segmentation_network_is_no_style_network(tiny_config: RunConfig, tmp_path: Path) -> None:
