@@ -12,12 +12,16 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
 
+import rich.console
+import rich.progress
 import tyro
 
+from distseg.data.processes import Runner, in_processes
 from distseg.errors import ConfigError, DistsegError
 
 
@@ -86,19 +90,74 @@ def _one_line(box: str) -> str:
     return re.sub(r"\s+", " ", " ".join(sentence)) or "bad arguments"
 
 
-class Progress:
-    """A line every few seconds on stderr: done, rate, time left."""
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Arguments of programs that do many tasks: where."""
 
-    def __init__(self, total: int, what: str, every_s: float = 5.0) -> None:
-        self.total, self.what, self.every_s, self.num_done = total, what, every_s, 0
-        self.start_s = self.last_s = time.monotonic()
+    num_processes: int = field(default_factory=lambda: num_cores())
+    """Processes on this machine; what comes out does not depend on it."""
+    ray: bool = False
+    """Instead, Ray tasks on the cluster of RAY_ADDRESS, whose machines must all see the data."""
 
-    def __call__(self, num: int) -> None:
-        """`num` more are done."""
-        self.num_done += num
-        now_s = time.monotonic()
-        if now_s - self.last_s >= self.every_s:
-            self.last_s = now_s
-            rate = self.num_done / (now_s - self.start_s)
-            left_s = (self.total - self.num_done) / rate
-            print(f"{self.num_done}/{self.total} {self.what}  {rate:.1f}/s  ETA {left_s:.0f} s", file=sys.stderr)
+    def __post_init__(self) -> None:
+        if self.num_processes < 1:
+            raise ConfigError(f"--num_processes = {self.num_processes}: must be at least 1")
+
+    def runner(self, out_uri: str) -> Runner:
+        if not self.ray:
+            return in_processes(self.num_processes)
+        from distseg.ray_jobs import in_ray_tasks  # a second that others need not wait
+
+        return in_ray_tasks(out_uri)
+
+
+# ---- progress
+
+Progress = Callable[[int, int], None]
+"""Called with (done, in all) as work goes on."""
+
+_LINE_EVERY_S = 5.0
+
+
+@contextlib.contextmanager
+def progress(verb: str, unit: str) -> Iterator[Progress]:
+    """On stderr: a bar on a terminal; elsewhere one plain line every few seconds."""
+    if not sys.stderr.isatty():
+        yield PlainProgress(verb, unit)
+        return
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[rate]}"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
+        task = bar.add_task(verb, total=None, rate="")
+
+        def update(num_done: int, num_total: int) -> None:
+            rate = num_done / max(1e-9, bar.tasks[0].elapsed or 0.0)
+            bar.update(task, completed=num_done, total=num_total, rate=f"{rate:.1f} {unit}/s")
+
+        yield update
+
+
+class PlainProgress:
+    def __init__(self, verb: str, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._verb, self._unit, self._clock = verb, unit, clock
+        self._began = self._last = clock()
+
+    def __call__(self, num_done: int, num_total: int) -> None:
+        now = self._clock()
+        if now - self._last < _LINE_EVERY_S and num_done < num_total:
+            return
+        self._last = now
+        rate = num_done / max(1e-9, now - self._began)
+        left_s = (num_total - num_done) / rate if rate else 0.0
+        line = f"{self._verb}: {num_done}/{num_total} {self._unit}, {rate:.1f} {self._unit}/s, {left_s:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
+
+
+def num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ scales, flips or sliding windows the softmax is averaged at the image's own size
 images out and the result is the same.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,10 +106,16 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
         deadline_s=300.0,
     )
     num_images = sum(s.num_samples for s in shards) // world.size
-    progress = cli.Progress(num_images, "images") if world.rank == 0 else None
-    inference.score(
-        model, samples, tally, precision=precision, device=world.device, protocol=protocol, progress=progress
-    )
+    with cli.progress("evaluating", "images") if world.rank == 0 else contextlib.nullcontext() as progress:
+        inference.score(
+            model,
+            samples,
+            tally,
+            precision=precision,
+            device=world.device,
+            protocol=protocol,
+            progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
+        )
     add_up(tally, world)
     inference.check_complete(tally, shards)
     tables = inference.as_table(tally, tally.summary(), manifest.label_space)

@@ -207,8 +207,12 @@ def score(
     protocol: Protocol = PLAIN,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Adds the model's predictions on `samples` to `tally`. Leaves the model in the mode it was in."""
+    """Adds the model's predictions on `samples` to `tally`. Leaves the model in the mode it was in.
+
+    `progress` is told how many images are done.
+    """
     was_training = model.training
+    num_done = 0
     model.eval()
     try:
         # Averaged predictions take several times the memory.
@@ -220,8 +224,9 @@ def score(
                 num_classes = tally.matrices_GKK.shape[-1]
                 tally.matrices_GKK[g] += confusion_matrix(prediction_HW, sample.label_HW, num_classes)
                 tally.num_images_G[g] += 1
+            num_done += len(group)
             if progress is not None:
-                progress(len(group))
+                progress(num_done)
     finally:
         model.train(was_training)
 

@@ -8,48 +8,40 @@
 Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-C.
 """
 
-import contextlib
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import rich.console
-import rich.progress
 import rich.table
 import tyro
 
-from distseg import cli
+from distseg import cli, storage
 from distseg.data import camvid, shards, town
 from distseg.errors import ConfigError
 
-_LINE_EVERY_S = 10.0
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
 
 @dataclass(frozen=True, kw_only=True)
-class _Writing:
+class _Writing(cli.Workers):
     out: str
     """Directory or s3:// prefix for the shards."""
     shuffle_seed: int = 0
     """Decides the order of the samples within a condition and site."""
-    num_processes: int = field(default_factory=_num_cores)
-    """Load and encode in so many processes; the shards do not depend on it."""
+    jpeg_quality: int | None = None
+    """Turn PNG photographs into JPEG of this quality (1 to 95); without it they stay as they are."""
     max_samples_per_shard: int = shards.MAX_SAMPLES_PER_SHARD
     max_mib_per_shard: int = shards.MAX_BYTES_PER_SHARD >> 20
     overwrite: bool = False
     """Replace the shards that are there."""
 
     def __post_init__(self) -> None:
-        for name in ("num_processes", "max_samples_per_shard", "max_mib_per_shard"):
+        super().__post_init__()
+        for name in ("max_samples_per_shard", "max_mib_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} = {getattr(self, name)}: must be at least 1")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 95:
+            raise ConfigError(f"--jpeg_quality {self.jpeg_quality}: must be in 1 to 95")
         if self.shuffle_seed < 0:
             raise ConfigError(f"--shuffle_seed = {self.shuffle_seed}: must not be negative")
 
@@ -138,14 +130,15 @@ def _pack(command: PackCamVid | PackTown) -> int:
         labels, dataset = camvid.LABELS, "camvid"
     if not samples:
         raise ConfigError("nothing to pack: name at least one split with samples in it")
-    with _progress("packing", "samples") as progress:
+    with cli.progress("packing", "samples") as progress:
         manifest = shards.pack(
             samples,
             labels,
-            command.out,
+            storage.absolute(command.out),
             dataset=dataset,
             seed=command.shuffle_seed,
-            num_processes=command.num_processes,
+            run=command.runner(command.out),
+            jpeg_quality=command.jpeg_quality,
             max_samples_per_shard=command.max_samples_per_shard,
             max_bytes_per_shard=command.max_mib_per_shard << 20,
             progress=progress,
@@ -160,7 +153,7 @@ def _pack(command: PackCamVid | PackTown) -> int:
 
 
 def _verify(uri: str) -> int:
-    with _progress("verifying", "shards") as progress:
+    with cli.progress("verifying", "shards") as progress:
         problems = shards.verify(uri, progress=progress)
     for problem in problems:
         print(problem)
@@ -213,48 +206,6 @@ def _classes_table(summary: shards.Summary) -> rich.table.Table:
 def _range(smallest: tuple[int, int], largest: tuple[int, int]) -> str:
     text = f"{smallest[0]}x{smallest[1]}"
     return text if smallest == largest else f"{text} to {largest[0]}x{largest[1]}"
-
-
-# ---- progress
-
-
-@contextlib.contextmanager
-def _progress(verb: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere one plain line every few seconds."""
-    if not sys.stderr.isatty():
-        yield _PlainProgress(verb, unit)
-        return
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[rate]}"),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
-        task = bar.add_task(verb, total=None, rate="")
-
-        def update(num_done: int, num_total: int) -> None:
-            rate = num_done / max(1e-9, bar.tasks[0].elapsed or 0.0)
-            bar.update(task, completed=num_done, total=num_total, rate=f"{rate:.0f} {unit}/s")
-
-        yield update
-
-
-class _PlainProgress:
-    def __init__(self, verb: str, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._verb, self._unit, self._clock = verb, unit, clock
-        self._began = self._last = clock()
-
-    def __call__(self, num_done: int, num_total: int) -> None:
-        now = self._clock()
-        if now - self._last < _LINE_EVERY_S and num_done < num_total:
-            return
-        self._last = now
-        rate = num_done / max(1e-9, now - self._began)
-        left_s = (num_total - num_done) / rate if rate else 0.0
-        line = f"{self._verb}: {num_done}/{num_total} {self._unit}, {rate:.1f} {self._unit}/s, {left_s:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -45,18 +45,19 @@ def main(arguments: Sequence[str]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = inference.resolve_precision(options.precision, device)
     model = load_model(saved, device, precision)
-    progress = cli.Progress(len(names), "images")
-    for name in names:
-        source = storage.join(options.images, name)
-        image = decode(storage.read_bytes(source), source)
-        image_1HW3 = torch.from_numpy(np.array(image))[None]
-        images_13HW = image_1HW3.permute(0, 3, 1, 2).to(device)
-        ids_HW = inference.predict(model, images_13HW, precision, protocol)[0].to(torch.uint8).cpu().numpy()
-        target = str(PurePosixPath(name).with_suffix(".png"))
-        storage.write_bytes(storage.join(options.out, "label", target), _png(in_palette(ids_HW, saved.label_space)))
-        tinted = overlay(image, ids_HW, saved.label_space)
-        storage.write_bytes(storage.join(options.out, "overlay", target), _png(tinted))
-        progress(1)
+    with cli.progress("predicting", "images") as progress:
+        for number, name in enumerate(names, 1):
+            source = storage.join(options.images, name)
+            image = decode(storage.read_bytes(source), source)
+            image_1HW3 = torch.from_numpy(np.array(image))[None]
+            images_13HW = image_1HW3.permute(0, 3, 1, 2).to(device)
+            ids_HW = inference.predict(model, images_13HW, precision, protocol)[0].to(torch.uint8).cpu().numpy()
+            target = str(PurePosixPath(name).with_suffix(".png"))
+            colours = in_palette(ids_HW, saved.label_space)
+            storage.write_bytes(storage.join(options.out, "label", target), _png(colours))
+            tinted = overlay(image, ids_HW, saved.label_space)
+            storage.write_bytes(storage.join(options.out, "overlay", target), _png(tinted))
+            progress(number, len(names))
     print(f"{len(names)} images segmented by {uri}")
     print(f"written     {storage.join(options.out, 'label')} and {storage.join(options.out, 'overlay')}")
     return 0

@@ -63,12 +63,12 @@ class Run:
     @classmethod
     def new(cls, config: RunConfig) -> "Run":
         name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        return cls(name, storage.join(_absolute(config.checkpoint.uri), name), *tracking_of(config))
+        return cls(name, storage.join(storage.absolute(config.checkpoint.uri), name), *tracking_of(config))
 
     @classmethod
     def again(cls, uri: str, config: RunConfig) -> "Run":
         """The run whose directory is `uri`. Raises CheckpointError if there is none."""
-        uri = _absolute(uri)
+        uri = storage.absolute(uri)
         about = read_about(uri)
         tracking_uri, experiment = tracking_of(config)
         return cls(about["name"], uri, tracking_uri, experiment, about["run_id"], is_resumed=True)
@@ -164,17 +164,13 @@ def read_config(run_uri: str) -> RunConfig:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Workers run elsewhere: a path means what it means where the user stands."""
     if config.style.network is not None:
-        config = replace(config, style=replace(config.style, network=_absolute(config.style.network)))
+        config = replace(config, style=replace(config.style, network=storage.absolute(config.style.network)))
     weights = config.model.pretrained
     if weights not in (None, "imagenet"):
-        config = replace(config, model=replace(config.model, pretrained=_absolute(str(weights))))
+        config = replace(config, model=replace(config.model, pretrained=storage.absolute(str(weights))))
     if config.data.uri:
-        config = replace(config, data=replace(config.data, uri=_absolute(config.data.uri)))
-    return replace(config, checkpoint=replace(config.checkpoint, uri=_absolute(config.checkpoint.uri)))
-
-
-def _absolute(uri: str) -> str:
-    return uri.rstrip("/") if storage.is_s3(uri) else str(Path(uri).absolute())
+        config = replace(config, data=replace(config.data, uri=storage.absolute(config.data.uri)))
+    return replace(config, checkpoint=replace(config.checkpoint, uri=storage.absolute(config.checkpoint.uri)))
 
 
 def check_run(config: RunConfig) -> Manifest:

@@ -56,6 +56,11 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *tail])
 
 
+def absolute(uri: str) -> str:
+    """What a path means here, for those who work elsewhere. S3 uris stay as they are, without a slash at the end."""
+    return uri.rstrip("/") if is_s3(uri) else str(Path(uri).absolute())
+
+
 # ---- reading
 
 

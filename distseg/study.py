@@ -6,7 +6,6 @@ you like: the same command goes on, also in the middle of a training. Data are r
 """
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +14,9 @@ from typing import Any
 from distseg import cli, recipes, storage
 from distseg.config import RunConfig, StyleConfig, to_dict
 from distseg.data import town
-from distseg.data.manifest import MANIFEST_NAME
-from distseg.data.shards import pack
 from distseg.errors import ConfigError
 from distseg.runs import Outcome
+from distseg.train import Screen, ensure_town
 
 PROG = "python -m distseg.study"
 SOURCE = "dawn"
@@ -131,13 +129,7 @@ def ensure_data(options: Arguments) -> str:
     if num_train < 1 or num_val < 1:
         raise ConfigError(f"--frames {options.frames}: both must be positive")
     uri = storage.join(options.out, f"town-{num_train}-{num_val}")
-    if not storage.exists(storage.join(uri, MANIFEST_NAME)):
-        print(f"packing town ({num_train} training and {num_val} held-out frames) into {uri}", flush=True)
-        splits = {
-            "train": town.samples("train", num_frames=num_train),
-            "val": town.samples("val", num_frames=num_val),
-        }
-        pack(splits, town.LABELS, uri, dataset="town", num_processes=os.cpu_count() or 1)
+    ensure_town(uri, num_train, num_val)
     return uri
 
 
@@ -201,7 +193,6 @@ def _is_run(uri: str) -> bool:
 
 def _train(config: RunConfig, resume: str | None) -> Outcome:
     from distseg import ray_train
-    from distseg.train import Screen
 
     with Screen(config.optim.max_steps) as screen:
         return ray_train.train(config, resume=resume, show=screen)

@@ -10,9 +10,8 @@ the named conditions, with its labels, under the condition `NAME-as-TARGET`. `sh
 
 import functools
 import io
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -57,14 +56,17 @@ class _Restyling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apply(_Restyling):
+class Apply(_Restyling, cli.Workers):
     """Pack a data set anew, with restyled copies of its training images."""
 
     out: str
     """Directory or s3:// prefix for the new data set."""
-    num_processes: int = os.cpu_count() or 1
     overwrite: bool = False
     """Replace the shards that are there."""
+
+    def __post_init__(self) -> None:
+        _Restyling.__post_init__(self)
+        cli.Workers.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,14 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "train":
         return train(arguments[1:], default_recipe="adain_town")
     options = cli.parse(Apply | Show, arguments, prog=PROG, description=__doc__ or "")
+    options = replace(
+        options,
+        network=storage.absolute(options.network),
+        data=storage.absolute(options.data),
+        out=storage.absolute(options.out),
+    )
     manifest = load_manifest(options.data)
-    load_network(options.network)  # fails now rather than in each process
+    load_network(options.network)  # fails now rather than in each task
     return apply(options, manifest) if isinstance(options, Apply) else show(options, manifest)
 
 
@@ -96,24 +104,17 @@ def apply(options: Apply, manifest: Manifest) -> int:
     splits = {split: list(_originals(manifest, split)) for split in manifest.splits}
     splits[options.split] += list(_restyled_samples(options, manifest))
     num_images = sum(len(samples) for samples in splits.values())
-    progress = cli.Progress(num_images, "images")
-    done = 0
-
-    def report(num_done: int, _: int) -> None:
-        nonlocal done
-        progress(num_done - done)
-        done = num_done
-
-    made = pack(
-        splits,
-        manifest.label_space,
-        options.out,
-        dataset=manifest.dataset,
-        seed=options.seed,
-        num_processes=options.num_processes,
-        progress=report,
-        overwrite=options.overwrite,
-    )
+    with cli.progress("restyling", "images") as progress:
+        made = pack(
+            splits,
+            manifest.label_space,
+            options.out,
+            dataset=manifest.dataset,
+            seed=options.seed,
+            run=options.runner(options.out),
+            progress=progress,
+            overwrite=options.overwrite,
+        )
     print(f"{num_images} images in {len(made.shards)} shards")
     print(f"written     {options.out}")
     return 0

@@ -25,6 +25,7 @@ from distseg import cli, recipes, storage
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.data import town
 from distseg.data.manifest import MANIFEST_NAME
+from distseg.data.processes import in_processes
 from distseg.data.shards import pack
 from distseg.errors import ConfigError, StorageError
 from distseg.runs import Outcome, read_config
@@ -108,16 +109,16 @@ def list_recipes() -> str:
     return "\n".join(lines)
 
 
-def ensure_town(uri: str) -> None:
+def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) -> None:
     """Packs the embedded data set if it is not there yet."""
     if storage.exists(storage.join(uri, MANIFEST_NAME)):
         return
-    log.info("packing town (%d training and %d held-out frames) into %s", TOWN_TRAIN, TOWN_VAL, uri)
+    log.info("packing town (%d training and %d held-out frames) into %s", num_train, num_val, uri)
     splits = {
-        "train": town.samples("train", num_frames=TOWN_TRAIN),
-        "val": town.samples("val", num_frames=TOWN_VAL),
+        "train": town.samples("train", num_frames=num_train),
+        "val": town.samples("val", num_frames=num_val),
     }
-    pack(splits, town.LABELS, uri, dataset="town", num_processes=os.cpu_count() or 1)
+    pack(splits, town.LABELS, uri, dataset="town", run=in_processes(cli.num_cores()))
 
 
 def _train(config: RunConfig, resume: str | None) -> Outcome | None:

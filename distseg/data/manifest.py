@@ -21,7 +21,7 @@ from distseg.data.sample import LabelSpace
 from distseg.errors import DataError
 
 MANIFEST_NAME = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Shard:
     num_bytes: int
     sha256: str
     index_sha256: str
+    class_samples: tuple[int, ...]  # for each class, how many of the samples show it
 
     @property
     def index_name(self) -> str:
@@ -95,6 +96,7 @@ class IndexEntry(NamedTuple):
     image: Member
     label: Member
     meta: Member
+    class_pixels: tuple[int, ...]  # of each class (void left out)
 
 
 class SampleFiles(NamedTuple):
@@ -138,7 +140,12 @@ def read_index(manifest: Manifest, shard: Shard, *, deadline_s: float = storage.
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise DataError(f"{index_uri}: the index is not the one packed for {shard.name}; pack the data set again")
     rows = _parse(data, index_uri, "distseg-index")["samples"]
-    return Index(tuple(IndexEntry(row["key"], *(Member(*row[part]) for part in _PARTS)) for row in rows))
+    return Index(tuple(_entry_from(row) for row in rows))
+
+
+def _entry_from(row: dict[str, Any]) -> IndexEntry:
+    image, label, meta = (Member(*row[part]) for part in _PARTS)
+    return IndexEntry(row["key"], image, label, meta, tuple(row["class_pixels"]))
 
 
 def read_sample(
@@ -184,6 +191,10 @@ def seal(manifest: Manifest) -> tuple[Manifest, bytes]:
     return dataclasses.replace(manifest, digest=digest), text.encode() + b"\n"
 
 
+def shard_from(body: dict[str, Any]) -> Shard:
+    return Shard(**{**body, "class_samples": tuple(body["class_samples"])})
+
+
 def _manifest_from(uri: str, body: dict[str, Any], digest: str) -> Manifest:
     labels = body["label_space"]
     palette = tuple((int(r), int(g), int(b)) for r, g, b in labels["palette"])
@@ -191,7 +202,7 @@ def _manifest_from(uri: str, body: dict[str, Any], digest: str) -> Manifest:
         uri=uri,
         dataset=body["dataset"],
         label_space=LabelSpace(name=labels["name"], classes=tuple(labels["classes"]), palette=palette),
-        shards=tuple(Shard(**shard) for shard in body["shards"]),
+        shards=tuple(shard_from(shard) for shard in body["shards"]),
         class_pixels={
             split: {condition: tuple(pixels) for condition, pixels in of_split.items()}
             for split, of_split in body["class_pixels"].items()

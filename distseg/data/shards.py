@@ -1,9 +1,10 @@
 """Packing: samples -> tar shards, their indices, the manifest. `distseg.data.manifest` states the layout.
 
-What comes out depends on the samples, the seed and the size limits alone, not on the number of processes: same input,
-same bytes. Samples are sorted by key, grouped by (split, condition, site), shuffled within a group, cut into shards of
-nearly equal length, and cut further where a shard would exceed its bytes. Shards are made in a temporary directory
-(a few at a time) and uploaded under their final names; the manifest is written last.
+What comes out depends on the samples, the seed and the size limits alone, not on where and by how many it is packed:
+same input, same bytes. Samples are sorted by key, grouped by (split, condition, site), shuffled within a group, cut
+into tasks of nearly equal length, each a shard, and cut further where a shard would exceed its bytes. A task does all
+of its work wherever it runs (`shard_writer`), leaving a receipt; the manifest is written last, from what the tasks
+return. So a pack that was stopped goes on where it was.
 
 Everything that reads shards is offered here too: `load_manifest`, `read_index`, `read_sample`, `verify`, `inspect`,
 `contact_sheet`.
@@ -13,16 +14,11 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import multiprocessing
 import re
-import tempfile
 import zlib
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -38,15 +34,24 @@ from distseg.data.manifest import (
     SampleFiles,
     Shard,
     SizeRange,
-    index_json,
     load_manifest,
     read_index,
     read_sample,
     seal,
 )
+from distseg.data.processes import Runner, in_processes
 from distseg.data.sample import LabelSpace, Sample
-from distseg.data.shard_writer import Part, size_range, write_parts
-from distseg.errors import DataError, ResourceError
+from distseg.data.shard_writer import (
+    RECEIPTS,
+    Job,
+    Packed,
+    Task,
+    pack_task,
+    read_receipt,
+    receipt_uri,
+    size_range,
+)
+from distseg.errors import DataError
 
 __all__ = [
     "Index",
@@ -71,7 +76,7 @@ MAX_BYTES_PER_SHARD = 256 << 20
 MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-\d{5,}\.(tar|index\.json)")
-_NUM_UPLOADS = 4
+_NUM_RECEIPT_READERS = 16
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all) as packing goes on."""
@@ -84,65 +89,89 @@ def pack(
     *,
     dataset: str,
     seed: int = 0,
-    num_processes: int = 1,
+    run: Runner | None = None,
     max_samples_per_shard: int = MAX_SAMPLES_PER_SHARD,
     max_bytes_per_shard: int = MAX_BYTES_PER_SHARD,
+    jpeg_quality: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Packs the samples of each split below `out_uri` and returns the manifest.
+    """Packs the samples of each split below `out_uri` and returns the manifest. `run`: where; by default, here.
 
-    Refuses a place that already holds shards, finished or not, unless `overwrite`: then they are removed first,
-    the manifest before all else. Needs a `__main__` that can be imported if num_processes > 1 (they are spawned).
+    A pack of the same samples and options that did not finish is continued: its finished shards stay. A place that
+    holds other shards, finished or not, is refused unless `overwrite`: then they are removed first, the manifest
+    before all else. The sources must not change between the two.
     """
-    if min(num_processes, max_samples_per_shard, max_bytes_per_shard) < 1:
-        raise ValueError("num_processes and the limits of a shard must be at least 1")
-    tasks = [task for split in samples for task in _tasks(split, samples[split], seed, max_samples_per_shard)]
+    if min(max_samples_per_shard, max_bytes_per_shard) < 1:
+        raise ValueError("the limits of a shard must be at least 1")
+    job = Job(out_uri=out_uri, label_space=label_space, max_bytes=max_bytes_per_shard, jpeg_quality=jpeg_quality)
+    tasks = _tasks(samples, seed, max_samples_per_shard)
     storage.check_writable(out_uri)
-    _make_room(out_uri, list(samples), overwrite)
-    shards, parts = _write_shards(tasks, label_space, out_uri, num_processes, max_bytes_per_shard, progress)
+    _make_room(job, tasks, list(samples), overwrite)
+    packed = _run_tasks(job, tasks, run or in_processes(1), progress)
     manifest, data = seal(
         Manifest(
             uri=out_uri,
             dataset=dataset,
             label_space=dataclasses.replace(label_space, id_map={}),
-            shards=tuple(shards),
-            class_pixels=_class_pixels(shards, parts),
-            image_sizes=_image_sizes(shards, parts),
+            shards=tuple(done.shard for done in packed),
+            class_pixels=_class_pixels(packed),
+            image_sizes=_image_sizes(packed),
             digest="",
         )
     )
     storage.write_bytes(storage.join(out_uri, MANIFEST_NAME), data)
+    storage.delete_tree(storage.join(out_uri, RECEIPTS))
     return manifest
+
+
+def _run_tasks(job: Job, tasks: Sequence[Task], run: Runner, progress: Progress | None) -> list[Packed]:
+    """What the shards of all tasks add to the manifest, in the order of the splits and of their names."""
+    finished = _finished(job, tasks)
+    results = run(functools.partial(pack_task, job=job), [task for task in tasks if task.number not in finished])
+    num_samples = sum(len(task.samples) for task in tasks)
+    num_done = 0
+    packed: list[Packed] = []
+    for task in tasks:
+        packed += finished[task.number] if task.number in finished else next(results)
+        num_done += len(task.samples)
+        if progress:
+            progress(num_done, num_samples)
+    splits = list(dict.fromkeys(task.split for task in tasks))
+    return sorted(packed, key=lambda done: (splits.index(done.shard.split), done.shard.name))
 
 
 # ---- what goes where
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Samples that become one shard, or several if they exceed the limit of bytes."""
-
-    split: str
-    condition: str
-    site: str
-    samples: tuple[Sample, ...]
-
-
-def _tasks(split: str, samples: Iterable[Sample], seed: int, max_samples: int) -> Iterator[_Task]:
-    """The shards of a split, in order. Raises DataError for names that cannot be packed and for an empty split."""
-    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.condition, sample.site].append(sample)
-    if not groups:
-        raise DataError(f"split {split!r} has no samples; check the data set's folder, or leave the split out")
-    _check_names(split, groups)
-    for (condition, site), members in sorted(groups.items()):
-        members.sort(key=lambda sample: sample.key)
-        stream = zlib.crc32(f"{split}/{condition}/{site}".encode())
-        order = np.random.default_rng([seed, stream]).permutation(len(members))
-        for part in np.array_split(order, -(-len(members) // max_samples)):
-            yield _Task(split, condition, site, tuple(members[i] for i in part))
+def _tasks(samples: Mapping[str, Iterable[Sample]], seed: int, max_samples: int) -> list[Task]:
+    """The shards in order. Raises DataError for names that cannot be packed and for an empty split."""
+    tasks: list[Task] = []
+    for split, of_split in samples.items():
+        groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+        for sample in of_split:
+            groups[sample.condition, sample.site].append(sample)
+        if not groups:
+            raise DataError(f"split {split!r} has no samples; check the data set's folder, or leave the split out")
+        _check_names(split, groups)
+        for (condition, site), members in sorted(groups.items()):
+            members.sort(key=lambda sample: sample.key)
+            stream = zlib.crc32(f"{split}/{condition}/{site}".encode())
+            order = np.random.default_rng([seed, stream]).permutation(len(members))
+            parts = np.array_split(order, -(-len(members) // max_samples))
+            tasks += [
+                Task(
+                    number=len(tasks) + number,
+                    split=split,
+                    condition=condition,
+                    site=site,
+                    samples=tuple(members[i] for i in part),
+                    shard=number,
+                    stride=len(parts),
+                )
+                for number, part in enumerate(parts)
+            ]
+    return tasks
 
 
 def _check_names(split: str, groups: Mapping[tuple[str, str], Sequence[Sample]]) -> None:
@@ -164,141 +193,95 @@ def _check_names(split: str, groups: Mapping[tuple[str, str], Sequence[Sample]])
         seen[sample.key] = sample
 
 
-def _make_room(out_uri: str, splits: Sequence[str], overwrite: bool) -> None:
-    """Refuses to mix with an earlier pack, or removes it: files that are named like shards, nothing else."""
-    manifest_uri = storage.join(out_uri, MANIFEST_NAME)
+# ---- a place for it
+
+
+def _make_room(job: Job, tasks: Sequence[Task], splits: Sequence[str], overwrite: bool) -> None:
+    """Refuses to mix with another pack, or removes it: files that are named like shards, nothing else."""
+    manifest_uri = storage.join(job.out_uri, MANIFEST_NAME)
     if storage.exists(manifest_uri):
         if not overwrite:
-            raise DataError(f"{out_uri} already holds a packed data set; choose another place, or --overwrite")
+            raise DataError(f"{job.out_uri} already holds a packed data set; choose another place, or --overwrite")
         with contextlib.suppress(DataError):  # a damaged manifest must not be in the way of its replacement
-            splits = [*splits, *load_manifest(out_uri).splits]
+            splits = [*splits, *load_manifest(job.out_uri).splits]
         storage.delete(manifest_uri)
+    digest_uri = storage.join(job.out_uri, RECEIPTS, "job.sha256")
+    digest = _digest(job, tasks)
+    if not overwrite and storage.exists(digest_uri) and storage.read_bytes(digest_uri) == digest:
+        return
     for split in dict.fromkeys(splits):
-        for entry in list(storage.list_files(storage.join(out_uri, split))):
+        for entry in list(storage.list_files(storage.join(job.out_uri, split))):
             if not _SHARD_FILE.fullmatch(entry.uri.rpartition("/")[2]):
                 continue
             if not overwrite:
-                raise DataError(f"{entry.uri} is of a pack that did not finish; choose another place, or --overwrite")
+                raise DataError(
+                    f"{entry.uri} is of a pack of other data or options that did not finish; "
+                    "choose another place, or --overwrite"
+                )
             storage.delete(entry.uri)
+    storage.delete_tree(storage.join(job.out_uri, RECEIPTS))
+    storage.write_bytes(digest_uri, digest)
 
 
-# ---- writing
+def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
+    """The tasks that an earlier run finished, by number: those with a receipt whose shards are there."""
+    receipts = {entry.uri for entry in storage.list_files(storage.join(job.out_uri, RECEIPTS))}
+    done = [task for task in tasks if receipt_uri(job.out_uri, task) in receipts]
+    if not done:
+        return {}
+    there = {
+        entry.uri: entry.num_bytes
+        for split in {task.split for task in done}
+        for entry in storage.list_files(storage.join(job.out_uri, split))
+    }
+
+    def in_place(packed: Packed) -> bool:
+        name = storage.join(job.out_uri, packed.shard.name)
+        return there.get(name) == packed.shard.num_bytes and storage.join(job.out_uri, packed.shard.index_name) in there
+
+    with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
+        results = threads.map(lambda task: read_receipt(job.out_uri, task), done)
+        return {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
 
 
-def _write_shards(
-    tasks: Sequence[_Task],
-    label_space: LabelSpace,
-    out_uri: str,
-    num_processes: int,
-    max_bytes: int,
-    progress: Progress | None,
-) -> tuple[list[Shard], list[Part]]:
-    shards: list[Shard] = []
-    written: list[Part] = []
-    numbers: Counter[tuple[str, str, str]] = Counter()
-    num_samples = sum(len(task.samples) for task in tasks)
-    num_done = 0
-    with tempfile.TemporaryDirectory(prefix="distseg-pack-") as folder, _Uploads() as uploads:
-        write = functools.partial(_write_task, label_space=label_space, max_bytes=max_bytes, folder=folder)
-        for task, parts in zip(tasks, _in_order(write, tasks, num_processes), strict=True):
-            for part in parts:
-                group = (task.split, task.condition, task.site)
-                shards.append(_shard(task, part, numbers[group]))
-                written.append(part)
-                numbers[group] += 1
-                uploads.submit(functools.partial(_publish, part, shards[-1], out_uri))
-            num_done += len(task.samples)
-            if progress:
-                progress(num_done, num_samples)
-    return shards, written
+def _digest(job: Job, tasks: Sequence[Task]) -> bytes:
+    """Of all that decides the bytes of the shards, but for the content of the sources."""
+    digest = hashlib.sha256(repr((job.label_space, job.max_bytes, job.jpeg_quality)).encode())
+    for task in tasks:
+        digest.update(repr((task.split, task.condition, task.site, task.shard, task.stride)).encode())
+        for sample in task.samples:
+            digest.update(repr((sample, _described(sample.load))).encode())
+    return digest.hexdigest().encode()
 
 
-def _in_order(write: Callable[[_Task], list[Part]], tasks: Sequence[_Task], num_processes: int) -> Iterator[list[Part]]:
-    """`map(write, tasks)` over processes, running ahead by a few tasks only."""
-    num_processes = min(num_processes, len(tasks))
-    if num_processes == 1:
-        yield from map(write, tasks)
-        return
-    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
-    pending: deque[Future[list[Part]]] = deque()
-    try:
-        for task in tasks:
-            pending.append(pool.submit(write, task))
-            if len(pending) > 2 * num_processes:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise ResourceError(
-            "a packing process was killed, perhaps for memory; use fewer with --num_processes"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Uploads:
-    """A few uploads at a time; `submit` waits for the oldest when there are too many, and raises its error."""
-
-    def __init__(self) -> None:
-        self._pool: Executor = ThreadPoolExecutor(_NUM_UPLOADS)
-        self._pending: deque[Future[None]] = deque()
-
-    def submit(self, upload: Callable[[], None]) -> None:
-        self._pending.append(self._pool.submit(upload))
-        if len(self._pending) > 2 * _NUM_UPLOADS:
-            self._pending.popleft().result()
-
-    def __enter__(self) -> "_Uploads":
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=error_type is not None)
-        if error_type is None:
-            for upload in self._pending:
-                upload.result()
-
-
-def _publish(part: Part, shard: Shard, out_uri: str) -> None:
-    storage.upload(part.path, storage.join(out_uri, shard.name))
-    storage.write_bytes(storage.join(out_uri, shard.index_name), index_json(shard.name, part.entries))
-    Path(part.path).unlink()
-
-
-def _shard(task: _Task, part: Part, number: int) -> Shard:
-    name = f"{task.split}/{task.condition}-{task.site}-{number:05d}.tar"
-    return Shard(
-        name=name,
-        split=task.split,
-        condition=task.condition,
-        site=task.site,
-        num_samples=len(part.entries),
-        num_bytes=part.num_bytes,
-        sha256=part.sha256,
-        index_sha256=hashlib.sha256(index_json(name, part.entries)).hexdigest(),
-    )
-
-
-def _write_task(task: _Task, *, label_space: LabelSpace, max_bytes: int, folder: str) -> list[Part]:
-    """Runs in a packing process."""
-    return write_parts(task.samples, label_space, max_bytes, folder)
+def _described(value: object) -> object:
+    """A `load`, which is a partial of a function, without the addresses of objects in memory."""
+    if isinstance(value, functools.partial):
+        parts = (value.func, *value.args, *value.keywords.items())
+        return tuple(_described(part) for part in parts)
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_described(part) for part in value)
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    return getattr(value, "__qualname__", value)
 
 
 # ---- what the manifest says of the content
 
 
-def _class_pixels(shards: Sequence[Shard], parts: Sequence[Part]) -> dict[str, dict[str, tuple[int, ...]]]:
+def _class_pixels(packed: Sequence[Packed]) -> dict[str, dict[str, tuple[int, ...]]]:
     totals: dict[str, dict[str, npt.NDArray[np.int64]]] = {}
-    for shard, part in zip(shards, parts, strict=True):
-        of_split = totals.setdefault(shard.split, {})
-        of_split[shard.condition] = of_split.get(shard.condition, 0) + part.class_pixels
+    for done in packed:
+        of_split = totals.setdefault(done.shard.split, {})
+        of_split[done.shard.condition] = of_split.get(done.shard.condition, 0) + np.array(done.class_pixels)
     return {
         split: {condition: tuple(pixels.tolist()) for condition, pixels in of_split.items()}
         for split, of_split in totals.items()
     }
 
 
-def _image_sizes(shards: Sequence[Shard], parts: Sequence[Part]) -> dict[str, SizeRange]:
+def _image_sizes(packed: Sequence[Packed]) -> dict[str, SizeRange]:
     sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for shard, part in zip(shards, parts, strict=True):
-        sizes[shard.split] += part.sizes
+    for done in packed:
+        sizes[done.shard.split] += done.sizes
     return {split: size_range(sizes_hw) for split, sizes_hw in sizes.items()}

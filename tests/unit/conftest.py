@@ -14,6 +14,7 @@ from distseg.config import (
     TrackingConfig,
 )
 from distseg.data import town
+from distseg.data.processes import in_processes
 from distseg.data.shards import pack
 
 
@@ -25,7 +26,7 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> str:
         "train": town.samples("train", num_frames=36, size=(64, 96)),
         "val": town.samples("val", num_frames=18, size=(64, 96)),
     }
-    pack(splits, town.LABELS, uri, dataset="town", num_processes=2)
+    pack(splits, town.LABELS, uri, dataset="town", run=in_processes(2))
     return uri
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg import pack
+from distseg import cli, pack
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError, DataError
 
@@ -116,7 +116,7 @@ def test_packing_twice_is_refused(town_uri: str) -> None:
 
 def test_plain_progress_is_one_line_per_interval(capsys: pytest.CaptureFixture[str]) -> None:
     now = iter([0.0, 1.0, 10.0, 12.0, 20.0])
-    progress = pack._PlainProgress("packing", "samples", clock=lambda: next(now))
+    progress = cli.PlainProgress("packing", "samples", clock=lambda: next(now))
     for num_done in (5, 50, 60, 100):
         progress(num_done, 100)
     assert capsys.readouterr().err.splitlines() == [

@@ -18,6 +18,7 @@ import torch
 import webdataset
 from PIL import Image
 
+from distseg.data.processes import in_processes
 from distseg.data.reader import eval_samples
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import (
@@ -95,7 +96,7 @@ def test_each_shard_has_one_condition_and_site(pristine: Path) -> None:
 
 
 def test_same_input_same_bytes_for_any_number_of_processes(pristine: Path, tmp_path: Path) -> None:
-    manifest = pack_toy(tmp_path / "again", num_processes=2)
+    manifest = pack_toy(tmp_path / "again", run=in_processes(2))
     assert files_of(tmp_path / "again") == files_of(pristine)
     assert manifest.digest == load_manifest(str(pristine)).digest
 
@@ -117,7 +118,7 @@ def test_the_order_of_the_input_does_not_matter(pristine: Path, tmp_path: Path) 
 
 
 def test_fewer_samples_than_processes(tmp_path: Path) -> None:
-    manifest = pack({"train": toy_samples(1)}, LABELS, str(tmp_path), dataset="toy", num_processes=4)
+    manifest = pack({"train": toy_samples(1)}, LABELS, str(tmp_path), dataset="toy", run=in_processes(4))
     assert [shard.name for shard in manifest.shards] == ["train/day-town-00000.tar"]
     assert verify(str(tmp_path)) == []
 
@@ -129,6 +130,16 @@ def test_the_limit_of_bytes_cuts_shards(tmp_path: Path) -> None:
     assert all(shard.num_samples > 1 for shard in manifest.shards[:-1])  # and not more than it must
     assert [shard.name[-9:] for shard in manifest.shards] == [f"{i:05d}.tar" for i in range(len(manifest.shards))]
     assert sum(shard.num_samples for shard in manifest.shards) == 20
+
+
+def test_shards_cut_by_bytes_have_names_that_follow_from_their_task(tmp_path: Path) -> None:
+    samples = {"train": toy_samples(20)}
+    manifest = pack(samples, LABELS, str(tmp_path), dataset="toy", max_samples_per_shard=10, max_bytes_per_shard=20_480)
+    first, *_ = (shard.num_samples for shard in manifest.shards)
+    assert first < 10  # the two tasks were cut: into shards 0, 2, 4 … and 1, 3, 5 …
+    numbers = [int(shard.name[-9:-4]) for shard in manifest.shards]
+    assert numbers == sorted(set(numbers))
+    assert verify(str(tmp_path)) == []
 
 
 def test_a_sample_beyond_the_limit_has_its_own_shard(tmp_path: Path) -> None:
@@ -144,6 +155,17 @@ def test_class_pixels_and_sizes_are_counted(pristine: Path) -> None:
         expected[sample.condition] += [(label_HW == train_id).sum() for train_id in range(3)]
     assert manifest.class_pixels["train"] == {name: tuple(pixels.tolist()) for name, pixels in expected.items()}
     assert manifest.image_sizes["train"] == ((24, 40), (24, 40))
+
+
+def test_the_classes_of_each_sample_are_known(pristine: Path) -> None:
+    manifest = load_manifest(str(pristine))
+    originals = {sample.key: sample for sample in toy_samples(30, "train", GROUPS)}
+    for shard in manifest.select("train"):
+        entries = read_index(manifest, shard).entries
+        for entry in entries:
+            label_HW = originals[entry.key].load().label_HW
+            assert entry.class_pixels == tuple(int((label_HW == train_id).sum()) for train_id in range(3))
+        assert shard.class_samples == tuple(sum(e.class_pixels[c] > 0 for e in entries) for c in range(3))
 
 
 def test_size_ranges_are_by_side(tmp_path: Path) -> None:
@@ -183,6 +205,19 @@ def test_jpeg_stays_jpeg(tmp_path: Path) -> None:
     (shard,) = manifest.shards
     (raw, *_) = webdataset.WebDataset(str(tmp_path / shard.name), shardshuffle=False, empty_check=False)
     assert raw["jpg"] == next(s for s in samples if s.key == raw["__key__"]).load().image
+
+
+def test_png_becomes_jpeg_on_request(tmp_path: Path) -> None:
+    manifest = pack({"train": toy_samples(4)}, LABELS, str(tmp_path), dataset="toy", jpeg_quality=95)
+    (shard,) = manifest.shards
+    for entry in read_index(manifest, shard).entries:
+        original = next(s for s in toy_samples(4) if s.key == entry.key).load()
+        files = read_sample(manifest, shard, entry)
+        assert entry.image.extension == "jpg"
+        expected = io.BytesIO()
+        Image.open(io.BytesIO(original.image)).save(expected, format="JPEG", quality=95)
+        assert files.image == expected.getvalue()
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(files.label))), original.label_HW)
 
 
 def test_the_index_finds_every_member(pristine: Path) -> None:
@@ -245,13 +280,13 @@ def test_a_bad_sample_is_named_by_a_packing_process_too(tmp_path: Path) -> None:
     samples = toy_samples(3)
     samples[1] = dataclasses.replace(samples[1], load=functools.partial(loads, image=b"no image"))
     with pytest.raises(DataError, match=r"train/0001\.png: not a readable image"):
-        pack({"train": samples}, LABELS, str(tmp_path), dataset="toy", num_processes=2, max_samples_per_shard=1)
+        pack({"train": samples}, LABELS, str(tmp_path), dataset="toy", run=in_processes(2), max_samples_per_shard=1)
 
 
 def test_a_packing_process_that_is_killed_is_reported(tmp_path: Path) -> None:
     samples = [dataclasses.replace(sample, load=functools.partial(os._exit, 9)) for sample in toy_samples(2)]
     with pytest.raises(ResourceError, match="a packing process was killed, perhaps for memory"):
-        pack({"train": samples}, LABELS, str(tmp_path), dataset="toy", num_processes=2, max_samples_per_shard=1)
+        pack({"train": samples}, LABELS, str(tmp_path), dataset="toy", run=in_processes(2), max_samples_per_shard=1)
 
 
 def renamed(**changes: str) -> list[Sample]:
@@ -297,8 +332,59 @@ def test_an_earlier_pack_is_not_overwritten_by_accident(packed: Path) -> None:
 
 def test_an_unfinished_pack_is_not_mixed_with(packed: Path) -> None:
     (packed / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"day-coast-00000\.index\.json is of a pack that did not finish"):
+    with pytest.raises(DataError, match=r"day-coast-00000\.index\.json is of a pack of other data or options"):
         pack_toy(packed)
+
+
+# ---- stopped and continued
+
+
+class StopError(Exception):
+    pass
+
+
+def stopped_pack(out: Path, at: int, **options: Any) -> dict[str, int]:
+    """A pack that was stopped when `at` samples were done; returns what it left and when that was written."""
+
+    def stop(num_done: int, _: int) -> None:
+        if num_done >= at:
+            raise StopError
+
+    with pytest.raises(StopError):
+        pack_toy(out, progress=stop, **options)
+    return {str(path): path.stat().st_mtime_ns for path in out.rglob("*-*.*") if path.is_file()}
+
+
+@pytest.mark.parametrize("at", [1, 13, 37])
+def test_a_stopped_pack_is_continued_without_writing_its_shards_again(pristine: Path, tmp_path: Path, at: int) -> None:
+    written = stopped_pack(tmp_path, at)
+    assert written
+    pack_toy(tmp_path)
+    assert {name: Path(name).stat().st_mtime_ns for name in written} == written
+    assert files_of(tmp_path) == files_of(pristine)
+
+
+def test_a_shard_that_vanished_is_written_again(pristine: Path, tmp_path: Path) -> None:
+    written = stopped_pack(tmp_path, 20)
+    Path(next(name for name in written if name.endswith(".tar"))).unlink()
+    pack_toy(tmp_path)
+    assert files_of(tmp_path) == files_of(pristine)
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"max_samples_per_shard": 5}, {"jpeg_quality": 90}])
+def test_a_stopped_pack_is_not_continued_with_other_options(tmp_path: Path, options: dict[str, int]) -> None:
+    stopped_pack(tmp_path, 20)
+    with pytest.raises(DataError, match="is of a pack of other data or options that did not finish; choose another"):
+        pack_toy(tmp_path, **options)
+    pack_toy(tmp_path, **options, overwrite=True)
+    assert verify(str(tmp_path)) == []
+
+
+def test_a_damaged_receipt_is_named(tmp_path: Path) -> None:
+    stopped_pack(tmp_path, 20)
+    (tmp_path / ".packing" / "000001.json").write_text("[{}]")
+    with pytest.raises(DataError, match=r"\.packing/000001\.json: damaged .*remove it, and pack again"):
+        pack_toy(tmp_path)
 
 
 def test_overwriting_removes_old_shards_and_nothing_else(packed: Path) -> None:
@@ -338,7 +424,7 @@ def test_select_names_what_exists(pristine: Path) -> None:
         (lambda text: "{", "not JSON"),
         (lambda text: "[]", "not written by distseg.pack"),
         (lambda text: '{"format": "other"}', "not written by distseg.pack"),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "format version 2, this distseg reads 1"),
+        (lambda text: text.replace('"version": 2', '"version": 3'), "format version 3, this distseg reads 2"),
         (lambda text: text.replace('"night"', '"day"'), "edited or damaged"),
         (lambda text: re.sub(r'"num_samples": \d+', '"num_samples": 9', text, count=1), "edited or damaged"),
         (lambda text: text.replace('"digest"', '"digets"'), "edited or damaged"),
@@ -353,7 +439,7 @@ def test_a_damaged_manifest_is_refused(packed: Path, edit: Callable[[str], str],
 
 
 def test_a_sealed_manifest_without_its_fields_is_malformed(packed: Path) -> None:
-    body = {"format": "distseg-shards", "version": 1, "shards": []}
+    body = {"format": "distseg-shards", "version": 2, "shards": []}
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     (packed / "manifest.json").write_text(json.dumps({**body, "digest": hashlib.sha256(canonical).hexdigest()}))
     with pytest.raises(DataError, match="malformed"):

@@ -1,0 +1,53 @@
+"""Runs one function over many tasks, in the tasks' order: here, or in processes of this machine.
+
+`distseg.ray_jobs.in_ray_tasks` is the same over the hosts of a cluster.
+"""
+
+import functools
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Protocol, TypeVar
+
+from distseg.errors import ResourceError
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+class Runner(Protocol):
+    """Yields function(task) for each task, in order; runs ahead by a bounded number of tasks."""
+
+    def __call__(self, function: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterator[_Result]: ...
+
+
+def in_processes(num_processes: int) -> Runner:
+    """Spawned processes, so `__main__` must be importable if there are several; 1 runs in this one."""
+    if num_processes < 1:
+        raise ValueError("num_processes must be at least 1")
+    return functools.partial(_run, num_processes)
+
+
+def _run(num_processes: int, function: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterator[_Result]:
+    num_processes = min(num_processes, len(tasks))
+    if num_processes <= 1:
+        yield from map(function, tasks)
+        return
+    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
+    pending: deque[Future[_Result]] = deque()
+    try:
+        for task in tasks:
+            pending.append(pool.submit(function, task))
+            if len(pending) > 2 * num_processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a packing process was killed, perhaps for memory; use fewer with --num_processes, and pack again: "
+            "what is finished is kept"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
