@@ -179,6 +179,25 @@ def delete_tree(uri: str, *, deadline_s: float = DEADLINE_S) -> None:
         shutil.rmtree(uri)
 
 
+def delete_unfinished(uri: str) -> None:
+    """Removes what killed writers left below a directory, where nobody may be writing now. S3 shows no such files."""
+    if is_s3(uri):
+        return
+    with _local_errors(uri):
+        for part in Path(uri).rglob(f".*{_UNFINISHED}"):
+            part.unlink(missing_ok=True)
+
+
+def delete_empty(uri: str) -> None:
+    """Removes the empty directories below a directory, and itself if it is empty then. S3 has none."""
+    if is_s3(uri):
+        return
+    with _local_errors(uri):
+        for folder, _, _ in os.walk(uri, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+
+
 def check_writable(uri: str, *, deadline_s: float = s3.FIRST_CONTACT_S) -> None:
     """Writes and removes a tiny file below `uri`, so that what would fail after hours of work fails now."""
     is_s3(uri)  # a bad one is named as it was given

@@ -51,7 +51,7 @@ from distseg.data.shard_writer import (
     receipt_uri,
     size_range,
 )
-from distseg.errors import DataError
+from distseg.errors import DataError, StorageError
 
 __all__ = [
     "Index",
@@ -108,7 +108,11 @@ def pack(
     tasks = _tasks(samples, seed, max_samples_per_shard)
     storage.check_writable(out_uri)
     _make_room(job, tasks, list(samples), overwrite)
-    packed = _run_tasks(job, tasks, run or in_processes(1), progress)
+    try:
+        packed = _run_tasks(job, tasks, run or in_processes(1), progress)
+    except BaseException:
+        _tidy(job)
+        raise
     manifest, data = seal(
         Manifest(
             uri=out_uri,
@@ -122,6 +126,8 @@ def pack(
     )
     storage.write_bytes(storage.join(out_uri, MANIFEST_NAME), data)
     storage.delete_tree(storage.join(out_uri, RECEIPTS))
+    for split in manifest.splits:
+        storage.delete_unfinished(storage.join(out_uri, split))
     return manifest
 
 
@@ -242,6 +248,15 @@ def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
     with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
         results = threads.map(lambda task: read_receipt(job.out_uri, task), done)
         return {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
+
+
+def _tidy(job: Job) -> None:
+    """After a failure: what is finished stays, to go on from; if nothing is, nothing stays."""
+    receipts = storage.join(job.out_uri, RECEIPTS)
+    with contextlib.suppress(StorageError):  # the failure itself is what the user must see
+        if not any(entry.uri.endswith(".json") for entry in storage.list_files(receipts)):
+            storage.delete_tree(receipts)
+            storage.delete_empty(job.out_uri)
 
 
 def _digest(job: Job, tasks: Sequence[Task]) -> bytes:

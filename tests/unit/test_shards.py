@@ -364,6 +364,13 @@ def test_a_stopped_pack_is_continued_without_writing_its_shards_again(pristine: 
     assert files_of(tmp_path) == files_of(pristine)
 
 
+def test_files_that_a_killed_writer_left_are_removed(pristine: Path, tmp_path: Path) -> None:
+    stopped_pack(tmp_path, 20)
+    (tmp_path / "train" / ".1234.distseg-part").write_bytes(b"half a sh")
+    pack_toy(tmp_path)
+    assert files_of(tmp_path) == files_of(pristine)
+
+
 def test_a_shard_that_vanished_is_written_again(pristine: Path, tmp_path: Path) -> None:
     written = stopped_pack(tmp_path, 20)
     Path(next(name for name in written if name.endswith(".tar"))).unlink()
