@@ -25,7 +25,16 @@ from torch import Tensor
 
 import distseg
 from distseg import storage
-from distseg.config import RunConfig, dotted_fields, from_dict, to_dict
+from distseg.config import (
+    CheckpointConfig,
+    DataConfig,
+    RunConfig,
+    StyleConfig,
+    TrackingConfig,
+    dotted_fields,
+    from_dict,
+    to_dict,
+)
 from distseg.data.manifest import Manifest
 from distseg.data.sample import LabelSpace
 from distseg.errors import CheckpointError, ConfigError, DataError, first_line
@@ -78,6 +87,36 @@ def new_name(step: int) -> str:
 
 def write(directory: Path, checkpoint: Checkpoint) -> None:
     """Writes both files, the weights first. The directory must exist."""
+    data = _encode(checkpoint)
+    meta = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "metrics": checkpoint.metrics,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "num_bytes": len(data),
+    }
+    storage.write_bytes(str(directory / WEIGHTS_FILE), data)
+    storage.write_bytes(str(directory / META_FILE), json.dumps(meta, indent=1).encode())
+
+
+def as_one_file(checkpoint: Checkpoint) -> bytes:
+    """To be handed on: the weights that its metrics are of, with label space, configuration, metrics and tables.
+
+    Left out is what only the run itself needs: optimiser, position, records, and the places on its machine.
+    """
+    config = checkpoint.config
+    if checkpoint.source_style:
+        raise CheckpointError("style.direction = to_source evaluates with a second network; keep the whole checkpoint")
+    config = replace(config, checkpoint=CheckpointConfig(), tracking=TrackingConfig(), style=StyleConfig())
+    config = replace(config, data=replace(config.data, uri=DataConfig().uri))
+    return _encode(
+        replace(
+            checkpoint, config=config, model=checkpoint.evaluated, averaged={}, optimizer={}, records=[], run_id="", rng={}
+        )
+    )
+
+
+def _encode(checkpoint: Checkpoint) -> bytes:
     content = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -102,16 +141,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    data = buffer.getvalue()
-    meta = {
-        "format": FORMAT,
-        "step": checkpoint.step,
-        "metrics": checkpoint.metrics,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "num_bytes": len(data),
-    }
-    storage.write_bytes(str(directory / WEIGHTS_FILE), data)
-    storage.write_bytes(str(directory / META_FILE), json.dumps(meta, indent=1).encode())
+    return buffer.getvalue()
 
 
 def read(uri: str) -> Checkpoint:
@@ -213,7 +243,9 @@ def prune(run_uri: str, metric: str = "val/mIoU") -> None:
 
 
 def resolve(uri: str) -> tuple[str, Checkpoint]:
-    """What a user names: a checkpoint directory, or a run's directory (its best by val/mIoU)."""
+    """What a user names: a checkpoint's directory, a run's (its best by val/mIoU), or a file of `as_one_file`."""
+    if storage.exists(uri):
+        return uri, _decode(storage.read_bytes(uri), uri)
     if storage.exists(storage.join(uri, META_FILE)):
         return uri, read(uri)
     chosen = best(uri)

@@ -53,7 +53,7 @@ class ProtocolOptions:
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ProtocolOptions):
     checkpoint: str
-    """A checkpoint's directory, or a run's (its best by val/mIoU): a path or s3:// URI."""
+    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
     data: str
     """Packed data: a directory or s3:// prefix."""
     split: str = "val"

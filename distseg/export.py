@@ -1,9 +1,10 @@
-"""python -m distseg.export --checkpoint URI --format onnx|torch-export --out FILE [--size 256 512]
+"""python -m distseg.export --checkpoint URI --format onnx|torch-export|weights --out FILE [--size 256 512]
 
-Writes a checkpoint's network for use without distseg. Input `images`: float32 (N, 3, H, W), RGB from 0 to 255; output
-`logits`: float32 (N, K, H, W), at the images' size. N is free, H and W are too, or any multiples of 8 (ENet), 16
-(U-Nets) or 32 (FCNs on VGG16). Normalisation and resizing are inside.
-The file is run on random input of several sizes and compared with the checkpoint before it counts as written.
+`weights` writes one small file that every --checkpoint takes: the weights, classes, configuration and scores.
+The others write a checkpoint's network for use without distseg. Input `images`: float32 (N, 3, H, W), RGB from 0 to
+255; output `logits`: float32 (N, K, H, W), at the images' size. N is free, H and W are too, or any multiples of 8
+(ENet), 16 (U-Nets) or 32 (FCNs on VGG16). Normalisation and resizing are inside.
+Their file is run on random input of several sizes and compared with the checkpoint before it counts as written.
 """
 
 import tempfile
@@ -30,12 +31,12 @@ Run = Callable[[Tensor], Tensor]
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     checkpoint: str
-    """A checkpoint's directory, or a run's (its best by val/mIoU): a path or s3:// URI."""
-    format: Literal["onnx", "torch-export"]
+    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
+    format: Literal["onnx", "torch-export", "weights"]
     out: str
     """The file: a path or s3:// URI."""
     size: tuple[int, int] = (256, 512)
-    """Height and width of the example it is traced with; any other may be used later."""
+    """Height and width of the example that a program is traced with; any other may be used later."""
 
 
 class Deployed(nn.Module):
@@ -64,7 +65,19 @@ def main(arguments: Sequence[str]) -> int:
         _needs_onnx()
     uri, saved = checkpoint.resolve(options.checkpoint)
     storage.check_writable(options.out.rpartition("/")[0] or ".")
-    deployed = Deployed(load_model(saved, torch.device("cpu"), "fp32")).eval()
+    model = load_model(saved, torch.device("cpu"), "fp32")
+    if options.format == "weights":
+        storage.write_bytes(options.out, checkpoint.as_one_file(saved))
+    else:
+        difference = write_program(Deployed(model).eval(), options)
+        print(f"differs by at most {difference:.1e} on random images of 3 sizes")
+    print(f"{saved.config.model.name} of {uri}, step {saved.step}")
+    print(f"written     {options.out}")
+    return 0
+
+
+def write_program(deployed: Deployed, options: Arguments) -> float:
+    """Writes the file and returns how far it is from PyTorch. Raises DistsegError if that is too far."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model"
         write, load = FORMATS[options.format]
@@ -76,9 +89,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"(limit {TOLERANCE}); nothing is written"
             )
         storage.upload(file, options.out)
-    print(f"{saved.config.model.name} of {uri}, differs by at most {difference:.1e} on random images of 3 sizes")
-    print(f"written     {options.out}")
-    return 0
+    return difference
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ OVERLAY_OPACITY = 0.5
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ProtocolOptions):
     checkpoint: str
-    """A checkpoint's directory, or a run's (its best by val/mIoU): a path or s3:// URI."""
+    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
     images: str
     """Directory or s3:// prefix; all photographs below it."""
     out: str

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distseg import cli, recipes, storage
-from distseg.config import RunConfig, StyleConfig, to_dict
+from distseg.config import RunConfig, StyleConfig, from_dict, to_dict
 from distseg.data import town
 from distseg.errors import ConfigError
 from distseg.runs import Outcome
@@ -176,7 +176,7 @@ def _result(config: RunConfig) -> dict[str, Any]:
     uri = storage.join(folder, "result.json")
     if storage.exists(uri):
         result: dict[str, Any] = json.loads(storage.read_bytes(uri))
-        if result["config"] != to_dict(config):
+        if from_dict(result["config"]) != config:
             raise ConfigError(f"{uri}: made with another configuration; give another --out, or remove {folder}")
         return result
     begun = [entry.uri.removesuffix("/run.json") for entry in storage.list_files(folder) if _is_run(entry.uri)]

@@ -136,6 +136,15 @@ def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, fol
     for name, support in table["support"].items():
         assert sum(site["support"][name] for site in table["sites"].values()) == support
 
+    one_file = ("--checkpoint", uri, "--format", "weights", "--out", "network.pt")
+    ended = programs.run(folder / "evaluate", programs.plain_environment(), "distseg.export", *one_file)
+    assert ended.code == 0, ended.err
+    options = ("--checkpoint", "network.pt", *options[2:])
+    ended = programs.run(folder / "evaluate", programs.plain_environment(), "distseg.evaluate", *options)
+    assert ended.code == 0, ended.err
+    again = json.loads((folder / "evaluate" / "table.json").read_text())
+    assert again == table | {"checkpoint": "network.pt"}
+
 
 def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
     trained: programs.Ended, folder: Path

@@ -1,5 +1,6 @@
 """Checkpoints hold everything, come back exactly, and are refused by name when damaged."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from distseg import checkpoint
 from distseg.checkpoint import Checkpoint
-from distseg.config import RunConfig
+from distseg.config import CheckpointConfig, RunConfig
 from distseg.data.sample import LabelSpace
 from distseg.errors import CheckpointError
 
@@ -127,3 +128,22 @@ def test_only_damaged_checkpoints_are_not_no_checkpoints(tmp_path: Path) -> None
     (saved(tmp_path, 2) / checkpoint.WEIGHTS_FILE).write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of its 2 checkpoints can be read"):
         checkpoint.newest(str(tmp_path))
+
+
+def test_one_file_is_what_others_need_and_no_more(tmp_path: Path) -> None:
+    config = RunConfig(name="example", checkpoint=CheckpointConfig(uri="/home/me/runs"))
+    before = dataclasses.replace(example(metrics={"val/mIoU": 0.25}), config=config, averaged={"weight": torch.ones(6)})
+    file = tmp_path / "network.pt"
+    file.write_bytes(checkpoint.as_one_file(before))
+    assert b"/home/me" not in file.read_bytes()
+    uri, after = checkpoint.resolve(str(file))
+    assert uri == str(file)
+    assert torch.equal(after.evaluated["weight"], torch.ones(6))
+    assert (after.metrics, after.tables, after.label_space) == (before.metrics, before.tables, before.label_space)
+    assert (after.averaged, after.optimizer, after.records, after.run_id) == ({}, {}, [], "")
+
+
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(6)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt: not a distseg checkpoint"):
+        checkpoint.resolve(str(tmp_path / "other.pt"))
