@@ -1,6 +1,7 @@
 """Packs a data set into WebDataset shards, and checks or shows what was packed.
 
-    python -m distseg.pack camvid --root DIR --out URI [--splits train val]
+    python -m distseg.pack DATASET --root URI --out URI [--splits train val] [--relabel cityscapes|FILE.json]
+                           DATASET: camvid synthia cityscapes acdc voc ade20k folder, with options of their own
     python -m distseg.pack town --out URI [--train N --val N --size 128 192 --seed 0]
     python -m distseg.pack verify URI
     python -m distseg.pack inspect URI [--sheet FILE.png]
@@ -8,17 +9,19 @@
 Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-C.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import rich.console
 import rich.table
 import tyro
 
 from distseg import cli, storage
-from distseg.data import camvid, shards, town
+from distseg.data import acdc, ade20k, camvid, cityscapes, folder, shards, synthia, town, voc
+from distseg.data.relabel import relabelling
+from distseg.data.sample import LabelSpace, Sample
 from distseg.errors import ConfigError
 
 
@@ -34,6 +37,9 @@ class _Writing(cli.Workers):
     max_mib_per_shard: int = shards.MAX_BYTES_PER_SHARD >> 20
     overwrite: bool = False
     """Replace the shards that are there."""
+    relabel: str | None = None
+    """Turn label maps into other classes: cityscapes, cityscapes-16, cityscapes-13, or a JSON file
+    (distseg.data.relabel)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,13 +53,67 @@ class _Writing(cli.Workers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackCamVid(_Writing):
-    """CamVid in SegNet's layout: <split>/ and <split>annot/."""
+class _FromFiles(_Writing):
+    """What a sub-class adds are the keyword arguments of its module's `samples`."""
 
     root: str
-    """The data set's directory."""
+    """The data set's directory or s3:// prefix."""
     splits: tuple[str, ...] = ("train", "val")
-    """Those of train, val and test to pack."""
+    """Those to pack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackCamVid(_FromFiles):
+    """CamVid in SegNet's layout: <split>/ and <split>annot/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSynthia(_FromFiles):
+    """SYNTHIA-SEQS, any of its sequences below the root, or SYNTHIA-RAND-CITYSCAPES."""
+
+    view: str = "Stereo_Left/Omni_F"
+    """Of the cameras of SYNTHIA-SEQS."""
+    sites: tuple[str, ...] = ()
+    """Those of highway, new-york and european to pack; all by default."""
+    conditions: tuple[str, ...] = ()
+    """Those of dawn, fall, fog … to pack; all by default."""
+    val_share: float = 0.2
+    """Share of the frames of each sequence, at its end, that become val."""
+    gap_frames: int = 10
+    """Frames before these that are left out."""
+    val_sequences: tuple[str, ...] = ()
+    """Instead, whole sequences that become val: 05, or 05-FALL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackCityscapes(_FromFiles):
+    """Cityscapes: leftImg8bit/ and gtFine/ or gtCoarse/."""
+
+    annotations: cityscapes.Annotations = "fine"
+    """Coarse ones are of train, val and train_extra."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackACDC(_FromFiles):
+    """ACDC: rgb_anon/ and gt/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackVOC(_FromFiles):
+    """PASCAL VOC 2012, segmentation. Also split train_aug."""
+
+    sbd: str = ""
+    """For train_aug: the Semantic Boundaries Dataset, with cls/*.mat; not needed beside a SegmentationClassAug/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackADE20K(_FromFiles):
+    """ADE20K as in the scene parsing challenge, 150 classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackFolder(_FromFiles):
+    """A data set of one's own: images/, labels/, classes.json, perhaps conditions.csv (distseg.data.folder)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +148,35 @@ class Inspect:
     """Photographs in a row of the sheet."""
 
 
-_NAMES = ("camvid", "town", "verify", "inspect")
+class _DataSet(NamedTuple):
+    labels: Callable[[str], LabelSpace]  # of a root
+    samples: Callable[..., Iterable[Sample]]  # of a root, a split, and what the sub-command adds
+
+
+_DATA_SETS: dict[type[_FromFiles], _DataSet] = {
+    PackCamVid: _DataSet(lambda root: camvid.LABELS, camvid.samples),
+    PackSynthia: _DataSet(synthia.labels, synthia.samples),
+    PackCityscapes: _DataSet(lambda root: cityscapes.LABELS, cityscapes.samples),
+    PackACDC: _DataSet(lambda root: acdc.LABELS, acdc.samples),
+    PackVOC: _DataSet(lambda root: voc.LABELS, voc.samples),
+    PackADE20K: _DataSet(lambda root: ade20k.LABELS, ade20k.samples),
+    PackFolder: _DataSet(folder.labels, folder.samples),
+}
+
+
+def _name(kind: type) -> str:
+    return kind.__name__.removeprefix("Pack").lower()
+
+
+_NAMES = tuple(map(_name, (*_DATA_SETS, PackTown, Verify, Inspect)))
 _Command = (
     Annotated[PackCamVid, tyro.conf.subcommand("camvid")]
+    | Annotated[PackSynthia, tyro.conf.subcommand("synthia")]
+    | Annotated[PackCityscapes, tyro.conf.subcommand("cityscapes")]
+    | Annotated[PackACDC, tyro.conf.subcommand("acdc")]
+    | Annotated[PackVOC, tyro.conf.subcommand("voc")]
+    | Annotated[PackADE20K, tyro.conf.subcommand("ade20k")]
+    | Annotated[PackFolder, tyro.conf.subcommand("folder")]
     | Annotated[PackTown, tyro.conf.subcommand("town")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
@@ -116,26 +202,39 @@ def main(arguments: Sequence[str]) -> int:
             return _pack(command)
 
 
-def _pack(command: PackCamVid | PackTown) -> int:
-    if isinstance(command, PackTown):
-        lengths = {"train": command.train, "val": command.val}
-        samples = {
-            split: town.samples(split, num_frames=num_frames, size=command.size, seed=command.seed)
-            for split, num_frames in lengths.items()
-            if num_frames
-        }
-        labels, dataset = town.LABELS, "town"
-    else:
-        samples = {split: camvid.samples(command.root, split) for split in command.splits}
-        labels, dataset = camvid.LABELS, "camvid"
+def _town(command: PackTown) -> tuple[LabelSpace, dict[str, Iterable[Sample]]]:
+    lengths = {"train": command.train, "val": command.val}
+    return town.LABELS, {
+        split: town.samples(split, num_frames=num_frames, size=command.size, seed=command.seed)
+        for split, num_frames in lengths.items()
+        if num_frames
+    }
+
+
+def _from_files(command: _FromFiles) -> tuple[LabelSpace, dict[str, Iterable[Sample]]]:
+    """Ray tasks work in other directories, so they get absolute names."""
+    data_set = _DATA_SETS[type(command)]
+    root = storage.absolute(command.root)
+    added = {field.name for field in fields(command)} - {field.name for field in fields(_FromFiles)}
+    options = {name: getattr(command, name) for name in added}
+    if options.get("sbd"):
+        options["sbd"] = storage.absolute(options["sbd"])
+    return data_set.labels(root), {split: data_set.samples(root, split, **options) for split in command.splits}
+
+
+def _pack(command: PackTown | _FromFiles) -> int:
+    labels, samples = _town(command) if isinstance(command, PackTown) else _from_files(command)
     if not samples:
         raise ConfigError("nothing to pack: name at least one split with samples in it")
+    if command.relabel is not None:
+        new = relabelling(labels, command.relabel)
+        labels, samples = new.labels, {split: new.apply(of_split) for split, of_split in samples.items()}
     with cli.progress("packing", "samples") as progress:
         manifest = shards.pack(
             samples,
             labels,
             storage.absolute(command.out),
-            dataset=dataset,
+            dataset=_name(type(command)),
             seed=command.shuffle_seed,
             run=command.runner(command.out),
             jpeg_quality=command.jpeg_quality,

@@ -2,7 +2,8 @@
 
 What can pass (a refused connection, 5xx, throttling, a body cut short) is retried with backoff for `deadline_s` seconds
 without progress, overrun by at most the attempt under way; what cannot (other 4xx) fails at once. A server that this
-process has never reached is given `FIRST_CONTACT_S` only, so that a mistyped address does not look like a hang.
+process has never reached is given `FIRST_CONTACT_S` only, so that a mistyped address does not look like a hang; so is
+an expired token, which whoever renews it (a role, a file) may be about to renew.
 Threads share one client; processes do not, so forking is safe. boto3 is imported at the first use, not before.
 """
 
@@ -154,13 +155,26 @@ def num_bytes(uri: str, deadline_s: float) -> int | None:
 
 def list_objects(uri: str, deadline_s: float) -> Iterator[tuple[str, int]]:
     """(uri, bytes) of all below a prefix, in the server's order, which is by name."""
-    bucket, key = bucket_and_key(uri)
-    request = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key.strip("/") else ""}
-    while True:
-        page = _call(uri, deadline_s, lambda client: client.list_objects_v2(**request))
+    bucket, _ = bucket_and_key(uri)
+    for page in _pages(uri, deadline_s):
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):  # some tools store an empty object for a directory
                 yield f"s3://{bucket}/{item['Key']}", item["Size"]
+
+
+def list_prefixes(uri: str, deadline_s: float) -> Iterator[str]:
+    """The names right below a prefix that have something below them."""
+    for page in _pages(uri, deadline_s, Delimiter="/"):
+        for item in page.get("CommonPrefixes", []):
+            yield item["Prefix"].rstrip("/").rpartition("/")[2]
+
+
+def _pages(uri: str, deadline_s: float, **options: str) -> Iterator[dict[str, Any]]:
+    bucket, key = bucket_and_key(uri)
+    request = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key.strip("/") else "", **options}
+    while True:
+        page = _call(uri, deadline_s, lambda client: client.list_objects_v2(**request))
+        yield page
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
@@ -271,7 +285,8 @@ def _connect(process: int, settings: tuple[str | None, ...]) -> _Connection:
 
     def client(addressing: Literal["auto", "path"]) -> Any:
         config = Config(
-            retries={"mode": "adaptive", "total_max_attempts": 2},
+            # Not adaptive: forty 503s held reading up for a minute after the last one, where `_call` waits 2 s.
+            retries={"mode": "standard", "total_max_attempts": 2},
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
             tcp_keepalive=True,
@@ -307,9 +322,12 @@ def _call(uri: str, deadline_s: float, action: Callable[[Any], _T]) -> _T:
             result = action(connection.client)
         except (BotoCoreError, ClientError) as error:
             connection.reached |= isinstance(error, ClientError)
-            patience_s = deadline_s if connection.reached else min(deadline_s, FIRST_CONTACT_S)
-            left_s = patience_s - (time.monotonic() - began)
             problem = diagnose(error, connection.server)
+            if problem.is_expiry:
+                _connect.cache_clear()  # a new client sees credentials that have been renewed
+            may_last = connection.reached and not problem.is_expiry
+            patience_s = deadline_s if may_last else min(deadline_s, FIRST_CONTACT_S)
+            left_s = patience_s - (time.monotonic() - began)
             if not problem.may_pass:
                 raise StorageError(f"{uri}: {problem.text}") from error
             if left_s <= 0:

@@ -69,9 +69,12 @@ def read_bytes(uri: str, start: int = 0, length: int | None = None, *, deadline_
     if is_s3(uri):
         with s3.S3File(uri, start, length, deadline_s) as source:
             return source.readall()
-    with _local_errors(uri), Path(uri).open("rb") as file:
-        file.seek(start)
-        return file.read(-1 if length is None else length)
+    with _local_errors(uri), Path(uri).open("rb", buffering=0) as file:
+        if length is not None and len(data := os.pread(file.fileno(), length, start)) == length:
+            return data
+        with io.BufferedReader(file) as whole:
+            whole.seek(start)
+            return whole.read(-1 if length is None else length)
 
 
 def open_read(uri: str, *, deadline_s: float = DEADLINE_S) -> BinaryIO:
@@ -124,6 +127,15 @@ def _list_local(uri: str) -> Iterator[Entry]:
             with _local_errors(entry.path):
                 size = entry.stat().st_size
             yield Entry(join(uri, entry.name), size)
+
+
+def list_folders(uri: str, *, deadline_s: float = DEADLINE_S) -> list[str]:
+    """The names of the directories right below a directory, sorted; none if the directory is not there."""
+    if is_s3(uri):
+        return sorted(s3.list_prefixes(uri, deadline_s))
+    with _local_errors(uri), contextlib.suppress(FileNotFoundError):
+        return sorted(entry.name for entry in os.scandir(uri or ".") if entry.is_dir())
+    return []
 
 
 # ---- writing

@@ -84,6 +84,22 @@ def other_classes(places: Places, path: Path) -> None:
     pack({"val": toy_samples(2, "val", GROUPS, (40, 56))}, labels, str(path), dataset="toy")
 
 
+def other_split(places: Places, path: Path) -> None:
+    """Sound data for training, of another label space."""
+    labels = replace(LABELS, name="other", classes=("road", "sky", "tram"))
+    pack({"train": toy_samples(2, "train", GROUPS, (40, 56))}, labels, str(path), dataset="toy")
+
+
+def moved(places: Places, path: Path) -> None:
+    """The sound data in another place."""
+    places.copy("town", path)
+
+
+def val_only(places: Places, path: Path) -> None:
+    """Sound data with nothing to train on."""
+    pack({"val": toy_samples(2, "val", GROUPS, (40, 56))}, LABELS, str(path), dataset="toy")
+
+
 def empty(places: Places, path: Path) -> None:
     path.mkdir()
 
@@ -266,7 +282,20 @@ def run_with_bad_config(places: Places, path: Path) -> None:
 MAKERS: dict[str, Callable[[Places, Path], None]] = {
     maker.__name__: maker
     for maker in (
-        *(town, other_classes, empty, file, cut_manifest, edited_manifest, missing_shard, cut_shard, edited_index),
+        *(
+            town,
+            other_classes,
+            other_split,
+            moved,
+            val_only,
+            empty,
+            file,
+            cut_manifest,
+            edited_manifest,
+            missing_shard,
+            cut_shard,
+            edited_index,
+        ),
         *(flipped_bytes, fewer_classes, cut_images, unfinished_pack),
         *(camvid, camvid_wrong_label, camvid_wrong_size, camvid_unreadable, camvid_without_annotation),
         *(config, config_not_json, config_unknown_field, config_wrong_type, recipes_of_mine),
@@ -331,6 +360,19 @@ CASES = {
     "trained and evaluated on": Bad(
         TRAIN + " --data.val_conditions train/day", 2, ("data.val_conditions", "train/day-town", "both")
     ),
+    "mixed data of other classes": Bad(
+        TRAIN + " --data.mix {other_split}", 1, ("data.mix: class 2 of", "(other) is tram", "(toy) car", "--relabel")
+    ),
+    "mixed data of fewer classes": Bad(
+        TRAIN + " --data.mix {fewer_classes}", 1, ("data.mix: class 2 of", "is none", "car", "--relabel")
+    ),
+    "mixed data that is the same": Bad(TRAIN + " --data.mix {moved}", 1, ("/moved is the same data as", "weight")),
+    "mixed data without the split": Bad(TRAIN + " --data.mix {val_only}", 1, ("/val_only", "no split 'train'")),
+    "mixed data that is not there": Bad(TRAIN + " --data.mix {empty}", 1, ("no manifest.json", "/empty")),
+    "mixed data twice": Bad(TRAIN + " --data.mix {town}", 2, ("data.mix", "once")),
+    "weights of a mixture": Bad(
+        TRAIN + " --data.mix {moved} --data.mix_weights 1", 2, ("data.mix_weights = (1.0,)", "2 weights")
+    ),
     "shard missing": Bad(ALONE + " --data.uri {missing_shard}", 1, (FIRST_SHARD, "no such file"), alone=True),
     "shard cut short": Bad(ALONE + " --data.uri {cut_shard}", 1, (FIRST_SHARD, "truncated", "train_"), alone=True),
     "index edited": Bad(ALONE + " --data.uri {edited_index}", 1, (FIRST_SHARD, "index"), alone=True),
@@ -369,7 +411,7 @@ CASES = {
         "pack town --train 1 --val 0 --out {file}/data", 1, ("file/data", "a file where a directory")
     ),
     "pack: unknown data set": Bad(
-        "pack kitti --root {empty} --out {out}", 2, ("'kitti'", "camvid, town, verify or inspect")
+        "pack kitti --root {empty} --out {out}", 2, ("'kitti'", "camvid, synthia", "town, verify or inspect")
     ),
     "inspect: no manifest": Bad("pack inspect {empty}", 1, ("no manifest.json", "/empty")),
     # weights and checkpoints

@@ -50,7 +50,7 @@ def test_another_kind_of_png_becomes_rgb_without_loss(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train: no such folder; CamVid's root has"):
+    with pytest.raises(DataError, match="train: no such folder, or an empty one; CamVid's root has"):
         next(camvid.samples(str(tmp_path), "train"))
 
 
@@ -85,7 +85,7 @@ def test_an_unreadable_png_is_named(tmp_path: Path, folder: str) -> None:
 def test_a_label_in_colours_is_refused(tmp_path: Path) -> None:
     write_frame(tmp_path, "0001TP_1.png")
     Image.new("RGB", (6, 4)).save(tmp_path / "trainannot" / "0001TP_1.png")
-    with pytest.raises(DataError, match=r"trainannot/0001TP_1\.png: label images are 8-bit ids, this one is RGB"):
+    with pytest.raises(DataError, match=r"trainannot/0001TP_1\.png: label maps hold one id per pixel, this one is RGB"):
         next(camvid.samples(str(tmp_path), "train")).load()
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from distseg import cli, pack
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError, DataError
+from tests.unit.test_datasets import DATA_SETS
 
 TINY = ["--size", "32", "48", "--num_processes", "1"]
 
@@ -55,6 +56,49 @@ def test_camvid_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert load_manifest(str(tmp_path / "out")).splits == ("train", "val")
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "options"),
+    [
+        ("synthia", "synthia", ["--val_sequences", "04", "--sites", "highway", "new-york", "european"]),
+        ("synthia", "synthia-rand", ["--val_share", "0.25", "--gap_frames", "1"]),
+        ("cityscapes", "cityscapes", []),
+        ("cityscapes", "cityscapes-coarse", ["--annotations", "coarse"]),
+        ("acdc", "acdc", []),
+        ("voc", "voc", []),
+        ("voc", "voc-sbd", ["--sbd", "raw/sbd"]),
+        ("ade20k", "ade20k", []),
+        ("folder", "folder", []),
+    ],
+)
+def test_raw_data_sets_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str, options: list[str]
+) -> None:
+    """With the options of each; names of directories are relative to here, wherever the work is done."""
+    data_set = DATA_SETS[name]
+    data_set.write(tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    where = ["--root", "raw", "--out", "packed", "--splits", data_set.split, "--num_processes", "2"]
+    assert pack.main([command, *where, *options]) == 0
+    manifest = load_manifest("packed")
+    assert manifest.dataset == command
+    assert sum(shard.num_samples for shard in manifest.shards) == len(data_set.frames)
+
+
+def test_two_data_sets_in_the_same_classes(tmp_path: Path) -> None:
+    """Town's lane markings are road, so one network can be trained on town and scored on Cityscapes."""
+    DATA_SETS["cityscapes"].write(tmp_path / "raw")
+    for out, command in (
+        ("town", ["town", "--train", "1", "--val", "0", "--size", "32", "48"]),
+        ("city", ["cityscapes", "--root", str(tmp_path / "raw"), "--splits", "train"]),
+    ):
+        options = ["--out", str(tmp_path / out), "--relabel", "cityscapes-13", "--num_processes", "1"]
+        assert pack.main([*command, *options]) == 0
+    town, city = (load_manifest(str(tmp_path / out)) for out in ("town", "city"))
+    assert town.label_space == city.label_space
+    assert town.label_space.name == "cityscapes-13"
+    assert town.class_pixels["train"]["dawn"][0] > 0
+
+
 def test_verify_says_yes_and_no(town_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert pack.main(["verify", town_uri]) == 0
     assert capsys.readouterr().out == f"{town_uri}: as packed\n"
@@ -96,6 +140,10 @@ def test_inspect_prints_tables_and_draws_a_sheet(
         (["town", "--out", "x", "--max_mib_per_shard", "-1"], "--max_mib_per_shard = -1: must be at least 1"),
         (["town", "--out", "x", "--shuffle_seed", "-1"], "--shuffle_seed = -1: must not be negative"),
         (["inspect"], "uri"),
+        (["cityscapes", "--root", "x", "--out", "y", "--annotations", "rough"], "--annotations"),
+        (["synthia", "--root", "x"], "--out"),
+        (["town", "--out", "x", "--relabel", "kitti"], "relabel 'kitti': must be cityscapes"),
+        (["acdc", "--root", "x", "--out", "y", "--sbd", "z"], "--sbd"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str) -> None:

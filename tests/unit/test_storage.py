@@ -49,6 +49,7 @@ def test_bad_uri_is_refused_by_every_call(uri: str, tmp_path: Path) -> None:
         lambda: storage.read_bytes(uri),
         lambda: storage.open_read(uri),
         lambda: storage.list_files(uri),
+        lambda: storage.list_folders(uri),
         lambda: storage.exists(uri),
         lambda: storage.num_bytes(uri),
         lambda: storage.write_bytes(uri, b""),
@@ -121,6 +122,15 @@ def test_listing_is_recursive_and_sorted_alike(base: str) -> None:
     assert list(storage.list_files(base)) == list(storage.list_files(base + "/")) == expected
     assert list(storage.list_files(join(base, "a"))) == [e for e in expected if "/a/" in e.uri]
     assert list(storage.list_files(join(base, "none"))) == []
+
+
+def test_folders_right_below(base: str) -> None:
+    for name in ("b/x", "a-b/x", "a/x", "a/b/c", "file"):
+        storage.write_bytes(join(base, name), b"")
+    storage.write_bytes(f"{base}-beside/x", b"")
+    assert storage.list_folders(base) == storage.list_folders(base + "/") == ["a", "a-b", "b"]
+    assert storage.list_folders(join(base, "a")) == ["b"]
+    assert storage.list_folders(join(base, "b")) == storage.list_folders(join(base, "none")) == []
 
 
 def test_deleting(base: str) -> None:

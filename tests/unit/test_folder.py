@@ -1,0 +1,132 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distseg.data import folder
+from distseg.data.sample import Sample
+from distseg.errors import DataError
+from tests.raw_files import write_grey, write_photograph
+
+
+def write(root: Path, *names: str, classes: Any = ("road", "sky"), rows: str = "") -> None:
+    for name in names:
+        write_photograph(root / "images" / f"{name}.jpg", (2, 3))
+        write_grey(root / "labels" / f"{name}.png", np.zeros((2, 3), dtype=np.uint16))
+    (root / "classes.json").write_text(json.dumps(classes))
+    if rows:
+        (root / "conditions.csv").write_text(rows)
+
+
+def samples(root: Path, split: str) -> list[Sample]:
+    return list(folder.samples(str(root), split))
+
+
+# ---- splits and groups
+
+
+def test_splits_by_folder(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "train/deep/b", "val/c")
+    assert [(s.source, s.condition, s.site, s.sequence) for s in samples(tmp_path, "train")] == [
+        ("images/train/a.jpg", "all", "all", "all"),
+        ("images/train/deep/b.jpg", "all", "all", "all"),
+    ]
+    assert [s.key for s in samples(tmp_path, "val")] == ["c"]
+
+
+def test_splits_by_column(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "a",
+        "b",
+        "kyoto/c",
+        rows="split, file, condition\nval,a.jpg,fog\ntrain,b.jpg,fog\nval,kyoto/c.jpg,rain\n",
+    )
+    assert [(s.source, s.condition) for s in samples(tmp_path, "val")] == [
+        ("images/a.jpg", "fog"),
+        ("images/kyoto/c.jpg", "rain"),
+    ]
+    assert [s.source for s in samples(tmp_path, "train")] == ["images/b.jpg"]
+
+
+def test_without_splits_there_is_one(tmp_path: Path) -> None:
+    write(tmp_path, "a b", "a.b", rows="file,site\na b.jpg,x\na.b.jpg,y\n")
+    found = samples(tmp_path, "all")
+    assert sorted((s.source, s.site) for s in found) == [("images/a b.jpg", "x"), ("images/a.b.jpg", "y")]
+    assert len({s.key for s in found}) == 2
+    with pytest.raises(DataError, match=r"no split 'train': .*; choose from all"):
+        samples(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "message"),
+    [
+        (["train/a"], "", "no split 'test': .* choose from all, train"),
+        (["a"], "file,split\na.jpg,train\n", "no split 'test': .* choose from train"),
+        (["test/a"], "file,split\ntest/a.jpg,test\n", "both images/test/ and .*column split name 'test'; keep one"),
+        (["test/a", "test/b"], "file,site\ntest/a.jpg,x\n", "conditions.csv: no row of test/b.jpg"),
+        (["test/a"], "file,site\ntest/a.jpg,x\ntest/b.jpg,x\n", "conditions.csv: test/b.jpg: no such photograph"),
+        (["test/a"], "file,site\ntest/a.jpg,x\ntest/a.jpg,x\n", "line 3: a second row of test/a.jpg"),
+        (["test/a"], "file,site\ntest/a.jpg,new york\n", "line 2: site 'new york': use letters, digits"),
+        (["test/a"], "file,site\ntest/a.jpg\n", "line 2: must have 2 values"),
+        (["test/a"], "file,site\ntest/a.jpg,x,y\n", "line 2: must have 2 values"),
+        (["test/a"], "file,weather\ntest/a.jpg,x\n", "columns file, weather; must be file and any of condition, site"),
+        (["test/a"], "site\nx\n", "columns site; must be file"),
+        (["test/a"], "file,site\n", "no rows"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, names: list[str], rows: str, message: str) -> None:
+    write(tmp_path, *names, rows=rows)
+    with pytest.raises(DataError, match=message):
+        samples(tmp_path, "test")
+
+
+def test_a_csv_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    (tmp_path / "conditions.csv").write_bytes(b"file,site\na.jpg,k\xf6ln\n")
+    with pytest.raises(DataError, match=r"conditions\.csv: not UTF-8"):
+        samples(tmp_path, "all")
+
+
+# ---- classes
+
+
+def test_ids_are_positions_unless_said_otherwise(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert folder.labels(str(tmp_path)).id_map == {0: 0, 1: 1, 255: 255}
+    body = {"name": "town-7", "classes": ["road", "sky"], "ids": {"7": "road", "9": "sky", "8": "road"}, "ignore": [0]}
+    write(tmp_path, classes=body)
+    labels = folder.labels(str(tmp_path))
+    assert (labels.name, labels.classes, labels.id_map) == ("town-7", ("road", "sky"), {7: 0, 9: 1, 8: 0, 0: 255})
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("road", "must be a list of classes, or an object"),
+        ({"names": ["road"]}, "must be a list of classes, or an object"),
+        ({"classes": ["road"], "void": [0]}, "must be a list of classes, or an object"),
+        ({"classes": ["road"], "name": 3}, "name = 3: must be a word"),
+        ({"classes": ["road"], "ids": ["road"]}, "ids = ['road']: must be an object"),
+        ({"classes": ["road"], "ids": {"0": "lane"}}, "ids['0'] = 'lane': not one of classes"),
+        ({"classes": ["road"], "ids": {"x": "road"}}, "ids: 'x': must be a whole number from 0 to 65535"),
+        ({"classes": ["road"], "ids": {"-1": "road"}}, "ids: '-1': must be a whole number"),
+        ({"classes": ["road", "sky"], "ids": {"0": "road"}}, "ids: none is 'sky'"),
+        ({"classes": ["road"], "ignore": 255}, "ignore = 255: must be a list"),
+        ({"classes": ["road"], "ignore": [0]}, "ignore: 0 is 'road', too"),
+        ({"classes": ["road"], "ignore": [65536]}, "ignore: 65536: must be a whole number"),
+        ([], "classes: must be a list of 1 to 255 classes"),
+    ],
+)
+def test_classes_that_do_not_fit(tmp_path: Path, classes: Any, message: str) -> None:
+    write(tmp_path, classes=classes)
+    with pytest.raises(DataError, match=rf"classes\.json: {re.escape(message)}"):
+        folder.labels(str(tmp_path))
+
+
+def test_classes_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"classes\.json: missing; write the names of the classes"):
+        folder.labels(str(tmp_path))
