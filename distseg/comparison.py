@@ -1,0 +1,224 @@
+"""Runs beside each other on one HTML page: which is better where, is the gain real, what did it cost."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from distseg import figures
+from distseg.errors import DataError
+from distseg.intervals import Differences, Interval, paired_bootstrap
+from distseg.markup import document, html_table, p, picture, section
+from distseg.pages import ABSENT, METHOD, RunReview, number, provenance
+from distseg.published import Published, published
+from distseg.verdict import Standing, loss, signed, span, standing
+
+
+def comparison_page(runs: Sequence[RunReview]) -> str:
+    """Every run against the first. Differences are tested image by image where both have counts of the same images."""
+    if len(runs) < 2:
+        raise ValueError(f"{len(runs)} runs: a comparison needs at least two")
+    base, *others = runs
+    standings = _standings(runs)
+    pairs = [_paired(run, base) for run in others]
+    sections = [
+        section("Conditions", *_compared_figure(runs, standings), _compared_table(runs, standings, pairs)),
+        section("What they do differently", _differing(runs)),
+        section("Cost", _by_run(runs, [run.cost.rows() for run in runs])),
+        section("Data and code", _by_run(runs, [provenance(run) for run in runs])),
+        _published(runs, standings),
+        section("How to read this", *(p(text) for text in (*METHOD, *_PAIRED_METHOD))),
+    ]
+    sentences = [
+        _against(run, base, standings, k + 1, pair) for k, (run, pair) in enumerate(zip(others, pairs, strict=True))
+    ]
+    notes = [pair for pair in pairs if isinstance(pair, str)]
+    answers = [("Best at its worst condition", _leader(runs, [min(s.miou.values(), default=0.0) for s in standings]))]
+    answers += [("Best over all images", _leader(runs, [run.table["mIoU"] or 0.0 for run in runs]))]
+    answers += [(f"Cost of {run.name}", run.cost.brief()) for run in runs[:4]]
+    return document(
+        f"{len(runs)} runs compared",
+        " ".join(sentences),
+        [*dict.fromkeys(notes), *_notes(standings)],
+        answers,
+        sections,
+    )
+
+
+_PAIRED_METHOD = (
+    "Differences are to the first run. Both runs are scored on the same resampled images (paired bootstrap), so what "
+    "is hard for both cancels out. 'higher' and 'lower': the 95 % interval of the difference excludes 0. 'no clear "
+    "difference': it does not. Of twenty comparisons of equals, about one comes out as clear by chance; and one "
+    "training each says nothing about other seeds.",
+)
+
+
+def _standings(runs: Sequence[RunReview]) -> list[Standing]:
+    tables = [run.table for run in runs]
+    return [standing(table, tables) for table in tables]
+
+
+def _notes(standings: Sequence[Standing]) -> list[str]:
+    return list(dict.fromkeys(f"Conditions are compared {s.note}." for s in standings if s.note))
+
+
+def _paired(run: RunReview, base: RunReview) -> Differences | str:
+    """The tested differences, or why there are none."""
+    if run.images is None or base.images is None:
+        lacking = base if base.images is None else run
+        return f"Differences of {run.name} are not tested: {lacking.name} has no counts of single images."
+    try:
+        return paired_bootstrap(run.images, base.images)
+    except DataError as error:
+        return f"Differences of {run.name} are not tested: {error}."
+
+
+def _against(run: RunReview, base: RunReview, standings: Sequence[Standing], k: int, pair: Differences | str) -> str:
+    start = f"{run.name} against {base.name}:"
+    worst = loss(min(standings[k].miou.values(), default=0.0), min(standings[0].miou.values(), default=0.0))
+    if isinstance(pair, str):
+        return f"{start} {signed(worst)} at the worst condition, not tested."
+    clear = {name: d.value for name, d in pair.conditions.items() if d and d.excludes_0}
+    ranked = sorted(clear.items(), key=lambda item: -abs(item[1]))
+    parts = [
+        f"{word} {', '.join(f'{name} ({signed(value)})' for name, value in found)}"
+        for word, found in (
+            ("clearly higher at", [item for item in ranked if item[1] > 0]),
+            ("clearly lower at", [item for item in ranked if item[1] < 0]),
+        )
+        if found
+    ]
+    if num_equal := len(standings[0].miou) - len(clear):
+        parts.append(f"no clear difference at {num_equal} of {len(standings[0].miou)} conditions")
+    return f"{start} {'; '.join(parts)}; worst condition {signed(worst)}, {_reading(pair.worst)}."
+
+
+def _reading(difference: Interval | None) -> str:
+    if difference is None:
+        return "not tested"
+    if not difference.excludes_0:
+        return "no clear difference"
+    return "higher" if difference.value > 0 else "lower"
+
+
+def _leader(runs: Sequence[RunReview], scores: Sequence[float]) -> str:
+    best = max(range(len(runs)), key=scores.__getitem__)
+    return f"{runs[best].name}: {scores[best]:.2f}"
+
+
+def _compared_figure(runs: Sequence[RunReview], standings: Sequence[Standing]) -> list[str]:
+    """The first runs only, where there are too many to tell apart."""
+    count = len(figures.SERIES)
+    by_run = {_unique(k, runs): s.miou for k, s in enumerate(standings[:count])}
+    intervals = {_unique(k, runs): found.conditions for k, run in enumerate(runs[:count]) if (found := run.intervals)}
+    drawn = picture(figures.runs_by_condition(by_run, intervals), "dot plot: mIoU of each run at each condition")
+    return [drawn, p(f"The figure shows the first {count} of {len(runs)} runs.")] if len(runs) > count else [drawn]
+
+
+def _unique(k: int, runs: Sequence[RunReview]) -> str:
+    is_twice = [run.name for run in runs].count(runs[k].name) > 1
+    return f"{runs[k].name} [{k + 1}]" if is_twice else runs[k].name
+
+
+def _compared_table(
+    runs: Sequence[RunReview], standings: Sequence[Standing], pairs: Sequence[Differences | str]
+) -> str:
+    def cell(k: int, value: float | None, base: float | None, difference: Interval | None) -> str:
+        if value is None:
+            return ABSENT
+        if k == 0 or base is None:
+            return f"{value:.3f}"
+        tested = f" ({span(difference, 3)})" if difference else ""
+        return f"{value:.3f}\n{signed(loss(value, base, 3), 3)}{tested}\n{_reading(difference)}"
+
+    def row(
+        name: str, num_images: str, values: Sequence[float | None], tested: Sequence[Interval | None]
+    ) -> tuple[str, ...]:
+        known = [(value, k) for k, value in enumerate(values) if value is not None]
+        best = _unique(max(known)[1], runs) if known else ABSENT
+        cells = [cell(k, value, values[0], tested[k - 1] if k else None) for k, value in enumerate(values)]
+        return (name, num_images, *cells, best)
+
+    names = list(dict.fromkeys(name for s in standings for name in s.miou))
+    rows = [
+        row(
+            name,
+            next(str(run.table["conditions"][name]["num_images"]) for run in runs if name in run.table["conditions"]),
+            [s.miou.get(name) for s in standings],
+            [None if isinstance(pair, str) else pair.conditions.get(name) for pair in pairs],
+        )
+        for name in names
+    ]
+    rows.append(
+        row(
+            "worst condition of each",
+            "",
+            [min(s.miou.values(), default=None) for s in standings],
+            [None if isinstance(pair, str) else pair.worst for pair in pairs],
+        )
+    )
+    rows.append(
+        row(
+            "all images together",
+            str(runs[0].table["num_images"]),
+            [run.table["mIoU"] for run in runs],
+            [None if isinstance(pair, str) else pair.pooled for pair in pairs],
+        )
+    )
+    header = ("condition", "images", *(_unique(k, runs) for k in range(len(runs))), "highest")
+    return html_table(header, rows)
+
+
+def _differing(runs: Sequence[RunReview]) -> str:
+    flat = [dict(_dotted(run.config)) for run in runs]
+    names = list(dict.fromkeys(name for fields in flat for name in fields))
+    rows = [
+        (name, *(fields.get(name, ABSENT) for fields in flat))
+        for name in names
+        if len({fields.get(name) for fields in flat}) > 1
+    ]
+    if not rows:
+        return p("Their configurations are the same.")
+    return html_table(("field", *(_unique(k, runs) for k in range(len(runs)))), rows)
+
+
+def _dotted(config: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", json.dumps(value, default=str)
+
+
+def _by_run(runs: Sequence[RunReview], rows_of: Sequence[Sequence[tuple[str, str]]]) -> str:
+    rows = [(cells[0][0], *(text for _, text in cells)) for cells in zip(*rows_of, strict=True)]
+    return html_table(("", *(_unique(k, runs) for k in range(len(runs)))), rows)
+
+
+def _published(runs: Sequence[RunReview], standings: Sequence[Standing]) -> str:
+    """The papers' tables beside ours, for the data set of the first run."""
+    ours = [k for k, run in enumerate(runs) if run.dataset == runs[0].dataset]
+    sites = list(runs[0].table.get("sites", {}))
+    theirs = published(runs[0].dataset, sites)
+    if not theirs:
+        return ""
+    conditions = list(dict.fromkeys(name for p in theirs for name in p.conditions))
+
+    def their_row(p: Published) -> tuple[str, ...]:
+        scores = [number(p.conditions.get(name)) for name in conditions]
+        return (p.system, *scores, number(p.miou), f"{p.source}; {p.protocol}")
+
+    def our_row(k: int) -> tuple[str, ...]:
+        entries = runs[k].table["conditions"]
+        scores = [number(entries[name]["mIoU"] if name in entries else None) for name in conditions]
+        table = runs[k].table
+        of_all = table["mIoU_mean_conditions"] if conditions else table["mIoU"]
+        split = runs[k].config.get("data", {}).get("val_split", "unknown split")
+        trained = ", ".join(runs[k].trained_on) or "all conditions"
+        where = ", ".join(table.get("sites", {}))
+        protocol = f"this run; {split}, {table['num_images']} images, {where}, trained on {trained}"
+        return (_unique(k, runs), *scores, number(of_all), protocol)
+
+    header = ("system", *conditions, "mean" if conditions else "mIoU", "source and protocol")
+    rows = [*(our_row(k) for k in ours), *map(their_row, theirs)]
+    caution = "Images, splits, labels and protocols differ between these rows: read them as orders of magnitude."
+    return section("Published results", p(caution), html_table(header, rows, strong=range(len(ours))))
