@@ -61,6 +61,7 @@ class Checkpoint:
     run_id: str = ""  # MLflow's
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)  # the evaluation as JSON, if one was made at this step
+    evaluation: dict[str, Any] = field(default_factory=dict)  # the same in tensors: confusion matrix, counts of images
     records: list[dict[str, Any]] = field(default_factory=list)  # metrics the tracking server has not confirmed
     code_version: str = ""
     rng: dict[str, int] = field(default_factory=dict)  # generators are seeded from (seed, step, rank): see fit
@@ -109,11 +110,8 @@ def as_one_file(checkpoint: Checkpoint) -> bytes:
         raise CheckpointError("style.direction = to_source evaluates with a second network; keep the whole checkpoint")
     config = replace(config, checkpoint=CheckpointConfig(), tracking=TrackingConfig(), style=StyleConfig())
     config = replace(config, data=replace(config.data, uri=DataConfig().uri))
-    return _encode(
-        replace(
-            checkpoint, config=config, model=checkpoint.evaluated, averaged={}, optimizer={}, records=[], run_id="", rng={}
-        )
-    )
+    only_the_run_needs: dict[str, Any] = {"averaged": {}, "optimizer": {}, "records": [], "run_id": "", "rng": {}}
+    return _encode(replace(checkpoint, config=config, model=checkpoint.evaluated, **only_the_run_needs))
 
 
 def _encode(checkpoint: Checkpoint) -> bytes:
@@ -135,6 +133,7 @@ def _encode(checkpoint: Checkpoint) -> bytes:
         "run_id": checkpoint.run_id,
         "metrics": checkpoint.metrics,
         "tables": checkpoint.tables,
+        "evaluation": checkpoint.evaluation,
         "records": checkpoint.records,
         "code_version": checkpoint.code_version,
         "rng": checkpoint.rng,
@@ -258,15 +257,19 @@ def check_resumable(config: RunConfig, manifest: Manifest, saved: Checkpoint) ->
     """Raises ConfigError or DataError if going on from `saved` would not be the same run."""
     check_same_run(config, saved)
     if saved.manifest_digest != manifest.digest:
+        uris = " or ".join((manifest.uri, *config.data.mix))
         raise DataError(
-            f"{manifest.uri}: the manifest changed since the checkpoint of step {saved.step} was made (digest "
+            f"{uris}: the manifest changed since the checkpoint of step {saved.step} was made (digest "
             f"{saved.manifest_digest[:12]}, now {manifest.digest[:12]}); bring the old data back or start anew"
         )
 
 
-# What a resumed run may change: how it is run, not what it computes.
+# What a resumed run may change: how it is run, not what it computes; where its data lie, which have a digest.
 _FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "compile")
-_FREE_DATA = ("uri", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples")
+_FREE_DATA = (
+    *("uri", "mix", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples"),
+    *("cache_bytes", "cache_dir"),
+)
 
 
 def check_same_run(config: RunConfig, saved: Checkpoint) -> None:

@@ -8,6 +8,7 @@ training by who knows it. `to_dict` and `from_dict` are exact inverses through J
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any, Literal, cast
 from distseg.errors import ConfigError
 
 Precision = Literal["auto", "bf16", "fp32", "fp64"]
+Sampling = Literal["each", "condition", "class"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +174,8 @@ class OptimConfig:
     decay_norm_and_bias: bool = True
     """Weight decay on batch norm and biases, too, as in the PSPNet authors' code."""
     ema_decay: float | None = None
-    """Evaluate an exponential moving average of the weights and batch norm statistics; None: the weights themselves."""
+    """Evaluate an exponential moving average of the weights and batch norm statistics, whose decay rises to this in the
+    beginning; None: the weights themselves."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "must be positive")
@@ -208,6 +211,13 @@ class DataConfig:
     crop_px: tuple[int, int] = (472, 472)
     """Height and width of a training crop."""
     augment: bool = True
+    sampling: Sampling = "each"
+    """each: every sample once per epoch. condition: every condition as often as any other. class: every class as often
+    as any other, by samples that show it and crops about one of its pixels."""
+    mix: tuple[str, ...] = ()
+    """Further data sets to train on, of the same classes; evaluation is on data.uri's alone."""
+    mix_weights: tuple[float, ...] = ()
+    """Shares of data.uri and of each of data.mix in every batch; (): in proportion to their numbers of samples."""
     on_bad_sample: Literal["fail", "skip"] = "fail"
     max_bad_samples: int = 100
     shuffle_window: int = 256
@@ -216,15 +226,35 @@ class DataConfig:
     prefetch_batches: int = 4
     deadline_s: float = 300.0
     """How long a failing store is retried before training gives up."""
+    cache_bytes: int = 8 << 30
+    """Most bytes of S3's shards that a node keeps on disk for all its workers, in data.cache_dir; 0: none."""
+    cache_dir: str = ""
+    """"": a directory of the user's own among the system's temporary files."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
         _require(min(self.crop_px) >= 32, "data.crop_px", self.crop_px, "both sides must be at least 32")
+        uris = (self.uri, *self.mix)
+        _require(all(self.mix), "data.mix", self.mix, "give directories or s3:// prefixes of packed data sets")
+        _require(
+            len(set(uris)) == len(uris), "data.mix", self.mix, "name each data set once; data.mix_weights says more"
+        )
+        weights = self.mix_weights
+        _require(
+            not weights or len(weights) == len(uris),
+            "data.mix_weights",
+            weights,
+            f"give {len(uris)} weights: of data.uri and of each of data.mix; or none",
+        )
+        _require(
+            all(0 < w < math.inf for w in weights), "data.mix_weights", weights, "each must be positive and finite"
+        )
         _require(self.max_bad_samples >= 0, "data.max_bad_samples", self.max_bad_samples, "must not be negative")
         _require(self.shuffle_window >= 1, "data.shuffle_window", self.shuffle_window, "must be at least 1")
         _require(self.num_threads >= 1, "data.num_threads", self.num_threads, "must be at least 1")
         _require(self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1")
         _require(self.deadline_s > 0, "data.deadline_s", self.deadline_s, "must be positive")
+        _require(self.cache_bytes >= 0, "data.cache_bytes", self.cache_bytes, "must not be negative; 0 is no cache")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -369,6 +399,9 @@ class RunConfig:
             for name, unused in (("accumulate_steps", 1), ("clip_norm", None), ("ema_decay", None)):
                 value = getattr(self.optim, name)
                 _require(value == unused, f"optim.{name}", value, f"adain has no such option; give {unused}")
+            for name, only in (("sampling", "each"), ("mix", ())):
+                value = getattr(self.data, name)
+                _require(value == only, f"data.{name}", value, f"adain has no such option; give {only}")
         elif self.style.network is None:
             _require(not self.style.conditions, "style.conditions", self.style.conditions, "needs style.network")
 

@@ -6,8 +6,9 @@ step). What is random is seeded from (seed, position) or (seed, step, rank), so 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -19,9 +20,9 @@ from distseg import checkpoint, inference
 from distseg.batchnorm import synchronise
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig
-from distseg.data.manifest import Manifest, Shard, load_manifest
-from distseg.data.reader import Batch, TrainReader, eval_samples
-from distseg.errors import ConfigError
+from distseg.data.manifest import Manifest, Shard, combined_digest, load_manifest
+from distseg.data.reader import Batch, Part, TrainReader, eval_samples
+from distseg.errors import ConfigError, DataError
 from distseg.loop import (
     FiniteLosses,
     Report,
@@ -37,7 +38,7 @@ from distseg.loop import (
 from distseg.losses import Objective, class_weights, kl_consistency, segmentation_loss, valid_weight
 from distseg.models import SegmentationModel, build_model, check_batch
 from distseg.models.adain import Statistics, StyleNetwork
-from distseg.optim import build_optimizer, learning_rate, set_learning_rate
+from distseg.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
 from distseg.style import Restyler, TowardsSource, load_network, source_style, style_shards
 from distseg.weights import load_pretrained, put_into
 
@@ -48,8 +49,9 @@ class Training:
 
     config: RunConfig
     world: World
-    manifest: Manifest
-    train_shards: tuple[Shard, ...]
+    manifest: Manifest  # of data.uri; its digest is that of all data sets
+    train_shards: Sequence[Shard]  # of data.uri
+    mix: tuple[Part, ...]  # what else is trained on
     val_shards: tuple[Shard, ...]
     precision: str
     model: SegmentationModel  # the bare one: what is saved and evaluated
@@ -60,6 +62,7 @@ class Training:
     averaged: AveragedModel | None  # the moving average that is evaluated instead, with its own batch norm statistics
     step: int = 0
     tables: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)  # beside the tables: what intervals are made of
 
 
 def fit(
@@ -78,7 +81,17 @@ def fit(
     max_steps = config.optim.max_steps
     with contextlib.ExitStack() as opened:
         reader = opened.enter_context(
-            open_reader(config, training.manifest, training.train_shards, world, training.step, config.augment)
+            open_reader(
+                config,
+                training.manifest,
+                training.train_shards,
+                world,
+                training.step,
+                config.augment,
+                sampling=config.data.sampling,
+                mix=training.mix,
+                mix_weights=config.data.mix_weights,
+            )
         )
         restyler = open_restyler(training)
         if restyler is not None:
@@ -115,7 +128,7 @@ def fit(
 
 def prepare(config: RunConfig, world: World) -> Training:
     """Data, network and optimiser of a run at step 0; every rank ends with the same weights."""
-    manifest, train_shards, val_shards = select_data(config)
+    manifest, parts, val_shards = select_data(config)
     precision = agreed_precision(config, world)
     torch.manual_seed(config.seed)
     model = new_model(config, manifest.label_space.num_classes, load_pretrained(config.model))
@@ -127,20 +140,24 @@ def prepare(config: RunConfig, world: World) -> Training:
         config=config,
         world=world,
         manifest=manifest,
-        train_shards=train_shards,
+        train_shards=parts[0].shards,
+        mix=parts[1:],
         val_shards=val_shards,
         precision=precision,
         model=model,
         wrapped=_wrap(model, config, world),
         optimizer=build_optimizer(model, config.optim),
-        objective=objective_of(config, manifest, world.device),
+        objective=objective_of(config, parts, world.device),
         source=_source(config, manifest, world, precision),
         averaged=_averaged(model, config.optim.ema_decay),
     )
 
 
-def select_data(config: RunConfig) -> tuple[Manifest, tuple[Shard, ...], tuple[Shard, ...]]:
-    """(manifest, training shards, evaluation shards). Raises if something asked for is not there, or is in both."""
+def select_data(config: RunConfig) -> tuple[Manifest, tuple[Part, ...], tuple[Shard, ...]]:
+    """(data.uri's manifest with the digest of all data sets, what is trained on, evaluation shards).
+
+    Raises if something asked for is not there, or is both trained and evaluated on.
+    """
     if not config.data.uri:
         raise ConfigError("data.uri is empty: give the directory or s3:// prefix that `python -m distseg.pack` wrote")
     try:
@@ -149,10 +166,36 @@ def select_data(config: RunConfig) -> tuple[Manifest, tuple[Shard, ...], tuple[S
         raise ConfigError(str(error)) from None
     data = config.data
     manifest = load_manifest(data.uri)
-    train_shards = manifest.select(data.train_split, data.train_conditions)
+    manifests = [manifest, *map(load_manifest, data.mix)]
+    check_mixable(manifests)
+    parts = tuple(Part(each, _train_shards(config, each, manifests)) for each in manifests)
     val_shards = inference.evaluation_shards(manifest, data.val_split, data.val_conditions)
-    inference.check_disjoint(train_shards, val_shards)
-    return manifest, train_shards, val_shards
+    inference.check_disjoint(parts[0].shards, val_shards)
+    return replace(manifest, digest=combined_digest(manifests)), parts, val_shards
+
+
+def check_mixable(manifests: Sequence[Manifest]) -> None:
+    """Raises DataError unless these are different data sets whose train ids mean the same."""
+    first, *others = manifests
+    for i, other in enumerate(others, 1):
+        for before in manifests[:i]:
+            if other.digest == before.digest:
+                raise DataError(f"data.mix: {other.uri} is the same data as {before.uri}; give one of them more weight")
+        pairs = itertools.zip_longest(other.label_space.classes, first.label_space.classes, fillvalue="none")
+        for train_id, (theirs, ours) in enumerate(pairs):
+            if theirs != ours:
+                raise DataError(
+                    f"data.mix: class {train_id} of {other.uri} ({other.label_space.name}) is {theirs}, of {first.uri} "
+                    f"({first.label_space.name}) {ours}; pack both with the same --relabel"
+                )
+
+
+def _train_shards(config: RunConfig, manifest: Manifest, manifests: Sequence[Manifest]) -> tuple[Shard, ...]:
+    """Of the conditions to train on, those that the data set has; in a mixture it need not have all."""
+    split, conditions = config.data.train_split, config.data.train_conditions
+    elsewhere = {c for other in manifests if other is not manifest for c in other.conditions(split)}
+    own = [c for c in conditions if c in manifest.conditions(split) or c not in elsewhere]
+    return manifest.select(split, own or conditions)
 
 
 def check(config: RunConfig) -> Manifest:
@@ -181,15 +224,15 @@ def new_model(config: RunConfig, num_classes: int, pretrained: Mapping[str, Tens
     return model
 
 
-def objective_of(config: RunConfig, manifest: Manifest, device: torch.device) -> Objective:
-    """The loss of the run; its class weights are from the pixel counts of the training conditions."""
+def objective_of(config: RunConfig, parts: Sequence[Part], device: torch.device) -> Objective:
+    """The loss of the run; its class weights are from the pixel counts of the training conditions, as packed.
+
+    What data.sampling changes in them is not counted: weights and sampling by class do the same twice.
+    """
     loss = config.loss
     weights_K = None
     if loss.class_weights != "none":
-        counts = manifest.class_pixels[config.data.train_split]
-        conditions = config.data.train_conditions or tuple(counts)
-        pixels_K = [sum(column) for column in zip(*(counts[c] for c in conditions), strict=True)]
-        weights_K = class_weights(pixels_K, loss.class_weights).to(device)
+        weights_K = class_weights(_class_pixels(config, parts), loss.class_weights).to(device)
     return Objective(
         aux_weight=loss.aux_weight,
         class_weights_K=weights_K,
@@ -198,6 +241,19 @@ def objective_of(config: RunConfig, manifest: Manifest, device: torch.device) ->
         dice_weight=loss.dice_weight,
         lovasz_weight=loss.lovasz_weight,
     )
+
+
+def _class_pixels(config: RunConfig, parts: Sequence[Part]) -> list[int]:
+    """Of each class; a data set that a mixture shows twice as often as the first counts twice."""
+    nums = [sum(shard.num_samples for shard in part.shards) for part in parts]
+    shares = config.data.mix_weights or nums
+    pixels_K = [0] * parts[0].manifest.label_space.num_classes
+    for (manifest, shards), num, share in zip(parts, nums, shares, strict=True):
+        counts = manifest.class_pixels[config.data.train_split]
+        times = share * nums[0] / (num * shares[0])
+        for condition in {shard.condition for shard in shards}:
+            pixels_K = [sum_ + round(times * n) for sum_, n in zip(pixels_K, counts[condition], strict=True)]
+    return pixels_K
 
 
 def _source(
@@ -221,7 +277,12 @@ def open_restyler(training: Training) -> Restyler | None:
 def _averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def average(averaged: Any, current: Any, num_averaged: Any) -> None:
+        # A constant decay would keep the random weights of the beginning for thousands of steps.
+        get_ema_multi_avg_fn(ema_decay(int(num_averaged), decay))(averaged, current, num_averaged)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def _wrap(model: nn.Module, config: RunConfig, world: World) -> nn.Module:
@@ -334,6 +395,10 @@ def evaluate(training: Training) -> dict[str, float]:
     add_up(tally, world)
     inference.check_complete(tally, training.val_shards)
     training.tables = inference.as_table(tally, tally.summary(), labels) | {"step": training.step}
+    training.evaluation = {
+        "matrix_KK": tally.matrices_GKK.sum(0),
+        "images": vars(tally.image_counts()),
+    }
     return inference.as_metrics(training.tables)
 
 
@@ -341,6 +406,7 @@ def add_up(tally: inference.Tally, world: World) -> None:
     """Makes every rank's tally that of all ranks together."""
     tally.matrices_GKK = world.sum(tally.matrices_GKK.to(world.device)).cpu()
     tally.num_images_G = world.sum(tally.num_images_G.to(world.device)).cpu()
+    tally.images = [image for images in world.gather(tally.images) for image in images]
 
 
 def capture(
@@ -361,6 +427,7 @@ def capture(
         source_style=to_cpu(training.source[1]._asdict()) if training.source is not None else {},
         metrics=metrics,
         tables=training.tables if metrics else {},
+        evaluation=training.evaluation if metrics else {},
     )
 
 

@@ -5,9 +5,11 @@ argmax, so a label map has the size of its image. Void (255) is never predicted.
 """
 
 import math
+import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -19,6 +21,7 @@ from distseg.data.manifest import Manifest, Shard
 from distseg.data.reader import EvalSample
 from distseg.data.sample import LabelSpace
 from distseg.errors import ConfigError, DataError
+from distseg.intervals import ImageCounts, class_counts
 from distseg.metrics import Scores, Summary, confusion_matrix, scores, summarise
 
 # ImageNet's channel statistics on a 0–255 scale, which torchvision's weights expect.
@@ -96,6 +99,23 @@ def whole_image_logits(model: nn.Module, images_B3HW: Tensor, precision: str) ->
     return _resize(logits_BKhw.to(full_dtype), (images_B3HW.shape[2], images_B3HW.shape[3]))
 
 
+def latency_ms(
+    model: nn.Module, size_hw: tuple[int, int], precision: str, device: torch.device, runs: int = 5
+) -> float:
+    """Median milliseconds of a forward pass of one image, resizing included, after one to warm up."""
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    model = model.to(device, dtype).to(memory_format=torch.channels_last).eval()
+    image_B3HW = torch.zeros(1, 3, *size_hw, dtype=torch.uint8, device=device)
+    times_s = []
+    for _ in range(runs + 1):
+        start_s = time.perf_counter()
+        whole_image_logits(model, image_B3HW, precision)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times_s.append(time.perf_counter() - start_s)
+    return 1000 * statistics.median(times_s[1:])
+
+
 @torch.inference_mode()
 def probabilities(model: nn.Module, images_B3HW: Tensor, precision: str, protocol: Protocol) -> Tensor:
     """The protocol's mean softmax (B, K, H, W) in fp32 (fp64) at the images' size. The model must be in eval mode."""
@@ -168,6 +188,7 @@ class Tally:
     groups: tuple[Group, ...]
     matrices_GKK: Tensor
     num_images_G: Tensor
+    images: list[tuple[str, str, Tensor]] = field(default_factory=list)  # (key, condition, class_counts of its matrix)
 
     @classmethod
     def empty(cls, groups: Sequence[Group], num_classes: int) -> "Tally":
@@ -177,6 +198,11 @@ class Tally:
             torch.zeros(num, num_classes, num_classes, dtype=torch.int64),
             torch.zeros(num, dtype=torch.int64),
         )
+
+    def image_counts(self) -> ImageCounts:
+        """Image by image, for intervals and for comparing runs. Raises DataError if nothing was scored."""
+        keys, conditions, counts = zip(*self.images, strict=True) if self.images else ((), (), ())
+        return ImageCounts.of(keys, conditions, torch.stack(counts) if counts else torch.empty(0))
 
     def by_condition(self) -> dict[str, tuple[Tensor, int]]:
         """condition -> (matrix, number of images)"""
@@ -222,8 +248,10 @@ def score(
             for sample, prediction_HW in zip(group, prediction_BHW, strict=True):
                 g = tally.groups.index((sample.condition, sample.site))
                 num_classes = tally.matrices_GKK.shape[-1]
-                tally.matrices_GKK[g] += confusion_matrix(prediction_HW, sample.label_HW, num_classes)
+                matrix_KK = confusion_matrix(prediction_HW, sample.label_HW, num_classes)
+                tally.matrices_GKK[g] += matrix_KK
                 tally.num_images_G[g] += 1
+                tally.images.append((sample.key, sample.condition, class_counts(matrix_KK)))
             num_done += len(group)
             if progress is not None:
                 progress(num_done)

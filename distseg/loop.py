@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from distseg import inference
 from distseg.checkpoint import Checkpoint, code_version
-from distseg.config import AugmentConfig, RunConfig
+from distseg.config import AugmentConfig, RunConfig, Sampling
 from distseg.data.manifest import Manifest, Shard
-from distseg.data.reader import Batch, TrainReader
+from distseg.data.reader import Batch, Part, TrainReader
 from distseg.errors import CheckpointError, TrainingError, first_line
 
 
@@ -32,6 +32,14 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank gave, in the order of the ranks, on every rank. For small things: it is pickled."""
+        values = [value]
+        if self.size > 1:
+            values = [None] * self.size
+            dist.all_gather_object(values, value)
+        return values
 
 
 class Report(Protocol):
@@ -75,12 +83,16 @@ def due(step: int, every_steps: int, max_steps: int) -> bool:
 def open_reader(
     config: RunConfig,
     manifest: Manifest,
-    shards: tuple[Shard, ...],
+    shards: Sequence[Shard],
     world: World,
     step: int,
     augment: AugmentConfig,
+    *,
+    sampling: Sampling = "each",
+    mix: Sequence[Part] = (),
+    mix_weights: Sequence[float] = (),
 ) -> TrainReader:
-    """This rank's micro-batches of some shards, from an optimiser step on."""
+    """This rank's micro-batches of some shards, and of other data sets mixed with them, from an optimiser step on."""
     data = config.data
     return TrainReader(
         manifest,
@@ -98,6 +110,11 @@ def open_reader(
         on_bad_sample=data.on_bad_sample,
         max_bad_samples=data.max_bad_samples,
         deadline_s=data.deadline_s,
+        cache_bytes=data.cache_bytes,
+        cache_dir=data.cache_dir,
+        sampling=sampling,
+        mix=mix,
+        mix_weights=mix_weights,
     )
 
 

@@ -52,6 +52,11 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     return config.lr * warm * left**config.poly_power if left else 0.0
 
 
+def ema_decay(num_averaged: int, decay: float) -> float:
+    """Of the moving average after so many steps: min(decay, (1 + n) / (10 + n)), as in TensorFlow's; 1/10 at first."""
+    return min(decay, (1 + num_averaged) / (10 + num_averaged))
+
+
 def set_learning_rate(optimizer: Optimizer, lr: float, config: OptimConfig) -> None:
     """Gives the backbone's groups `lr` and the head's `lr` x `head_lr_scale`."""
     for group in optimizer.param_groups:

@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from ray.train import CheckpointUploadMode, FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE  # not public, but the only way
 from ray.util.queue import Empty, Queue
 
 from distseg import checkpoint, storage, tracking
@@ -51,8 +52,17 @@ CONNECT_TIMEOUT_S = 10.0
 COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
 
 
-def train(config: RunConfig, *, resume: str | None = None, show: Show | None = None) -> Outcome:
+def train(
+    config: RunConfig,
+    *,
+    resume: str | None = None,
+    show: Show | None = None,
+    tags: Mapping[str, str] | None = None,
+    callbacks: Sequence[UserCallback] = (),
+) -> Outcome:
     """Trains on the Ray cluster of this process (RAY_ADDRESS, a running one, or one started here).
+
+    `tags` are the MLflow run's; `callbacks` hear what rank 0 reports: step and scores of each checkpoint.
 
     Everything that can be known to fail is checked before anything is created. Raises the errors of `fit`, and
     ResourceError if the cluster can never hold what is asked.
@@ -60,6 +70,7 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     config = with_absolute_paths(config)
     manifest = check_run(config)
     run = Run.again(resume, config) if resume else Run.new(config)
+    run.tags = dict(tags or {})
     saved_before(run, config, manifest)
     storage.check_writable(run.uri.rpartition("/")[0])
     join_cluster(run.uri)
@@ -69,8 +80,8 @@ def train(config: RunConfig, *, resume: str | None = None, show: Show | None = N
     run.open(config, manifest)
     status = "FAILED"
     try:
-        with _watching(show) as watcher, _interruptible():
-            _trainer(config, run, manifest.digest, watcher).fit()
+        with _watching(show) as watcher, _interruptible(), _named_cluster():
+            _trainer(config, run, manifest.digest, watcher, callbacks).fit()
         status = "FINISHED"
     except TrainingFailedError as error:
         raise _cause(error) from error
@@ -111,6 +122,24 @@ def join_cluster(run_uri: str) -> None:
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
 
 
+@contextlib.contextmanager
+def _named_cluster() -> Iterator[None]:
+    """RAY_ADDRESS for what Ray Train starts.
+
+    When a controller dies, a helper of Ray Train frees its workers' place. It finds the cluster by RAY_ADDRESS, or
+    not at all where a machine has two: then the place of a stopped trial would never be free again.
+    """
+    given = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    try:
+        yield
+    finally:
+        os.environ.pop("RAY_ADDRESS")
+        if given is not None:
+            os.environ["RAY_ADDRESS"] = given
+
+
 def check_address(address: str) -> None:
     """Raises ResourceError if nobody listens at a host:port; Ray itself would try for minutes and say nothing."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -134,10 +163,7 @@ def check_resources(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapp
     if limits is not None and limits.get("CPU", 0) >= scaling.num_workers * scaling.cpus_per_worker:
         return
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    fits = 0
-    for resources in alive:
-        by_cpu = int(resources.get("CPU", 0)) // scaling.cpus_per_worker
-        fits += min(by_cpu, int(resources.get("GPU", 0))) if scaling.gpu else by_cpu
+    fits = _num_workers_that_fit(config, nodes)
     if fits >= scaling.num_workers:
         return
     each = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.gpu else "")
@@ -146,6 +172,23 @@ def check_resources(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapp
         f"scaling.num_workers = {scaling.num_workers}: the cluster ({len(alive)} machines, {has}) can hold {fits} "
         f"workers of {each} each; lower scaling.num_workers or scaling.cpus_per_worker, or add machines"
     )
+
+
+def _num_workers_that_fit(config: RunConfig, nodes: list[dict[str, Any]]) -> int:
+    fits = 0
+    for resources in (node["Resources"] for node in nodes if node["Alive"]):
+        by_cpu = int(resources.get("CPU", 0)) // config.scaling.cpus_per_worker
+        fits += min(by_cpu, int(resources.get("GPU", 0))) if config.scaling.gpu else by_cpu
+    return fits
+
+
+def capacity(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapping[str, int] | None) -> int:
+    """How many such trainings the cluster, or what its autoscaler may make of it, can hold at a time; at least 1."""
+    fits = _num_workers_that_fit(config, nodes)
+    if limits is not None:
+        by_cpu = limits.get("CPU", 0) // config.scaling.cpus_per_worker
+        fits = max(fits, min(by_cpu, limits.get("GPU", 0)) if config.scaling.gpu else by_cpu)
+    return max(1, fits // config.scaling.num_workers)
 
 
 def autoscaler_limits() -> dict[str, int] | None:
@@ -169,7 +212,9 @@ def _job_id() -> str:
     return os.environ.get("RAY_JOB_SUBMISSION_ID") or str(ray.get_runtime_context().get_job_id())
 
 
-def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue) -> TorchTrainer:
+def _trainer(
+    config: RunConfig, run: Run, manifest_digest: str, watcher: Queue, callbacks: Sequence[UserCallback]
+) -> TorchTrainer:
     scaling = config.scaling
     options = {
         "config": to_dict(config),
@@ -184,7 +229,7 @@ def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue) 
         "checkpoint_config": ray.train.CheckpointConfig(
             num_to_keep=CHECKPOINTS_KEPT, checkpoint_score_attribute="val/mIoU", checkpoint_score_order="max"
         ),
-        "callbacks": [_StopOnOurErrors()],
+        "callbacks": [_StopOnOurErrors(), *callbacks],
         "logging_config": LoggingConfig(log_level="WARNING"),
     }
     return TorchTrainer(
@@ -203,7 +248,11 @@ def _trainer(config: RunConfig, run: Run, manifest_digest: str, watcher: Queue) 
 @contextlib.contextmanager
 def _watching(show: Show | None) -> Iterator[Queue]:
     """A queue for rank 0's (step, metrics) and the warnings of all ranks, shown by a thread of this process."""
-    watcher = Queue(actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}})
+    # On the head, which outlives other machines; in a trial of a search, where it is placed with the trial's driver.
+    is_placed = ray.util.get_current_placement_group() is not None
+    watcher = Queue(
+        actor_options={"num_cpus": 0} | ({} if is_placed else {"resources": {"node:__internal_head__": 0.001}})
+    )
     done = threading.Event()
 
     def draw() -> None:
@@ -250,12 +299,12 @@ class _StopOnOurErrors(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            own = _own_error(error)
+            own = own_error(error)
             if own is not None:
                 raise own
 
 
-def _own_error(error: BaseException | None) -> DistsegError | None:
+def own_error(error: BaseException | None) -> DistsegError | None:
     """The DistsegError inside Ray's wrappings, if there is one."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -268,7 +317,7 @@ def _own_error(error: BaseException | None) -> DistsegError | None:
 
 
 def _cause(error: TrainingFailedError) -> DistsegError:
-    own = _own_error(error)
+    own = own_error(error)
     if own is not None:
         return own
     failures = getattr(error, "worker_failures", {})
@@ -334,9 +383,12 @@ def agreed_checkpoint(run_uri: str, world: World) -> Checkpoint | None:
     return checkpoint.read(uris[0]) if uris[0] else None
 
 
-def _ranked_by(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What Ray Train needs to know: the score that decides which checkpoints are kept, the lowest if there is none."""
-    return {"val/mIoU": metrics.get("val/mIoU", NO_SCORE)}
+_TOLD = ("val/mIoU", "val/mIoU_worst", "val/mIoU_mean_conditions")
+
+
+def _reported(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What Ray Train keeps checkpoints by, val/mIoU, the lowest if there is none; and what a search needs to know."""
+    return {"step": step, "val/mIoU": NO_SCORE} | {name: metrics[name] for name in _TOLD if name in metrics}
 
 
 class _RayReport(RunReport):
@@ -347,7 +399,7 @@ class _RayReport(RunReport):
         folder = tempfile.mkdtemp(prefix="distseg-checkpoint-")  # Ray Train removes it after the upload
         checkpoint.write(Path(folder), saved)
         ray.train.report(
-            _ranked_by(metrics),
+            _reported(step, metrics),
             checkpoint=ray.train.Checkpoint.from_directory(folder),
             checkpoint_dir_name=checkpoint.new_name(step),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
@@ -358,4 +410,4 @@ class _RayFollower(Follower):
     """The other ranks: Ray Train's report is a barrier."""
 
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
-        ray.train.report(_ranked_by(metrics), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+        ray.train.report(_reported(step, metrics), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)

@@ -13,7 +13,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from distseg.data.manifest import Manifest
 from distseg.errors import CheckpointError, ConfigError, ResourceError, StorageError, TrackingError
 from distseg.fit import check, fit
 from distseg.loop import Report, World, torchrun_world
+from distseg.pages import run_markdown
+from distseg.review import CONDITIONS_PLOT, HISTORY, files_of, review_of
 from distseg.style import check_style, fit_style
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Run:
     experiment: str
     run_id: str = ""
     job_id: str = ""  # Ray's, if it is one
+    tags: dict[str, str] = field(default_factory=dict)  # further ones, of its MLflow run
+    dataset: str = ""
     is_resumed: bool = False
 
     @classmethod
@@ -80,11 +84,12 @@ class Run:
     def find_or_create(self, config: RunConfig, manifest_digest: str) -> str:
         """The MLflow run's id. Raises TrackingError if the server does not answer."""
         tags = {"data.digest": manifest_digest, "git.commit": checkpoint.code_version(), "ray.job_id": self.job_id}
-        given = {name: value for name, value in tags.items() if value}
+        given = {name: value for name, value in (tags | self.tags).items() if value}
         return tracking.open_run(self.tracking_uri, self.experiment, self.name, config, given)
 
     def open(self, config: RunConfig, manifest: Manifest) -> None:
         """Creates or re-opens the MLflow run and writes config.json and run.json. A dead server is only warned of."""
+        self.dataset = manifest.dataset
         if self.is_tracked:
             try:
                 self.run_id = self.find_or_create(config, manifest.digest)
@@ -100,31 +105,47 @@ class Run:
         storage.write_bytes(storage.join(self.uri, "run.json"), json.dumps(about, indent=1).encode())
 
     def close(self, status: str) -> Outcome:
-        """Closes the MLflow run as FINISHED, FAILED or KILLED and gathers what is left behind."""
+        """Closes the MLflow run as FINISHED, FAILED or KILLED, writes the report and gathers what is left behind."""
         found = checkpoint.best(self.uri)
         uri, saved = found if found else ("", None)
-        tables = saved.tables if saved else {}
-        if self.is_tracked:
-            try:
-                self._finish(status, tables)
-            except TrackingError as error:
-                log.warning("%s; the run is not closed there", error)
+        try:
+            self._finish(status, saved)
+        except (TrackingError, StorageError) as error:
+            log.warning("%s; the run is not closed there", error)
         return Outcome(
             run_name=self.name,
             run_uri=self.uri,
             checkpoint_uri=uri,
             step=saved.step if saved else 0,
-            tables=tables,
+            tables=saved.tables if saved else {},
             tracking_uri=self.tracking_uri,
             run_id=self.run_id,
             num_unsent=len(tracking.read_journal(self.uri)),
         )
 
-    def _finish(self, status: str, tables: Mapping[str, Any]) -> None:
-        if not self.run_id:
-            self.run_id = tracking.find_run(self.tracking_uri, self.experiment, self.name)
-        tags = {"worst_condition": str(tables["worst_condition"])} if tables.get("worst_condition") else {}
-        tracking.finish_run(self.tracking_uri, self.run_id, status, tables, tags)
+    def _finish(self, status: str, saved: Checkpoint | None) -> None:
+        """The report goes below the run's directory and, if the run is tracked, to MLflow."""
+        history: tracking.History = {}
+        if self.is_tracked:
+            if not self.run_id:
+                self.run_id = tracking.find_run(self.tracking_uri, self.experiment, self.name)
+            history = tracking.read_history(self.tracking_uri, self.run_id, HISTORY)
+        files: dict[str, bytes] = {}
+        tags: dict[str, str] = {}
+        if saved is not None and "conditions" in saved.tables:
+            tags["worst_condition"] = str(saved.tables["worst_condition"] or "")
+            files["tables/conditions.json"] = json.dumps(saved.tables, indent=1).encode()
+            try:
+                review = review_of(self.name, saved, dataset=self.dataset, history=history)
+                files |= files_of(review)
+                plot = f"get-artifact?path={CONDITIONS_PLOT}&run_uuid={self.run_id}" if self.is_tracked else ""
+                tags[tracking.DESCRIPTION_TAG] = run_markdown(review, figure_url=plot)
+            except Exception as error:  # noqa: BLE001 — a picture that cannot be drawn must not cost a run its end
+                log.warning("the report could not be made: %r", error)
+        if "report/index.html" in files:
+            storage.write_bytes(storage.join(self.uri, "report", "index.html"), files["report/index.html"])
+        if self.is_tracked:
+            tracking.finish_run(self.tracking_uri, self.run_id, status, files, tags)
 
 
 def tracking_of(config: RunConfig) -> tuple[str, str]:
@@ -169,7 +190,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     if weights not in (None, "imagenet"):
         config = replace(config, model=replace(config.model, pretrained=storage.absolute(str(weights))))
     if config.data.uri:
-        config = replace(config, data=replace(config.data, uri=storage.absolute(config.data.uri)))
+        mix = tuple(map(storage.absolute, config.data.mix))
+        config = replace(config, data=replace(config.data, uri=storage.absolute(config.data.uri), mix=mix))
     return replace(config, checkpoint=replace(config.checkpoint, uri=storage.absolute(config.checkpoint.uri)))
 
 

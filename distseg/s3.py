@@ -285,7 +285,7 @@ def _connect(process: int, settings: tuple[str | None, ...]) -> _Connection:
 
     def client(addressing: Literal["auto", "path"]) -> Any:
         config = Config(
-            # Not adaptive: forty 503s held reading up for a minute after the last one, where `_call` waits 2 s.
+            # Not adaptive: its limiter makes forty 503s cost readers 55 s, `_call`'s own backoff 2 s.
             retries={"mode": "standard", "total_max_attempts": 2},
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,

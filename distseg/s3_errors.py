@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 class Problem(NamedTuple):
     text: str
     may_pass: bool
+    is_expiry: bool = False
 
 
 _ANSWERS = {
@@ -61,7 +62,8 @@ def diagnose(error: Exception, server: str) -> Problem:
 def _diagnose_answer(error: Any, server: str) -> Problem:
     reason = code(error)
     if reason in _ANSWERS:
-        return Problem(_ANSWERS[reason].format(server=server), False)
+        is_expiry = reason == "ExpiredToken"
+        return Problem(_ANSWERS[reason].format(server=server), is_expiry, is_expiry)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     said = error.response.get("Error", {}).get("Message") or "no reason given"
     return Problem(f"{server} answered {reason or status} ({said})", status >= 500 or reason in _THROTTLING)

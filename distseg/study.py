@@ -5,18 +5,16 @@ evaluates on every condition, and writes `NAME.md` (mean and spread over seeds) 
 you like: the same command goes on, also in the middle of a training. Data are rendered at the first use.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from distseg import cli, recipes, storage
-from distseg.config import RunConfig, StyleConfig, from_dict, to_dict
+from distseg.config import RunConfig, StyleConfig
 from distseg.data import town
 from distseg.errors import ConfigError
-from distseg.runs import Outcome
-from distseg.train import Screen, ensure_town
+from distseg.train import ensure_town, train_once
 
 PROG = "python -m distseg.study"
 SOURCE = "dawn"
@@ -157,10 +155,10 @@ def run(study: Study, data_uri: str, options: Arguments) -> Results:
     for seed in options.seeds:
         for row, config in study.rows.items():
             if config.style.network is not None:
-                encoder = _result(placed(plain, seed))["checkpoint_uri"]
-                network = _result(placed(_style_network(encoder), seed))["checkpoint_uri"]
+                encoder = train_once(placed(plain, seed))["checkpoint_uri"]
+                network = train_once(placed(_style_network(encoder), seed))["checkpoint_uri"]
                 config = replace(config, style=replace(config.style, network=network))
-            results[row].append(_result(placed(config, seed))["tables"])
+            results[row].append(train_once(placed(config, seed))["tables"])
     return results
 
 
@@ -168,34 +166,6 @@ def _style_network(encoder: str) -> RunConfig:
     """Its encoder is the backbone of the seed's plain network, as ImageNet's weights are not everywhere to be had."""
     config = recipes.adain_town()
     return replace(config, name="style", model=replace(config.model, pretrained=encoder))
-
-
-def _result(config: RunConfig) -> dict[str, Any]:
-    """Of a finished training, or of one begun or taken up again now."""
-    folder = config.checkpoint.uri
-    uri = storage.join(folder, "result.json")
-    if storage.exists(uri):
-        result: dict[str, Any] = json.loads(storage.read_bytes(uri))
-        if from_dict(result["config"]) != config:
-            raise ConfigError(f"{uri}: made with another configuration; give another --out, or remove {folder}")
-        return result
-    begun = [entry.uri.removesuffix("/run.json") for entry in storage.list_files(folder) if _is_run(entry.uri)]
-    print(f"== {folder}{' goes on' if begun else ''}", flush=True)
-    outcome = _train(config, begun[-1] if begun else None)
-    result = {"config": to_dict(config), "checkpoint_uri": outcome.checkpoint_uri, "tables": outcome.tables}
-    storage.write_bytes(uri, json.dumps(result, indent=1).encode())
-    return result
-
-
-def _is_run(uri: str) -> bool:
-    return uri.endswith("/run.json")
-
-
-def _train(config: RunConfig, resume: str | None) -> Outcome:
-    from distseg import ray_train
-
-    with Screen(config.optim.max_steps) as screen:
-        return ray_train.train(config, resume=resume, show=screen)
 
 
 # ---- the table

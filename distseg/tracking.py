@@ -11,12 +11,13 @@ A run is found by its tag `distseg.run` (its name, unique), so it can be opened 
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distseg import storage
 from distseg.config import RunConfig, dotted_fields, to_dict
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 OFF = "off"
 RUN_TAG = "distseg.run"
+DESCRIPTION_TAG = "mlflow.note.content"
 BATCH_RECORDS = 50  # records of a few metrics each: below the 1,000 metrics that one log_batch may carry
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 _METRICS_PER_CALL = 1000
@@ -48,6 +50,16 @@ PARAMS = (
     "seed",
 )
 
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    step: int
+    value: float
+    time_s: float  # since the epoch
+
+
+History = Mapping[str, Sequence[Point]]  # of each metric, by step
 Record = dict[str, Any]  # {"step": int, "time_ms": int, "metrics": {name: float}}
 
 
@@ -250,8 +262,21 @@ class MetricLog:
         return self._logged_steps[name]
 
 
-def finish_run(uri: str, run_id: str, status: str, tables: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-    """Logs the conditions table and final tags, and closes the run as FINISHED, FAILED or KILLED.
+def read_history(uri: str, run_id: str, names: Sequence[str]) -> dict[str, list[Point]]:
+    """What the server has of these metrics, by step. Raises TrackingError if it does not answer or refuses."""
+    client = _client(uri)
+    try:
+        found = {name: client.get_metric_history(run_id, name) for name in names}
+    except _failures() as error:
+        raise TrackingError(f"MLflow at {_shown(uri)}: {first_line(error)}") from None
+    return {
+        name: sorted(Point(metric.step, metric.value, metric.timestamp / 1000) for metric in metrics)
+        for name, metrics in found.items()
+    }
+
+
+def finish_run(uri: str, run_id: str, status: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
+    """Logs what is left to be looked at and the final tags, and closes the run as FINISHED, FAILED or KILLED.
 
     Raises TrackingError if the server does not answer or refuses.
     """
@@ -259,8 +284,42 @@ def finish_run(uri: str, run_id: str, status: str, tables: Mapping[str, Any], ta
     try:
         for name, value in tags.items():
             client.set_tag(run_id, name, value)
-        if tables:
-            client.log_dict(run_id, dict(tables), "tables/conditions.json")
+        if files:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, data in files.items():
+                    path = Path(folder, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(data)
+                client.log_artifacts(run_id, folder)
+        client.set_terminated(run_id, status)
+    except _failures() as error:
+        raise TrackingError(f"MLflow at {_shown(uri)}: {first_line(error)}") from None
+
+
+def finish_search(
+    uri: str,
+    run_id: str,
+    status: str,
+    metrics: Mapping[str, float],
+    curve: Sequence[tuple[int, float]],
+    texts: Mapping[str, str],
+) -> None:
+    """Logs what came of a search, and closes its run. `curve`: (optimiser steps spent, best objective until then).
+
+    Raises TrackingError if the server does not answer or refuses.
+    """
+    from mlflow.entities import Metric
+
+    client = _client(uri)
+    now_ms = int(time.time() * 1000)
+    try:
+        known = {metric.step for metric in client.get_metric_history(run_id, "search/best_so_far")}
+        points = [Metric("search/best_so_far", value, now_ms, steps) for steps, value in curve if steps not in known]
+        points += [Metric(name, value, now_ms, 0) for name, value in metrics.items()]
+        for start in range(0, len(points), _METRICS_PER_CALL):
+            client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_CALL])
+        for name, text in texts.items():
+            client.log_text(run_id, text, name)
         client.set_terminated(run_id, status)
     except _failures() as error:
         raise TrackingError(f"MLflow at {_shown(uri)}: {first_line(error)}") from None

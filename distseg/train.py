@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from distseg import cli, recipes, storage
+from distseg import cli, recipes, search, storage
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.data import town
 from distseg.data.manifest import MANIFEST_NAME
@@ -131,6 +131,28 @@ def _train(config: RunConfig, resume: str | None) -> Outcome | None:
 
     with Screen(config.optim.max_steps) as screen:
         return ray_train.train(config, resume=resume, show=screen)
+
+
+def train_once(config: RunConfig) -> dict[str, Any]:
+    """The result of a training that was done before, or is done now: {"config", "checkpoint_uri", "tables"}.
+
+    It is kept in `checkpoint.uri`, which belongs to this training alone; one that was stopped goes on. Raises
+    ConfigError if what is there was made with another configuration.
+    """
+    folder = config.checkpoint.uri
+    uri = storage.join(folder, "result.json")
+    if storage.exists(uri):
+        result: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        if from_dict(result["config"]) != config:
+            raise ConfigError(f"{uri}: made with another configuration; give another place, or remove {folder}")
+        return result
+    begun = search.run_of(folder)
+    print(f"== {folder}{' goes on' if begun else ''}", flush=True)
+    outcome = _train(config, begun)
+    assert outcome is not None
+    result = {"config": to_dict(config), "checkpoint_uri": outcome.checkpoint_uri, "tables": outcome.tables}
+    storage.write_bytes(uri, json.dumps(result, indent=1).encode())
+    return result
 
 
 class Screen:

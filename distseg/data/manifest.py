@@ -9,12 +9,18 @@ SHA-256, each member against the index's CRC-32. Label maps in shards hold train
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
+import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from distseg import storage
 from distseg.data.sample import LabelSpace
@@ -24,9 +30,9 @@ MANIFEST_NAME = "manifest.json"
 VERSION = 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One tar file; all its samples share split, condition and site."""
+    """One tar file; all its samples share split, condition and site. A rank holds all of a data set's: 0.6 kB each."""
 
     name: str  # relative to the manifest: "train/day-cambridge-00000.tar"
     split: str
@@ -107,15 +113,37 @@ class SampleFiles(NamedTuple):
     meta: bytes
 
 
+class Entries:
+    """IndexEntry after IndexEntry, made when asked for from a fifth of their memory: a rank holds many indices."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        members = [[row[part] for part in _PARTS] for row in rows]
+        self.keys: tuple[str, ...] = tuple(row["key"] for row in rows)
+        self.class_pixels_NK: npt.NDArray[np.uint32] = np.array([row["class_pixels"] for row in rows], dtype=np.uint32)
+        self._extensions = [tuple(sys.intern(extension) for extension, *_ in parts) for parts in members]
+        self._places_N33 = np.array([[place for _, *place in parts] for parts in members], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, i: int) -> IndexEntry:
+        places = zip(self._extensions[i], self._places_N33[i].tolist(), strict=True)
+        image, label, meta = (Member(extension, *place) for extension, place in places)
+        return IndexEntry(self.keys[i], image, label, meta, tuple(self.class_pixels_NK[i].tolist()))
+
+    def __iter__(self) -> Iterator[IndexEntry]:
+        return (self[i] for i in range(len(self)))
+
+
 @dataclass(frozen=True)
 class Index:
     """Where the samples of one shard lie, in the order of the shard."""
 
-    entries: tuple[IndexEntry, ...]
+    entries: Entries
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(entry.key for entry in self.entries)
+        return self.entries.keys
 
 
 def load_manifest(uri: str, *, deadline_s: float = storage.DEADLINE_S) -> Manifest:
@@ -123,11 +151,12 @@ def load_manifest(uri: str, *, deadline_s: float = storage.DEADLINE_S) -> Manife
     manifest_uri = storage.join(uri, MANIFEST_NAME)
     if not storage.exists(manifest_uri, deadline_s=deadline_s):
         raise DataError(f"no {MANIFEST_NAME} under {uri}: pack it first with python -m distseg.pack")
-    body = _parse(storage.read_bytes(manifest_uri, deadline_s=deadline_s), manifest_uri, "distseg-shards")
-    digest = body.pop("digest", None)
-    if digest != _digest(body):
-        raise DataError(f"{manifest_uri}: edited or damaged (its digest does not fit); pack the data set again")
+    data = storage.read_bytes(manifest_uri, deadline_s=deadline_s)
     try:
+        body = _parse(data, manifest_uri, "distseg-shards", _shard_or_dict)
+        digest = body.pop("digest", None)
+        if digest != _digest(body):
+            raise DataError(f"{manifest_uri}: edited or damaged (its digest does not fit); pack the data set again")
         return _manifest_from(uri, body, digest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{manifest_uri}: malformed ({error!r}); pack the data set again") from error
@@ -140,22 +169,27 @@ def read_index(manifest: Manifest, shard: Shard, *, deadline_s: float = storage.
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise DataError(f"{index_uri}: the index is not the one packed for {shard.name}; pack the data set again")
     rows = _parse(data, index_uri, "distseg-index")["samples"]
-    return Index(tuple(_entry_from(row) for row in rows))
+    return Index(Entries(rows))
 
 
-def _entry_from(row: dict[str, Any]) -> IndexEntry:
-    image, label, meta = (Member(*row[part]) for part in _PARTS)
-    return IndexEntry(row["key"], image, label, meta, tuple(row["class_pixels"]))
+class ReadRange(Protocol):
+    def __call__(self, uri: str, start: int, length: int, *, deadline_s: float) -> bytes: ...
 
 
 def read_sample(
-    manifest: Manifest, shard: Shard, entry: IndexEntry, *, deadline_s: float = storage.DEADLINE_S
+    manifest: Manifest,
+    shard: Shard,
+    entry: IndexEntry,
+    *,
+    deadline_s: float = storage.DEADLINE_S,
+    read: ReadRange | None = None,
 ) -> SampleFiles:
     """The files of one sample, by one range. Raises DataError naming shard and key if they are not as packed."""
     members = (entry.image, entry.label, entry.meta)
     start = min(member.offset for member in members)
     stop = max(member.offset + member.size for member in members)
-    data = storage.read_bytes(storage.join(manifest.uri, shard.name), start, stop - start, deadline_s=deadline_s)
+    read = read or storage.read_bytes
+    data = read(storage.join(manifest.uri, shard.name), start, stop - start, deadline_s=deadline_s)
     if len(data) < stop - start:
         raise DataError(f"{shard.name}: truncated before the end of sample {entry.key}")
     files = SampleFiles(*(data[member.offset - start :][: member.size] for member in members))
@@ -184,15 +218,40 @@ def seal(manifest: Manifest) -> tuple[Manifest, bytes]:
         "label_space": {"name": labels.name, "classes": labels.classes, "palette": labels.palette},
         "class_pixels": manifest.class_pixels,
         "image_sizes": {split: sizes._asdict() for split, sizes in manifest.image_sizes.items()},
-        "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+        "shards": manifest.shards,
     }
     digest = _digest(body)
-    text = json.dumps({**body, "digest": digest}, indent=1, ensure_ascii=False)
+    rows = [_row_of(shard) for shard in manifest.shards]
+    text = json.dumps({**body, "shards": rows, "digest": digest}, indent=1, ensure_ascii=False)
     return dataclasses.replace(manifest, digest=digest), text.encode() + b"\n"
 
 
-def shard_from(body: dict[str, Any]) -> Shard:
-    return Shard(**{**body, "class_samples": tuple(body["class_samples"])})
+def combined_digest(manifests: Sequence[Manifest]) -> str:
+    """Of a mixture of data sets, in this order; of one alone, its own."""
+    if len(manifests) == 1:
+        return manifests[0].digest
+    return hashlib.sha256(" ".join(manifest.digest for manifest in manifests).encode()).hexdigest()
+
+
+def shard_from(row: dict[str, Any]) -> Shard:
+    """Strings and numbers that many shards share are kept once."""
+    shared = {name: sys.intern(row[name]) for name in ("split", "condition", "site")}
+    return Shard(**{**row, **shared, "class_samples": tuple(map(_same_number, row["class_samples"]))})
+
+
+_same_number = functools.lru_cache(maxsize=65536)(int)  # one object per number, of which most are below 65,536
+
+
+def _shard_or_dict(value: dict[str, Any]) -> Shard | dict[str, Any]:
+    return shard_from(value) if "index_sha256" in value else value
+
+
+def _row_of(shard: Shard) -> dict[str, Any]:
+    return dict(zip(_SHARD_FIELDS, _shard_values(shard), strict=True))
+
+
+_SHARD_FIELDS = tuple(field.name for field in dataclasses.fields(Shard))
+_shard_values = operator.attrgetter(*_SHARD_FIELDS)
 
 
 def _manifest_from(uri: str, body: dict[str, Any], digest: str) -> Manifest:
@@ -202,7 +261,7 @@ def _manifest_from(uri: str, body: dict[str, Any], digest: str) -> Manifest:
         uri=uri,
         dataset=body["dataset"],
         label_space=LabelSpace(name=labels["name"], classes=tuple(labels["classes"]), palette=palette),
-        shards=tuple(shard_from(shard) for shard in body["shards"]),
+        shards=tuple(body["shards"]),
         class_pixels={
             split: {condition: tuple(pixels) for condition, pixels in of_split.items()}
             for split, of_split in body["class_pixels"].items()
@@ -215,9 +274,11 @@ def _manifest_from(uri: str, body: dict[str, Any], digest: str) -> Manifest:
     )
 
 
-def _parse(data: bytes, uri: str, expected_format: str) -> dict[str, Any]:
+def _parse(
+    data: bytes, uri: str, expected_format: str, object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
     try:
-        body = json.loads(data)
+        body = json.loads(data, object_hook=object_hook)
     except ValueError as error:
         raise DataError(f"{uri}: not JSON ({error}); pack the data set again") from error
     if not isinstance(body, dict) or body.get("format") != expected_format:
@@ -228,8 +289,17 @@ def _parse(data: bytes, uri: str, expected_format: str) -> dict[str, Any]:
 
 
 def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(_canonical(body)).hexdigest()
+    """SHA-256 of the body's canonical JSON, of whose shards (the last key but the version) one is made at a time."""
+    before, after = _canonical({**body, "shards": []}).rsplit(b"[]", 1)
+    digest = hashlib.sha256(before + b"[")
+    for i, shard in enumerate(body["shards"]):
+        digest.update(b"," * (i > 0) + _canonical(_row_of(shard)))
+    digest.update(b"]" + after)
+    return digest.hexdigest()
+
+
+_to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _canonical(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _to_json(body).encode()

@@ -1,44 +1,201 @@
 """Which sample, when, on which rank: the only place where that is decided. Pure functions of numbers; no I/O.
 
-Training reads an endless stream: the N samples of epoch 0 in some order, then those of epoch 1, …; each epoch holds
-every sample once. The stream is cut into global batches of B, which may straddle epochs. Stream position s is slot
-s % B of batch s // B, and slot i of all batches together is *lane* i.
+Training is cut into global batches of B. Slot i of all batches together is *lane* i; a lane has one *turn* in each
+batch. Position s of a training is slot s % B of batch s // B. A rank owns a contiguous block of lanes.
 
-In each epoch the shards are put in a random order and laid end to end. That sequence is dealt to the lanes as
-contiguous runs, lane 0's first, each as long as the lane has positions in the epoch (N / B, rounded down or up);
-within its run a lane shuffles inside windows. So
+What fills the slots are *streams*. A stream is endless: its N samples of epoch 0 in some order, then those of epoch 1,
+…; each epoch holds every sample of it once. How a run samples is a matter of its streams alone:
+
+    each        one stream of all samples: every sample once per epoch
+    condition   one stream for each condition, of equal shares: each batch shows all conditions alike
+    class       one stream for each class, of the samples that show it, of equal shares: a rare class is drawn as often
+                as a frequent one (class-uniform sampling: Rota Bulò et al. 2018, Zhu et al. 2019). A sample is in as
+                many streams as it shows classes
+    a mixture   the streams of each data set, whose shares add up to the data set's share
+
+So a short stream begins its epochs more often than a long one, and none ever skips a sample. `_Shares` says which
+stream a slot belongs to.
+
+Within a stream, the shards of an epoch are put in a random order and laid end to end. That sequence is dealt to the
+lanes as contiguous runs, lane 0's first, each as long as the lane has positions in the epoch (N / B, rounded down or
+up); within its run a lane shuffles inside windows. So
 
 - a batch has one sample from each of B places of the data set: it is spread over shards, thus over conditions;
-- a shard is read by one lane, or by those whose border it spans;
-- the sample at any position follows from (shard lengths, seed, B, window) alone, in O(window): no state to save,
-  no dependence on the number of ranks. A rank owns a contiguous block of lanes.
+- a shard is read by one lane of each stream, or by those whose border it spans;
+- the sample at any position follows from (shard lengths, shares, seed, B, window) alone, in O(window): no state to
+  save, no dependence on the number of ranks.
 
-Memory is O(number of shards): 100,000 shards of 1,000 samples are no burden.
+Memory is O(number of shards · number of streams): 100,000 shards of 1,000 samples are no burden.
 """
 
+import bisect
 import functools
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-_SHARDS, _WINDOW = 1, 2  # which of the seed's streams of random numbers
+from distseg.config import Sampling
+
+_SHARDS, _WINDOW, _SHARES = 1, 2, 3  # which of the seed's streams of random numbers
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """One sample of the stream: number `index` of shard `shard`, at stream position `position` in epoch `epoch`."""
+    """One sample at stream position `position`: number `index` of shard `shard` of data set `dataset`.
+
+    With `showing`, `index` counts only the shard's samples that show this class: see `number_in_shard`.
+    """
 
     shard: int
     index: int
-    epoch: int
+    epoch: int  # of its stream
     position: int
+    dataset: int = 0
+    showing: int | None = None
+
+
+class Shard(Protocol):
+    """What a plan needs to know of a shard; `manifest.Shard` is one."""
+
+    @property
+    def condition(self) -> str: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def class_samples(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Samples that are drawn as one: each once, then each once again, …"""
+
+    lengths: npt.ArrayLike  # of these shards: how many samples of each belong to the stream
+    shards: npt.ArrayLike | None = None  # their numbers in the data set; None: 0, 1, 2, …
+    share: float = 1.0  # of the slots, relative to the other streams'
+    dataset: int = 0
+    showing: int | None = None  # the samples are those that show this class
+
+
+def streams_of(datasets: Sequence[Sequence[Shard]], sampling: Sampling, shares: Sequence[float] = ()) -> list[Stream]:
+    """The streams of a mixture; `shares` of the data sets are by default their numbers of samples."""
+    shares = shares or [sum(shard.num_samples for shard in shards) for shards in datasets]
+    streams = []
+    for dataset, (shards, share) in enumerate(zip(datasets, shares, strict=True)):
+        groups = [(showing, lengths) for showing, lengths in _groups(shards, sampling) if lengths.any()]
+        streams += [
+            Stream(
+                lengths[lengths > 0], np.flatnonzero(lengths).astype(np.int32), share / len(groups), dataset, showing
+            )
+            for showing, lengths in groups
+        ]
+    return streams
+
+
+def _groups(shards: Sequence[Shard], sampling: Sampling) -> Iterator[tuple[int | None, npt.NDArray[np.int32]]]:
+    """(class or None, how many samples of each shard) of the streams of one data set."""
+    lengths = np.array([shard.num_samples for shard in shards], dtype=np.int32)
+    if sampling == "each":
+        yield None, lengths
+    elif sampling == "condition":
+        conditions = np.array([shard.condition for shard in shards])
+        for condition in dict.fromkeys(conditions.tolist()):
+            yield None, np.where(conditions == condition, lengths, 0)
+    else:
+        yield from enumerate(np.array([shard.class_samples for shard in shards], dtype=np.int32).T)
+
+
+def number_in_shard(ref: SampleRef, class_pixels_NK: npt.NDArray[Any]) -> int:
+    """The number of a drawn sample in its shard, whose N samples have these pixels of each class (its index says so).
+
+    Raises IndexError if fewer samples show the class than the plan was told.
+    """
+    if ref.showing is None:
+        return ref.index
+    return int(np.flatnonzero(class_pixels_NK[:, ref.showing])[ref.index])
+
+
+class TrainPlan:
+    def __init__(self, streams: Sequence[Stream], *, batch_size: int, seed: int, shuffle_window: int) -> None:
+        if batch_size < 1 or shuffle_window < 1:
+            raise ValueError(f"batch_size {batch_size} and shuffle_window {shuffle_window} must be at least 1")
+        self.batch_size = batch_size
+        self._shares = _Shares([stream.share for stream in streams], batch_size, seed)
+        self._walks = [_Walk(stream, i, batch_size, seed, shuffle_window) for i, stream in enumerate(streams)]
+
+    def open_shards_per_lane(self, dataset: int = 0) -> int:
+        """About how many shards of a data set a lane goes back and forth between."""
+        walks = (walk for walk in self._walks if walk.stream.dataset == dataset)
+        return sum(walk.window * walk.num_shards // walk.num_samples + 2 for walk in walks)
+
+    def batch(self, b: int, lanes: range | None = None) -> list[SampleRef]:
+        """The samples of global batch b, slot by slot; only those of `lanes` if given."""
+        lanes = range(self.batch_size) if lanes is None else lanes
+        return [self.at(b * self.batch_size + lane) for lane in lanes]
+
+    def at(self, position: int) -> SampleRef:
+        """The sample at a position of the training."""
+        turn, lane = divmod(position, self.batch_size)
+        stream, own_turn = self._shares.at(lane, turn)
+        return self._walks[stream].at(own_turn * self.batch_size + lane, position)
+
+
+class _Shares:
+    """Which stream a slot belongs to, and how many turns of the slot's lane belonged to that stream before.
+
+    Take a circle of circumference 1, cut into one arc for each stream, as long as its share. At turn t lane i stands at
+    i·q/B + t·φ + start, and its slot belongs to the stream on whose arc it stands.
+
+    - q is coprime to B, so the lanes stand at even distances: each stream has its share of *each batch*, to within one.
+    - q/B is about φ, so neighbouring lanes stand far apart: each rank, too, has about each stream's share.
+    - φ is the golden ratio, whose multiples fill a circle most evenly: each stream has its share of *each lane*, to
+      within a few turns. (Random draws would stray by the root of their number.)
+
+    A lane's turns in a stream are numbered 0, 1, 2, … without a gap: that is why each sample comes exactly once. How
+    many there were before turn t is a difference of two sums of floors, in O(log t): no state. All in integers, on a
+    circle of B · 2^32 points.
+    """
+
+    _GOLDEN = (math.sqrt(5) - 1) / 2
+
+    def __init__(self, shares: Sequence[float], batch_size: int, seed: int) -> None:
+        if not shares or min(shares) <= 0:
+            raise ValueError(f"a plan needs streams of positive shares, not {list(shares)}")
+        self._size = batch_size << 32
+        sums = list(itertools.accumulate(map(Fraction, shares)))
+        self._ends = [int(self._size * end / sums[-1]) for end in sums]
+        self._per_turn = int(self._size * self._GOLDEN) | 1
+        q = next(q for q in itertools.count(round(batch_size * self._GOLDEN)) if math.gcd(q, batch_size) == 1)
+        self._per_lane = q << 32
+        self._start = int(np.random.default_rng([seed, _SHARES]).integers(self._size))
+
+    def at(self, lane: int, turn: int) -> tuple[int, int]:
+        """(stream, turns of this lane in this stream before)."""
+        if len(self._ends) == 1:
+            return 0, turn
+        first = (self._start + lane * self._per_lane) % self._size
+        stream = bisect.bisect_right(self._ends, (first + turn * self._per_turn) % self._size)
+        begin, end = self._ends[stream - 1] if stream else 0, self._ends[stream]
+        # The floors of (x - begin) / size and (x - end) / size differ by 1 where x is on the arc, else not.
+        own_turn = _floor_sum(turn, self._per_turn, first - begin + self._size, self._size)
+        return stream, own_turn - _floor_sum(turn, self._per_turn, first - end + self._size, self._size)
+
+
+def _floor_sum(n: int, a: int, b: int, m: int) -> int:
+    """Σ floor((a·i + b) / m) for i = 0 … n - 1: the lattice points below a line, by columns and by rows in turn."""
+    (whole_a, a), (whole_b, b) = divmod(a, m), divmod(b, m)
+    whole = whole_a * (n * (n - 1) // 2) + whole_b * n
+    height, rest = divmod(a * n + b, m)
+    return whole + _floor_sum(height, m, rest, a) if height else whole
 
 
 class _Epoch(NamedTuple):
-    shard_order: npt.NDArray[np.int64]
+    shard_order: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int64]  # ends[j]: where the j-th shard of this order ends in the epoch's sequence
 
     def locate(self, offset: int) -> tuple[int, int]:
@@ -48,54 +205,58 @@ class _Epoch(NamedTuple):
         return int(self.shard_order[j]), offset - start
 
 
-class TrainPlan:
-    def __init__(self, shard_lengths: Sequence[int], *, batch_size: int, seed: int, shuffle_window: int) -> None:
-        self._lengths = _checked(shard_lengths)
-        self.num_samples = int(self._lengths.sum())
+class _Walk:
+    """A stream in order: its position p is the turn p // B of lane p % B in it."""
+
+    def __init__(self, stream: Stream, number: int, batch_size: int, seed: int, shuffle_window: int) -> None:
+        self.stream = stream
+        self._lengths = _checked(stream.lengths)
+        self.num_shards, self.num_samples = len(self._lengths), int(self._lengths.sum(dtype=np.int64))
         if self.num_samples == 0:
-            raise ValueError("a plan needs at least one sample")
-        if batch_size < 1 or shuffle_window < 1:
-            raise ValueError(f"batch_size {batch_size} and shuffle_window {shuffle_window} must be at least 1")
-        self.batch_size = batch_size
-        self._seed = seed
-        self._window = shuffle_window
-        self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
-        self._permutation = functools.lru_cache(maxsize=2 * batch_size)(self._make_permutation)
+            raise ValueError("a plan needs at least one sample in each stream")
+        self._shards = (
+            np.arange(self.num_shards, dtype=np.int32) if stream.shards is None else np.asarray(stream.shards)
+        )
+        self._batch_size, self._seed = batch_size, seed
+        self._salt = [number] if number else []
+        # A rare class is thinly spread over shards: a window that spans one of them has to do, or a lane would go back
+        # and forth between hundreds.
+        thin = stream.showing is not None
+        self.window = min(shuffle_window, max(1, self.num_samples // self.num_shards)) if thin else shuffle_window
+        self.epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+        self._windows: dict[int, tuple[tuple[int, int], npt.NDArray[np.int64]]] = {}  # of each lane, the newest
 
-    def batch(self, b: int, lanes: range | None = None) -> list[SampleRef]:
-        """The samples of global batch b, slot by slot; only those of `lanes` if given."""
-        lanes = range(self.batch_size) if lanes is None else lanes
-        return [self.at(b * self.batch_size + lane) for lane in lanes]
+    def at(self, own_position: int, position: int) -> SampleRef:
+        epoch, p = divmod(own_position, self.num_samples)
+        turn, first = divmod(p, self._batch_size)  # the lane's turn in this epoch; its first position in it
+        lane = own_position % self._batch_size
+        num_turns = (self.num_samples - 1 - first) // self._batch_size + 1
+        window, turn_in_window = divmod(turn, self.window)
+        newest = self._windows.get(lane)
+        if newest is None or newest[0] != (epoch, window):
+            length = min(self.window, num_turns - window * self.window)
+            newest = self._windows[lane] = (epoch, window), self._shuffled(epoch, lane, window, length)
+        offset = self.run_start(epoch, lane) + window * self.window + int(newest[1][turn_in_window])
+        shard, index = self.epoch(epoch).locate(offset)
+        return SampleRef(shard, index, epoch, position, self.stream.dataset, self.stream.showing)
 
-    def at(self, position: int) -> SampleRef:
-        """The sample at a position of the stream."""
-        epoch, p = divmod(position, self.num_samples)
-        turn, first = divmod(p, self.batch_size)  # the lane's turn in this epoch; its first position in it
-        lane = position % self.batch_size
-        num_turns = (self.num_samples - 1 - first) // self.batch_size + 1
-        window, turn_in_window = divmod(turn, self._window)
-        window_length = min(self._window, num_turns - window * self._window)
-        shuffled = self._permutation(epoch, lane, window, window_length)[turn_in_window]
-        offset = self._run_start(epoch, lane) + window * self._window + int(shuffled)
-        shard, index = self._epoch(epoch).locate(offset)
-        return SampleRef(shard, index, epoch, position)
-
-    def _run_start(self, epoch: int, lane: int) -> int:
+    def run_start(self, epoch: int, lane: int) -> int:
         """Samples dealt to the lanes before this one in this epoch.
 
         With N = q·B + r every lane has q positions, and r lanes one more: those from the first slot on, cyclically.
         """
-        q, r = divmod(self.num_samples, self.batch_size)
-        first_slot = epoch * self.num_samples % self.batch_size
-        longer = max(0, min(lane, first_slot + r) - first_slot) + max(0, min(lane, first_slot + r - self.batch_size))
+        q, r = divmod(self.num_samples, self._batch_size)
+        first_slot = epoch * self.num_samples % self._batch_size
+        longer = max(0, min(lane, first_slot + r) - first_slot)
+        longer += max(0, min(lane, first_slot + r - self._batch_size))
         return lane * q + longer
 
     def _make_epoch(self, epoch: int) -> _Epoch:
-        order = np.random.default_rng([self._seed, _SHARDS, epoch]).permutation(len(self._lengths))
-        return _Epoch(order, np.cumsum(self._lengths[order]))
+        order = np.random.default_rng([self._seed, _SHARDS, epoch, *self._salt]).permutation(self.num_shards)
+        return _Epoch(self._shards[order], np.cumsum(self._lengths[order], dtype=np.int64))
 
-    def _make_permutation(self, epoch: int, lane: int, window: int, length: int) -> npt.NDArray[np.int64]:
-        return np.random.default_rng([self._seed, _WINDOW, epoch, lane, window]).permutation(length)
+    def _shuffled(self, epoch: int, lane: int, window: int, length: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng([self._seed, _WINDOW, epoch, lane, window, *self._salt]).permutation(length)
 
 
 def lanes_of(rank: int, world: int, batch_size: int) -> range:
@@ -113,15 +274,15 @@ def eval_share(shard_lengths: Sequence[int], rank: int, world: int) -> Iterator[
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} is not one of {world}")
     lengths = _checked(shard_lengths)
-    num_samples = int(lengths.sum())
-    epoch = _Epoch(np.arange(len(lengths)), np.cumsum(lengths))
+    num_samples = int(lengths.sum(dtype=np.int64))
+    epoch = _Epoch(np.arange(len(lengths), dtype=np.int32), np.cumsum(lengths, dtype=np.int64))
     for position in range(rank * num_samples // world, (rank + 1) * num_samples // world):
         shard, index = epoch.locate(position)
         yield SampleRef(shard, index, 0, position)
 
 
-def _checked(shard_lengths: Sequence[int]) -> npt.NDArray[np.int64]:
-    lengths = np.asarray(shard_lengths, dtype=np.int64)
+def _checked(shard_lengths: npt.ArrayLike) -> npt.NDArray[np.int32]:
+    lengths = np.asarray(shard_lengths, dtype=np.int32)
     if (lengths < 0).any():
         raise ValueError("a shard cannot have a negative length")
     return lengths

@@ -29,10 +29,11 @@ import torch
 from PIL import Image
 
 from distseg import storage
-from distseg.config import AugmentConfig
-from distseg.data.manifest import Index, IndexEntry, Manifest, Shard, read_index, read_sample
-from distseg.data.plan import SampleRef, TrainPlan, eval_share, lanes_of
+from distseg.config import AugmentConfig, Sampling
+from distseg.data.manifest import Index, IndexEntry, Manifest, SampleFiles, Shard, read_index, read_sample
+from distseg.data.plan import SampleRef, TrainPlan, eval_share, lanes_of, number_in_shard, streams_of
 from distseg.data.sample import IGNORE_INDEX
+from distseg.data.shard_cache import ShardCache
 from distseg.data.threads import DaemonThreads
 from distseg.data.transforms import train_crop
 from distseg.errors import DataError
@@ -41,13 +42,14 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _WAITING_THREADS = 8  # beside the decoding ones, so that S3's latency is waited for in parallel
+_FETCHED_AHEAD = 64  # batches: what they need of S3 is fetched now, whatever epoch they are in
 _MAX_NEIGHBOURS = 8  # tried in the place of a bad sample
 
 
 class Batch(NamedTuple):
     images_B3HW: torch.Tensor  # uint8, channels_last
     labels_BHW: torch.Tensor  # uint8
-    keys: tuple[str, ...]  # "<shard name>/<key>"
+    keys: tuple[str, ...]  # "<shard name>/<key>", in a mixture "<data set's URI>/<shard name>/<key>"
     positions: tuple[int, ...]  # in the training stream
     num_bad: int  # slots whose sample was skipped: a neighbour's image, all labels void
 
@@ -58,6 +60,13 @@ class EvalSample(NamedTuple):
     key: str  # "<shard name>/<key>"
     condition: str
     site: str
+
+
+class Part(NamedTuple):
+    """What is read of one data set."""
+
+    manifest: Manifest
+    shards: Sequence[Shard]
 
 
 class TrainReader:
@@ -81,15 +90,29 @@ class TrainReader:
         on_bad_sample: Literal["fail", "skip"] = "fail",
         max_bad_samples: int = 100,
         deadline_s: float = storage.DEADLINE_S,
+        sampling: Sampling = "each",
+        mix: Sequence[Part] = (),
+        mix_weights: Sequence[float] = (),
+        cache_bytes: int = 0,
+        cache_dir: str = "",
     ) -> None:
-        """batch_size is global. A skipping reader fails after max_bad_samples of its own, since it was made."""
-        lengths = [shard.num_samples for shard in shards]
-        self._plan = TrainPlan(lengths, batch_size=batch_size, seed=seed, shuffle_window=shuffle_window)
+        """batch_size is global. A skipping reader fails after max_bad_samples of its own, since it was made.
+
+        `mix` are further data sets, `mix_weights` the shares of all of them, the first's before the others'.
+        With cache_bytes, shards of S3 are kept in cache_dir, which the ranks of a node share.
+        """
+        parts = [Part(manifest, shards), *mix]
+        streams = streams_of([part.shards for part in parts], sampling, mix_weights)
+        self._plan = TrainPlan(streams, batch_size=batch_size, seed=seed, shuffle_window=shuffle_window)
         self._lanes = lanes_of(rank, world, batch_size)
-        shards_per_window = shuffle_window * len(lengths) // sum(lengths) + 2
-        self._source = _Source(
-            manifest, shards, min(len(self._lanes) * shards_per_window, 1024), num_threads, deadline_s
-        )
+        self._decoding = threading.Semaphore(num_threads)
+        remote = [part.manifest.uri for part in parts if storage.is_s3(part.manifest.uri)]
+        self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
+        self._sources = [
+            _Source(*part, self._num_indices(dataset), self._decoding, deadline_s, self._cache)
+            for dataset, part in enumerate(parts)
+        ]
+        self._prefixes = [f"{part.manifest.uri}/" for part in parts] if mix else [""]
         self._crop_px = crop_px
         self._augment = augment
         self._seed = seed
@@ -100,9 +123,13 @@ class TrainReader:
         """The global batch that `next` will return."""
         self.wait_s = 0.0
         """How long the consumer has waited for batches, in total."""
-        self._threads = _threads_for(manifest.uri, num_threads)
+        self._threads = _threads_for((*remote, manifest.uri)[0], num_threads)
         weakref.finalize(self, self._threads.close)
         self._pending = deque(self._start(start_batch + ahead) for ahead in range(prefetch_batches))
+
+    def _num_indices(self, dataset: int) -> int:
+        """How many indices of a data set to hold: 0.3 MB each, for shards of 1,000 samples."""
+        return min(len(self._lanes) * self._plan.open_shards_per_lane(dataset), 1024)
 
     def __iter__(self) -> Self:
         return self
@@ -125,6 +152,8 @@ class TrainReader:
 
     def close(self) -> None:
         self._threads.close()
+        if self._cache:
+            self._cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +164,9 @@ class TrainReader:
         self.close()
 
     def _start(self, b: int) -> "_Pending":
+        if self._cache:
+            for ref in self._plan.batch(b + _FETCHED_AHEAD, self._lanes):
+                self._sources[ref.dataset].fetch(ref)
         refs = self._plan.batch(b, self._lanes)
         images_BHW3 = np.empty((len(refs), *self._crop_px, 3), dtype=np.uint8)
         labels_BHW = np.empty((len(refs), *self._crop_px), dtype=np.uint8)
@@ -145,24 +177,35 @@ class TrainReader:
         """Runs in a thread: one slot of a batch."""
         key, problem = "", ""
         try:
-            sample = self._source.read(ref)
+            sample = self._read(ref)
         except DataError as error:
             if not self._skips:
                 raise
-            key, problem = self._source.key_or_number(ref), str(error)
+            key = self._prefixes[ref.dataset] + self._sources[ref.dataset].key_or_number(ref)
+            problem = str(error)
             sample = self._neighbour(ref, error)
         rng = np.random.default_rng([self._seed, ref.position])
-        with self._source.decoding:
-            crop = train_crop(sample.image, sample.label, self._crop_px, self._augment, rng)
+        with self._decoding:
+            showing = None if problem else ref.showing
+            crop = train_crop(sample.image, sample.label, self._crop_px, self._augment, rng, showing)
             image_HW3[:] = crop.image_HW3
             label_HW[:] = IGNORE_INDEX if problem else crop.label_HW
         return _Slot(key or sample.key, ref.position, problem)
+
+    def _read(self, ref: SampleRef) -> "_Decoded":
+        """In a mixture keys and errors say which data set is meant."""
+        prefix = self._prefixes[ref.dataset]
+        try:
+            sample = self._sources[ref.dataset].read(ref)
+        except DataError as error:
+            raise DataError(f"in {prefix} {error}") if prefix else error from None
+        return sample._replace(key=prefix + sample.key)
 
     def _neighbour(self, ref: SampleRef, error: DataError) -> "_Decoded":
         """The next readable sample of the same lane, which is the same for any number of ranks."""
         for turn in range(1, _MAX_NEIGHBOURS + 1):
             try:
-                return self._source.read(self._plan.at(ref.position + turn * self._plan.batch_size))
+                return self._read(self._plan.at(ref.position + turn * self._plan.batch_size))
             except DataError:
                 continue
         raise DataError(f"{error}; nor can the {_MAX_NEIGHBOURS} samples after it be read")
@@ -199,7 +242,7 @@ def eval_samples(
     deadline_s: float = storage.DEADLINE_S,
 ) -> Iterator[EvalSample]:
     """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
-    source = _Source(manifest, shards, 4, num_threads, deadline_s)
+    source = _Source(manifest, shards, 4, threading.Semaphore(num_threads), deadline_s)
     refs = eval_share([shard.num_samples for shard in shards], rank, world)
     threads = _threads_for(manifest.uri, num_threads)
     pending: deque[Future[EvalSample]] = deque()
@@ -225,30 +268,51 @@ class _Decoded(NamedTuple):
 
 
 class _Source:
-    """Reads and decodes single samples; used by many threads, of which `num_decoding` may decode at a time."""
+    """Reads and decodes single samples; used by many threads, of which `decoding` lets some decode at a time."""
 
     def __init__(
-        self, manifest: Manifest, shards: Sequence[Shard], num_indices: int, num_decoding: int, deadline_s: float
+        self,
+        manifest: Manifest,
+        shards: Sequence[Shard],
+        num_indices: int,
+        decoding: threading.Semaphore,
+        deadline_s: float,
+        cache: ShardCache | None = None,
     ) -> None:
         self._manifest = manifest
         self._shards = shards
         self._deadline_s = deadline_s
         self._indices = _IndexCache(manifest, num_indices, deadline_s)
-        self.decoding = threading.Semaphore(num_decoding)
+        self._decoding = decoding
+        self._cache = cache if storage.is_s3(manifest.uri) else None
+
+    def fetch(self, ref: SampleRef) -> None:
+        if self._cache:
+            self._cache.fetch(self._manifest, self._shards[ref.shard])
 
     def read(self, ref: SampleRef) -> _Decoded:
         shard = self._shards[ref.shard]
         index = _twice(functools.partial(self._indices.get, shard))
-        return _twice(functools.partial(self._read, shard, index.entries[ref.index]))
+        return _twice(functools.partial(self._read, shard, _entry(ref, shard, index)))
 
     def _read(self, shard: Shard, entry: IndexEntry) -> _Decoded:
-        files = read_sample(self._manifest, shard, entry, deadline_s=self._deadline_s)
+        files = self._read_files(shard, entry)
         key = f"{shard.name}/{entry.key}"
-        with self.decoding:
+        with self._decoding:
             image = _decode(files.image, "RGB", key)
             label = _decode(files.label, "L", key)
             _check(image, label, self._manifest.label_space.num_classes, key)
         return _Decoded(key, image, label)
+
+    def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleFiles:
+        if self._cache is None:
+            return read_sample(self._manifest, shard, entry, deadline_s=self._deadline_s)
+        cached = functools.partial(self._cache.read_bytes, self._manifest, shard)
+        try:
+            return read_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=cached)
+        except DataError:
+            self._cache.forget(shard)
+            raise
 
     def eval_sample(self, ref: SampleRef) -> EvalSample:
         sample = self.read(ref)
@@ -265,9 +329,19 @@ class _Source:
         """The name of a sample that cannot be read; its number where even the index cannot."""
         shard = self._shards[ref.shard]
         try:
-            return f"{shard.name}/{self._indices.get(shard).entries[ref.index].key}"
+            return f"{shard.name}/{_entry(ref, shard, self._indices.get(shard)).key}"
         except DataError:
             return f"{shard.name}/#{ref.index}"
+
+
+def _entry(ref: SampleRef, shard: Shard, index: Index) -> IndexEntry:
+    try:
+        return index.entries[number_in_shard(ref, index.entries.class_pixels_NK)]
+    except IndexError:
+        shown = "samples" if ref.showing is None else f"samples that show class {ref.showing}"
+        raise DataError(
+            f"{shard.name}: fewer {shown} in its index than in the manifest; pack the data set again"
+        ) from None
 
 
 def _twice(read: Callable[[], _T]) -> _T:
@@ -296,10 +370,9 @@ def _check(image: Image.Image, label: Image.Image, num_classes: int, key: str) -
         sizes = f"{image.width}x{image.height} pixels, its label {label.width}x{label.height}"
         raise DataError(f"{key}: the image is {sizes}")
     label_HW = np.asarray(label)
-    outside_HW = (label_HW >= num_classes) & (label_HW != IGNORE_INDEX)
-    if outside_HW.any():
-        ids = np.unique(label_HW[outside_HW])[:8].tolist()
-        raise DataError(f"{key}: label ids {ids} are outside the label space's 0 to {num_classes - 1}")
+    if (label_HW + np.uint8(1)).max() > num_classes:  # void becomes 0
+        outside = [i for i in np.unique(label_HW).tolist() if num_classes <= i != IGNORE_INDEX]
+        raise DataError(f"{key}: label ids {outside[:8]} are outside the label space's 0 to {num_classes - 1}")
 
 
 class _IndexCache:

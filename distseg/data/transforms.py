@@ -50,11 +50,18 @@ def train_crop(
     crop_px: tuple[int, int],
     augment: AugmentConfig | None,
     rng: np.random.Generator,
+    showing: int | None = None,
 ) -> Crop:
-    """A crop of crop_px (height, width): random if augmenting, else the centre, padded where the photograph ends."""
+    """A crop of crop_px (height, width): random if augmenting, else the centre, padded where the photograph ends.
+
+    A random crop is placed about a random pixel of class `showing`: what a photograph was drawn for, most crops of it
+    would miss.
+    """
     if augment is None:
         return centre_crop(image, label, crop_px)
-    image_HW3, label_HW = warp(image, label, crop_px, random_affine((image.height, image.width), crop_px, augment, rng))
+    about = None if showing is None else random_pixel(np.asarray(label) == showing, rng)
+    affine = random_affine((image.height, image.width), crop_px, augment, rng, about)
+    image_HW3, label_HW = warp(image, label, crop_px, affine)
     if rng.random() < augment.blur:
         image_HW3 = blur(image_HW3)
     if augment.jitter:
@@ -62,24 +69,50 @@ def train_crop(
     return Crop(image_HW3, label_HW)
 
 
+def random_pixel(mask_HW: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[int, int] | None:
+    """(y, x) of one of the pixels that are set; None without any."""
+    places = np.flatnonzero(mask_HW)
+    if not len(places):
+        return None
+    y, x = divmod(int(places[rng.integers(len(places))]), mask_HW.shape[1])
+    return y, x
+
+
 def random_affine(
-    size_px: tuple[int, int], crop_px: tuple[int, int], augment: AugmentConfig, rng: np.random.Generator
+    size_px: tuple[int, int],
+    crop_px: tuple[int, int],
+    augment: AugmentConfig,
+    rng: np.random.Generator,
+    about: tuple[int, int] | None = None,
 ) -> Affine:
     """Scale, rotation, mirror and place of the crop, drawn at random.
 
     Along each axis the crop lies anywhere in the scaled photograph; one that is larger contains it, anywhere within.
+    If a pixel `about` (y, x) is given, only at such of these places as hold it, or the nearest that does.
     """
     scale = float(rng.uniform(*augment.scale))
     angle = math.radians(float(rng.uniform(-augment.rotate_deg, augment.rotate_deg)))
     mirror = -1.0 if augment.mirror and rng.random() < 0.5 else 1.0
-    centre_y, centre_x = (
-        side / 2 + (float(rng.random()) - 0.5) * abs(side - crop_side / scale)
-        for side, crop_side in zip(size_px, crop_px, strict=True)
-    )
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+    centres = []
+    for axis, (side, crop_side) in enumerate(zip(size_px, crop_px, strict=True)):
+        middle, freedom = side / 2, abs(side - crop_side / scale)
+        if about is not None:
+            reach = crop_side / scale / 2 * _unturned_part(crop_px, angle)
+            least, most = about[axis] + 0.5 - reach, about[axis] + 0.5 + reach
+            low, high = (min(max(end, least), most) for end in (middle - freedom / 2, middle + freedom / 2))
+            middle, freedom = (low + high) / 2, high - low
+        centres.append(middle + (float(rng.random()) - 0.5) * freedom)
+    centre_y, centre_x = centres
     a, b, d, e = mirror * cos, sin, -mirror * sin, cos
     crop_y, crop_x = crop_px[0] / 2, crop_px[1] / 2
     return Affine(a, b, centre_x - a * crop_x - b * crop_y, d, e, centre_y - d * crop_x - e * crop_y)
+
+
+def _unturned_part(crop_px: tuple[int, int], angle: float) -> float:
+    """How much of a crop's height and width an upright rectangle of its shape may have to lie in the turned crop."""
+    (height, width), cos, sin = crop_px, math.cos(angle), abs(math.sin(angle))
+    return min(height / (height * cos + width * sin), width / (width * cos + height * sin))
 
 
 def warp(image: Image.Image, label: Image.Image, crop_px: tuple[int, int], affine: Affine) -> Crop:
@@ -139,13 +172,15 @@ def _source_box(image: Image.Image, crop_px: tuple[int, int], affine: Affine) ->
 
 def centre_crop(image: Image.Image, label: Image.Image, crop_px: tuple[int, int]) -> Crop:
     """Pixels as they are: the middle of a larger photograph, a smaller one in the middle of void."""
+    from_y, to_y = _overlap(image.height, crop_px[0])
+    from_x, to_x = _overlap(image.width, crop_px[1])
+    middle = Crop(np.asarray(image)[from_y, from_x], np.asarray(label)[from_y, from_x])
+    if middle.label_HW.shape == crop_px:
+        return middle
     image_HW3 = np.empty((*crop_px, 3), dtype=np.uint8)
     image_HW3[:] = MEAN_RGB
     label_HW = np.full(crop_px, IGNORE_INDEX, dtype=np.uint8)
-    from_y, to_y = _overlap(image.height, crop_px[0])
-    from_x, to_x = _overlap(image.width, crop_px[1])
-    image_HW3[to_y, to_x] = np.asarray(image)[from_y, from_x]
-    label_HW[to_y, to_x] = np.asarray(label)[from_y, from_x]
+    image_HW3[to_y, to_x], label_HW[to_y, to_x] = middle
     return Crop(image_HW3, label_HW)
 
 

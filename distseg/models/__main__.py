@@ -5,8 +5,6 @@ mode (two operations per multiply-add; without the auxiliary head; time: median 
 """
 
 import json
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -79,7 +77,10 @@ def main(arguments: Sequence[str]) -> int:
     precision = inference.resolve_precision(options.precision, device)
     rows = []
     for name in chosen:
-        ms = _milliseconds(NETWORKS[name], options, device, precision) if options.timing else None
+        ms = None
+        if options.timing:
+            model = build_model(NETWORKS[name], options.num_classes, aux=False)
+            ms = inference.latency_ms(model, options.size, precision, device, TIMED_RUNS)
         rows.append(_row(name, options, ms))
     _print(rows, f"{options.size[0]} x {options.size[1]}, {options.num_classes} classes, {device.type} {precision}")
     if options.json is not None:
@@ -99,21 +100,6 @@ def _row(name: str, options: Arguments, ms: float | None) -> Row:
         with counter:
             model(torch.empty(1, 3, *options.size))
     return Row(name, parameters, parameters * 4 / 2**20, counter.get_total_flops() / 1e9, ms)
-
-
-def _milliseconds(config: ModelConfig, options: Arguments, device: torch.device, precision: str) -> float:
-    dtype = torch.float64 if precision == "fp64" else torch.float32
-    model = build_model(config, options.num_classes, aux=False)
-    model = model.to(device, dtype).to(memory_format=torch.channels_last).eval()
-    image_B3HW = torch.zeros(1, 3, *options.size, dtype=torch.uint8, device=device)
-    times_s = []
-    for _ in range(TIMED_RUNS + 1):
-        start_s = time.perf_counter()
-        inference.whole_image_logits(model, image_B3HW, precision)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times_s.append(time.perf_counter() - start_s)
-    return 1000 * statistics.median(times_s[1:])
 
 
 def _print(rows: list[Row], title: str) -> None:

@@ -146,7 +146,7 @@ def assert_all_sent(ended: programs.Ended, config: RunConfig) -> Recorded:
     recorded = only_run(config.tracking.uri, config.tracking.experiment)
     assert ended.printed("MLflow run") == recorded.run.info.run_id
     assert_each_once(recorded, NUM_STEPS)
-    assert recorded.artifacts("tables") == {"tables/conditions.json"}
+    assert recorded.artifacts("tables") == {"tables/conditions.json", "tables/images.json"}
     return recorded
 
 

@@ -114,6 +114,27 @@ def test_mlflow_has_the_configuration_and_the_table(recorded: Recorded, trained:
     assert f"val/mIoU {best:.4f} " in trained.out
 
 
+def test_mlflow_has_the_review(recorded: Recorded, trained: programs.Ended) -> None:
+    assert recorded.artifacts("plots") == {
+        f"plots/{name}.png" for name in ("condition_by_class", "condition_miou", "confusion_matrix", "curves")
+    }
+    assert recorded.artifacts("report") == {"report/index.html", "report/model_card.md"}
+    description = recorded.run.data.tags["mlflow.note.content"]
+    assert f"path=plots/condition_miou.png&run_uuid={recorded.run.info.run_id}" in description
+    assert all(name in description for name in town.CONDITIONS)
+    page = Path(trained.printed("run"), "report", "index.html").read_text()
+    assert all(name in page for name in town.CONDITIONS)
+
+
+def test_runs_are_compared_on_one_page(trained: programs.Ended, folder: Path) -> None:
+    run = trained.printed("run")
+    command = ("compare", run, trained.printed("checkpoint"), "--out", "compared.html")
+    ended = programs.run(folder, programs.plain_environment(), "distseg.report", *command)
+    assert ended.code == 0, ended.err
+    page = (folder / "compared.html").read_text()
+    assert Path(run).name in page and all(name in page for name in town.CONDITIONS)
+
+
 def test_the_best_two_checkpoints_and_the_newest_are_kept(recorded: Recorded, trained: programs.Ended) -> None:
     by_score = sorted(zip(recorded.values("val/mIoU"), EVALUATIONS, strict=True))
     kept = {step for _, step in by_score[-2:]} | {NUM_STEPS}

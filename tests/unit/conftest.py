@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from distseg.config import (
     AugmentConfig,
@@ -16,6 +17,9 @@ from distseg.config import (
 from distseg.data import town
 from distseg.data.processes import in_processes
 from distseg.data.shards import pack
+
+settings.register_profile("any machine", deadline=None)  # a slow one, or one at other work, is no failure
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The configuration: exact JSON round trip, and one clear line for each kind of mistake."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,12 @@ def test_integers_are_taken_where_fractions_are_asked_but_not_the_other_way() ->
         ("optim.warmup_steps", 30_000, "must be below max_steps"),
         ("data.augment", "yes", "must be of type bool"),
         ("data.crop_px", [16, 16], "at least 32"),
+        ("data.sampling", "clas", "choose from each, condition, class; did you mean 'class'?"),
+        ("data.mix", [""], "data.mix = .*: give directories or s3:// prefixes"),
+        ("data.mix", ["a", "a"], "data.mix = .*: name each data set once"),
+        ("data.mix_weights", [1, 2], "data.mix_weights = .*: give 1 weights"),
+        ("data.mix_weights", [-1], "data.mix_weights = .*: each must be positive and finite"),
+        ("data.mix_weights", [math.inf], "data.mix_weights = .*: each must be positive and finite"),
         ("seed", True, "must be of type int"),
         ("name", "a/b", "use letters, digits"),
     ],
@@ -72,6 +79,15 @@ def test_a_wrong_field_is_named_with_its_value_and_a_remedy(field: str, value: o
     with pytest.raises(ConfigError, match=says) as caught:
         with_overrides(RunConfig(), {field: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_from_before_a_field_existed_has_its_default() -> None:
+    """So that a run which was stopped under an earlier version can be gone on with."""
+    config = recipes.find("enet_camvid")
+    earlier = to_dict(config)
+    for name in ("sampling", "mix", "mix_weights"):
+        del earlier["data"][name]
+    assert from_dict(earlier) == config
 
 
 def test_pyramid_may_be_left_out() -> None:

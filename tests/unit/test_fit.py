@@ -1,18 +1,23 @@
 """The training loop: one answer for any number of ranks, exact resume, NaN stops, what may not change on resume."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from distseg import checkpoint
 from distseg.checkpoint import check_same_run
-from distseg.config import CheckpointConfig, RunConfig
+from distseg.config import CheckpointConfig, RunConfig, Sampling
+from distseg.data import town
+from distseg.data.shards import pack
 from distseg.errors import ConfigError, DataError, TrainingError
-from distseg.fit import fit, select_data
+from distseg.fit import fit, objective_of, select_data
 from distseg.loop import World
+from distseg.losses import class_weights
 from tests import ranks
 
 
@@ -132,11 +137,76 @@ def test_a_resumed_run_may_change_how_it_runs_but_not_what_it_computes(
         fit(longer, World(), ranks.Recorder(), resume=changed)
 
 
+@pytest.fixture(scope="session")
+def tiny_fog(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """12 frames of another seed: two of each of three conditions and two sites; no dawn."""
+    uri = str(tmp_path_factory.mktemp("tiny-fog"))
+    frames = [s for s in town.samples("train", num_frames=36, size=(64, 96), seed=9) if s.condition in ("fog", "night")]
+    pack({"train": frames}, town.LABELS, uri, dataset="fog")
+    return uri
+
+
+def mixing(config: RunConfig, *uris: str, **data: Any) -> RunConfig:
+    return replace(config, data=replace(config.data, mix=uris, **data))
+
+
+@pytest.mark.parametrize("sampling", ["condition", "class"])
+def test_a_mixture_gives_one_answer_for_any_number_of_ranks_and_goes_on_after_a_stop(
+    tiny_config: RunConfig, tiny_fog: str, run_folder: Path, sampling: Sampling
+) -> None:
+    config = mixing(tiny_config, tiny_fog, mix_weights=(1.0, 3.0), sampling=sampling)
+    config = replace(config, optim=replace(config.optim, max_steps=6), checkpoint=CheckpointConfig(every_steps=3))
+    undisturbed = ranks.train(config, 2)
+    before = ranks.train(config, 1, folder=run_folder, stop_at=3)
+    after = ranks.train(config, 2, folder=run_folder)
+    assert steps(after) == [4, 5, 6]
+    assert (losses({**after, **before}) - losses(undisturbed)).abs().max() < 1e-8
+
+
+def test_a_resumed_mixture_must_be_the_same_data_wherever_it_lies(
+    tiny_config: RunConfig, tiny_fog: str, run_folder: Path, tmp_path: Path
+) -> None:
+    config = mixing(replace(tiny_config, optim=replace(tiny_config.optim, max_steps=1)), tiny_fog)
+    fit(config, World(), ranks.Recorder(run_folder))
+    found = checkpoint.newest(str(run_folder))
+    assert found is not None
+    longer = replace(config, optim=replace(config.optim, max_steps=2))
+    moved = shutil.copytree(tiny_fog, tmp_path / "moved")
+    fit(mixing(longer, str(moved)), World(), ranks.Recorder(), resume=found[1])
+    with pytest.raises(DataError, match="the manifest changed since"):
+        fit(mixing(longer), World(), ranks.Recorder(), resume=found[1])
+    with pytest.raises(ConfigError, match=r"data.mix_weights = \[1.0, 2.0\]: the run being resumed has \[\]"):
+        check_same_run(mixing(longer, tiny_fog, mix_weights=(1.0, 2.0)), found[1])
+    with pytest.raises(ConfigError, match=r"data\.sampling = 'class': the run being resumed has 'each'"):
+        check_same_run(mixing(longer, tiny_fog, sampling="class"), found[1])
+
+
+def test_a_mixture_takes_the_conditions_where_they_are(tiny_config: RunConfig, tiny_fog: str) -> None:
+    _, parts, _ = select_data(mixing(tiny_config, tiny_fog, train_conditions=("dawn", "fog")))
+    assert [{s.condition for s in part.shards} for part in parts] == [{"dawn", "fog"}, {"fog"}]
+    for condition, data in (("dusk", tiny_config.data.uri), ("dawn", tiny_fog)):
+        with pytest.raises(DataError, match=f"{data}: no condition '{condition}' in split 'train'"):
+            select_data(mixing(tiny_config, tiny_fog, train_conditions=(condition,)))
+
+
+def test_class_weights_are_of_the_mixture(tiny_config: RunConfig, tiny_fog: str) -> None:
+    """By the shares that the numbers of samples give, pixels add up; a data set of twice its share counts twice."""
+    _, parts, _ = select_data(mixing(tiny_config, tiny_fog))
+    first, other = (
+        torch.tensor(list(part.manifest.class_pixels["train"].values()), dtype=torch.float64).sum(0) for part in parts
+    )
+    nums = [sum(shard.num_samples for shard in part.shards) for part in parts]
+    for shares, times in (((), 1), ((nums[0] / 2, float(nums[1])), 2)):
+        objective = objective_of(mixing(tiny_config, tiny_fog, mix_weights=shares), parts, torch.device("cpu"))
+        expected = class_weights((first + times * other).int().tolist(), "inverse_sqrt")
+        torch.testing.assert_close(objective.class_weights_K, expected)
+
+
 def test_training_and_evaluation_data_must_not_overlap(tiny_config: RunConfig) -> None:
     config = replace(tiny_config, data=replace(tiny_config.data, val_conditions=("fog", "train/night")))
     with pytest.raises(ConfigError, match=r"train/night-.* would be both trained and evaluated on"):
         select_data(config)
     apart = replace(config, data=replace(config.data, train_conditions=("dawn",)))
-    _, train, val = select_data(apart)
-    assert {s.condition for s in train} == {"dawn"}
+    _, parts, val = select_data(apart)
+    assert {s.condition for s in parts[0].shards} == {"dawn"}
     assert {(s.split, s.condition) for s in val} == {("val", "fog"), ("train", "night")}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distseg.config import ModelConfig, OptimConfig
 from distseg.models import SegmentationModel, build_model
-from distseg.optim import build_optimizer, learning_rate, set_learning_rate
+from distseg.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,8 @@ def test_a_restored_optimiser_goes_on_exactly_whatever_the_memory_format(name: s
     step(restored, restored_optimizer, 2)
     for ours, theirs in zip(restored.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_moving_average_forgets_its_beginning_sooner_than_its_end() -> None:
+    assert [ema_decay(n, 0.99) for n in (0, 8, 90)] == pytest.approx([0.1, 0.5, 0.91])
+    assert ema_decay(10_000, 0.99) == 0.99

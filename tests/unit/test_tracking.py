@@ -43,7 +43,8 @@ def test_a_run_is_created_once_and_found_again_by_its_name(store: str) -> None:
 
 def test_the_tables_and_tags_of_a_finished_run(store: str) -> None:
     run_id = tracking.open_run(store, "exp", "run-finish", RunConfig(), {})
-    tracking.finish_run(store, run_id, "FINISHED", {"mIoU": 0.5}, {"worst_condition": "night"})
+    files = {"tables/conditions.json": b'{"mIoU": 0.5}'}
+    tracking.finish_run(store, run_id, "FINISHED", files, {"worst_condition": "night"})
     run = mlflow.MlflowClient(tracking_uri=store).get_run(run_id)
     assert (run.info.status, run.data.tags["worst_condition"]) == ("FINISHED", "night")
     assert mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/tables/conditions.json") == {"mIoU": 0.5}

@@ -127,6 +127,24 @@ def test_a_photograph_smaller_than_the_crop_is_padded_with_void(seed: int, scale
     assert (crop.image_HW3[outside] == MEAN_RGB).all()
 
 
+@pytest.mark.parametrize("place", [(0, 0), (45, 20), (85, 135)], ids=["corner", "inside", "far corner"])
+def test_a_crop_for_a_class_shows_it(place: tuple[int, int]) -> None:
+    """5 x 5 pixels of class 7; where the crop's edge runs through them, one in a hundred may be resampled away."""
+    y, x = place
+    label_HW = np.zeros((90, 140), dtype=np.uint8)
+    label_HW[y : y + 5, x : x + 5] = 7
+    image, label = Image.new("RGB", (140, 90)), Image.fromarray(label_HW)
+    augment = AugmentConfig(rotate_deg=30.0, blur=0.0)
+
+    def num_seen(showing: int | None) -> int:
+        crops = [train_crop(image, label, (24, 36), augment, np.random.default_rng(i), showing) for i in range(400)]
+        return sum(bool((crop.label_HW == 7).any()) for crop in crops)
+
+    assert num_seen(7) >= 396
+    assert num_seen(None) < 200
+    assert num_seen(3) == num_seen(None)  # nothing of class 3 to place it about
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.5, 2.0))
 def test_a_crop_that_fits_has_no_void(seed: int, scale: float) -> None:

@@ -1,0 +1,195 @@
+"""Shards of S3 as whole files on a node's disk, fetched once for all ranks of the node. Never in the way of reading.
+
+    cache = ShardCache(folder, max_bytes)
+    cache.fetch(manifest, shard)                            soon, in the background, unless it is there
+    cache.read_bytes(manifest, shard, uri, start, length)   from the file if it is there, else from S3, and fetches
+
+A range that is not there yet is read from S3, so neither a first batch nor a full disk waits for a fetch. A file takes
+its name, the shard's SHA-256, once all of it has that sum and is on disk: a killed process leaves a `.part` at most,
+which the next one to fetch that shard writes anew. Who holds the lock (flock, gone with its process) of a `.part`
+fetches; others leave it to him. What damages a file later is found by the CRC of each sample: `forget` removes it.
+
+Disk, for all processes of a node together: max_bytes, `.part`s included, and at most half of what was free. The file
+unused for longest goes first, but none used within KEPT_S: where all are in use, more is not fetched.
+Memory: NUM_FETCHING times two pieces of PIECE_BYTES.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import math
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from distseg import storage
+from distseg.data.manifest import Manifest, Shard
+from distseg.data.threads import DaemonThreads
+from distseg.errors import StorageError
+
+PIECE_BYTES = 4 << 20
+NUM_FETCHING = 4  # shards at a time: more and fetching starves the decoding of what is needed now
+KEPT_S = 60.0
+_TOUCHED_S = 5.0  # a file's time of last use is this exact
+_NOT_AGAIN_S = 5.0  # what another process fetches, or what there was no room for, is looked at again after this
+
+_log = logging.getLogger(__name__)
+
+
+class ShardCache:
+    """Close it: it owns threads."""
+
+    def __init__(self, folder: str, max_bytes: int, *, deadline_s: float = storage.DEADLINE_S) -> None:
+        """folder: "" is one of this user's in the system's place for temporary files."""
+        self._folder = Path(folder or Path(tempfile.gettempdir()) / f"distseg-shards-{os.getuid()}")
+        self._max_bytes = max_bytes
+        self._deadline_s = deadline_s
+        self._not_before_s: dict[str, float] = {}  # by SHA-256: when fetching may be tried
+        self._touched_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._threads = DaemonThreads(NUM_FETCHING, name="distseg-cache")
+        weakref.finalize(self, self._threads.close)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._folder.stat().st_uid != os.getuid():  # anybody may make a name in the place for temporary files
+                raise StorageError(f"data.cache_dir {self._folder}: belongs to another user; give another")
+            free = shutil.disk_usage(self._folder).free + sum(file.st_size for _, file in self._files())
+        except OSError as error:
+            problem = f"{error.strerror}; give another, or data.cache_bytes 0"
+            raise StorageError(f"data.cache_dir {self._folder}: {problem}") from None
+        self._max_bytes = min(max_bytes, free // 2)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._threads.close()
+
+    def read_bytes(
+        self, manifest: Manifest, shard: Shard, uri: str, start: int, length: int, *, deadline_s: float
+    ) -> bytes:
+        """As `storage.read_bytes`."""
+        path = self._path(shard)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            self.fetch(manifest, shard)
+            return storage.read_bytes(uri, start, length, deadline_s=deadline_s)
+        try:
+            self._touch(path, handle)
+            return os.pread(handle, length, start)
+        finally:
+            os.close(handle)
+
+    def fetch(self, manifest: Manifest, shard: Shard) -> None:
+        with self._lock:
+            now_s = time.time()
+            if now_s < self._not_before_s.get(shard.sha256, 0.0):
+                return
+            is_there = self._path(shard).exists()
+            self._not_before_s[shard.sha256] = now_s + _NOT_AGAIN_S if is_there else math.inf
+        if is_there:
+            return
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._threads.submit(self._try_to_fetch, manifest, shard)
+
+    def forget(self, shard: Shard) -> None:
+        """Its file is not what it should be."""
+        self._path(shard).unlink(missing_ok=True)
+
+    def _path(self, shard: Shard) -> Path:
+        return self._folder / f"{shard.sha256}.tar"
+
+    def _touch(self, path: Path, handle: int) -> None:
+        now_s = time.time()
+        if now_s - self._touched_s.get(path.name, 0.0) > _TOUCHED_S:
+            self._touched_s[path.name] = now_s
+            os.utime(handle)
+
+    # ---- fetching, by threads
+
+    def _try_to_fetch(self, manifest: Manifest, shard: Shard) -> None:
+        try:
+            self._fetch(manifest, shard)
+            self._not_before_s[shard.sha256] = time.time() + _NOT_AGAIN_S
+        except (OSError, StorageError) as error:  # a reader meets it too, in the range that it needs, and says more
+            if not self._is_closed:
+                _log.warning("%s: left out of the cache in %s: %s", shard.name, self._folder, error)
+
+    def _fetch(self, manifest: Manifest, shard: Shard) -> None:
+        path = self._path(shard)
+        part = path.with_suffix(".part")
+        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not _locked(handle) or not _is_still(part, handle):
+                return  # another process is at it, or was while the file was opened
+            if not path.exists() and self._make_room(handle, shard.num_bytes):
+                self._fill(handle, storage.join(manifest.uri, shard.name), shard)
+                with self._one_process():
+                    if _is_still(part, handle):
+                        part.rename(path)
+            part.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+    def _fill(self, handle: int, uri: str, shard: Shard) -> None:
+        digest = hashlib.sha256()
+        for start in range(0, shard.num_bytes, PIECE_BYTES):
+            if self._is_closed:
+                raise StorageError("closed")
+            piece = storage.read_bytes(uri, start, PIECE_BYTES, deadline_s=self._deadline_s)
+            digest.update(piece)
+            os.pwrite(handle, piece, start)
+        if digest.hexdigest() != shard.sha256:
+            raise StorageError("it is not the shard that was packed; python -m distseg.pack verify tells more")
+        os.fsync(handle)
+
+    def _make_room(self, handle: int, num_bytes: int) -> bool:
+        """Gives the open `.part` its size, which others then count with. False: there is no room for it."""
+        with self._one_process():
+            os.ftruncate(handle, 0)  # of a killed process
+            files = sorted(self._files(), key=lambda file: file[1].st_mtime)
+            used = sum(file.st_size for _, file in files)
+            for path, file in files:
+                if used + num_bytes <= self._max_bytes:
+                    break
+                if time.time() - file.st_mtime > KEPT_S:
+                    path.unlink(missing_ok=True)
+                    used -= file.st_size
+            if used + num_bytes > self._max_bytes:
+                return False
+            os.ftruncate(handle, num_bytes)
+            return True
+
+    @contextlib.contextmanager
+    def _one_process(self) -> Iterator[None]:
+        with (self._folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path, path.stat()))
+        return found
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    """Does the name still belong to the open file?"""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    return False

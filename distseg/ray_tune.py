@@ -1,0 +1,401 @@
+"""A search: Ray Tune chooses the trials; each is a training by `distseg.ray_train`, on workers of its own.
+
+A trial's driver reserves no CPU, so that trials and their workers cannot wait for each other; it starts or resumes the
+trial's training in the trial's own folder. What is concluded later is read from the records of `distseg.search`, not
+from Ray Tune's state, which serves to go on after a crash.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import optuna
+import ray
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Categorical, Domain
+
+from distseg import ray_train, search, storage
+from distseg.config import RunConfig, from_dict, to_dict, with_overrides
+from distseg.data.manifest import load_manifest
+from distseg.errors import ConfigError, DistsegError
+from distseg.inference import latency_ms, resolve_precision
+from distseg.models import build_model
+from distseg.runs import Run, check_run, read_about
+from distseg.search import Budget, ObjectiveName, SecondName
+
+log = logging.getLogger(__name__)
+
+Algorithm = Literal["optuna", "random", "grid"]
+Scheduler = Literal["asha", "hyperband", "none"]
+HEAD = {"node:__internal_head__": 0.001}  # where trials' drivers run; it reserves nothing that a worker could use
+_STATE = "state"  # Ray Tune's own folder below a search's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is asked of a search."""
+
+    uri: str
+    space: Mapping[str, Domain]  # dotted field -> where its values come from
+    first: Sequence[Mapping[str, Any]]  # points to try before all others
+    objective: ObjectiveName
+    budget: Budget
+    second: SecondName | None = None  # to be minimised
+    algorithm: Algorithm = "optuna"
+    scheduler: Scheduler = "asha"
+    seeds_per_trial: int = 1
+    hours: float | None = None
+    keep: int = 3  # trials whose checkpoints stay
+    parent_run_id: str = ""  # MLflow's
+
+    def __post_init__(self) -> None:
+        several = self.second is not None or self.seeds_per_trial > 1
+        if several and self.scheduler != "none":
+            what = "a second objective" if self.second else f"seeds_per_trial = {self.seeds_per_trial}"
+            raise ConfigError(f"--scheduler {self.scheduler}: cannot rank half-done trials of {what}; give none")
+        if self.second is not None and self.algorithm != "optuna":
+            raise ConfigError(f"--algorithm {self.algorithm}: a second objective needs optuna")
+        for name, least in (("seeds_per_trial", 1), ("keep", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name} {getattr(self, name)}: must be at least {least}")
+        if self.hours is not None and self.hours <= 0:
+            raise ConfigError(f"--hours {self.hours}: must be positive")
+
+
+def check(wanted: Search, base: RunConfig) -> None:
+    """Joins the Ray cluster. Nothing else is begun or written.
+
+    Raises ConfigError and others for a point that cannot be trained, ResourceError if the cluster can never hold one.
+    """
+    for point in _points(wanted) or [{}]:
+        check_run(with_overrides(base, point))
+    ray_train.join_cluster(wanted.uri)
+    ray_train.check_resources(base, ray.nodes(), ray_train.autoscaler_limits())
+
+
+def _points(wanted: Search) -> list[dict[str, Any]]:
+    """Those to try first; of a grid all."""
+    return grid(wanted.space) if wanted.algorithm == "grid" else [dict(point) for point in wanted.first]
+
+
+def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progress"], None]) -> None:
+    """Runs the trials, or the rest of them, after `check`. What came of them is in the search's records.
+
+    A trial that fails does not stop the others.
+    """
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the records are ours
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # and so is what is said
+    os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "2")  # what is stopped would else keep its workers for minutes
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "5")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is a KeyboardInterrupt, as everywhere
+    _Ends.show = staticmethod(show)
+    options: dict[str, Any] = {"search_uri": wanted.uri, "config": to_dict(base), "objective": wanted.objective}
+    options |= {"second": wanted.second, "seeds": wanted.seeds_per_trial, "parent_run_id": wanted.parent_run_id}
+    trainable = tune.with_resources(tune.with_parameters(_trial, options=options), HEAD)
+    space = dict(wanted.space) if wanted.algorithm != "optuna" else None  # Optuna has been told
+    state_uri = storage.join(wanted.uri, _STATE)
+    if resume and _has_state(state_uri):
+        tuner = tune.Tuner.restore(state_uri, trainable, resume_unfinished=True, param_space=space)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=_tune_config(wanted, base),
+            run_config=tune.RunConfig(
+                name=_STATE,
+                storage_path=wanted.uri,
+                verbose=0,
+                callbacks=[_Ends(wanted.uri, wanted.objective, wanted.keep)],
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Optuna's, of categories that are tuples
+        tuner.fit()
+
+
+def _has_state(state_uri: str) -> bool:
+    return next(iter(storage.list_files(state_uri)), None) is not None
+
+
+def grid(space: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the values. Raises ConfigError for a range, which has no end of them."""
+    for name, domain in space.items():
+        if not isinstance(domain, Categorical):
+            raise ConfigError(f"--algorithm grid: {name} is a range; choose random or optuna, or a space of choices")
+    axes = [[(name, value) for value in domain.categories] for name, domain in space.items()]
+    return [dict(point) for point in itertools.product(*axes)]
+
+
+def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
+    budget, points = wanted.budget, _points(wanted)
+    capacity = ray_train.capacity(base, ray.nodes(), ray_train.autoscaler_limits())
+    names = ["objective", *([wanted.second] if wanted.second else [])]
+    modes = ["max", "min"][: len(names)]
+    algorithm: Any
+    if wanted.algorithm == "optuna":
+        space = OptunaSearch.convert_search_space(dict(wanted.space))
+        metric, mode = (names, modes) if wanted.second else (names[0], modes[0])
+        algorithm = OptunaSearch(space, metric=metric, mode=mode, points_to_evaluate=points, seed=base.seed)
+    else:
+        algorithm = BasicVariantGenerator(points_to_evaluate=points or None, random_state=base.seed)
+    num_trials = len(points) if wanted.algorithm == "grid" else budget.num_trials
+    return tune.TuneConfig(
+        # With several objectives Optuna knows them, and nobody else may.
+        metric=None if wanted.second else names[0],
+        mode=None if wanted.second else modes[0],
+        search_alg=algorithm,
+        scheduler=_scheduler(wanted),
+        num_samples=num_trials,
+        max_concurrent_trials=max(1, min(capacity, num_trials)),
+        time_budget_s=None if wanted.hours is None else wanted.hours * 3600,
+        trial_name_creator=lambda trial: str(_number(trial)),
+        trial_dirname_creator=lambda trial: str(trial.trial_id),
+    )
+
+
+def _scheduler(wanted: Search) -> TrialScheduler | None:
+    budget = wanted.budget
+    match wanted.scheduler:
+        case "asha":
+            return ASHAScheduler(
+                time_attr="step",
+                max_t=budget.max_steps,
+                grace_period=budget.evaluate_every,
+                reduction_factor=budget.reduction,
+                stop_last_trials=False,  # they end by themselves, in order
+            )
+        case "hyperband":
+            return HyperBandScheduler(
+                time_attr="step", max_t=budget.max_steps, reduction_factor=budget.reduction, stop_last_trials=False
+            )
+        case "none":
+            return None
+
+
+# ------------------------------------------------------------------------------------------------------------- a trial
+
+
+def _trial(params: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """The driver of one trial, in an actor on the head."""
+    trial_id = str(tune.get_context().get_trial_id())
+    folder = search.trial_folder(options["search_uri"], trial_id)
+    try:
+        _train(params, options, trial_id, folder)
+    except Exception as error:
+        search.end(folder, "failed", str(error) if isinstance(error, DistsegError) else repr(error)[:300])
+        raise
+    search.end(folder, "finished")
+
+
+def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str, folder: str) -> None:
+    """The training, or those with different seeds one after the other, begun or taken up again."""
+    number = int(tune.get_context().get_trial_name() or 0)
+    config = trial_config(from_dict(options["config"]), params, number, folder)
+    costs = {options["second"]: _cost(config, options["second"])} if options["second"] else {}
+    begun = search.Trial(trial_id=trial_id, number=number, params=dict(params), config=to_dict(config), costs=costs)
+    search.begin(options["search_uri"], begun)
+    tags = {"stage": "trial", "mlflow.parentRunId": options["parent_run_id"]}
+    seeds = range(config.seed, config.seed + options["seeds"])
+    if len(seeds) == 1:
+        relay = _Relay(folder, options["objective"], costs, tells_tune=True)
+        ray_train.train(config, resume=search.run_of(folder), tags=tags, callbacks=[relay])
+    else:
+        metrics = _mean_over_seeds(config, seeds, folder, tags, options["objective"])
+        search.record(folder, config.optim.max_steps, metrics)
+        tune.report({"objective": search.score(metrics, options["objective"]), "step": config.optim.max_steps, **costs})
+
+
+def _mean_over_seeds(
+    config: RunConfig, seeds: Sequence[int], folder: str, tags: Mapping[str, str], objective: ObjectiveName
+) -> dict[str, float]:
+    """The mean of each metric over one training after the other, which differ by their seeds."""
+    last: list[dict[str, float]] = []
+    for seed in seeds:
+        place = storage.join(folder, f"seed-{seed}")
+        seeded = replace(config, seed=seed, checkpoint=replace(config.checkpoint, uri=place))
+        if not search.has_ended(place):
+            relay = _Relay(place, objective, {}, tells_tune=False)
+            ray_train.train(seeded, resume=search.run_of(place), tags=tags, callbacks=[relay])
+            search.end(place, "finished")
+        last.append(search.read_evaluations(place)[-1].metrics)
+    return {name: statistics.fmean(metrics[name] for metrics in last) for name in last[0]}
+
+
+def trial_config(base: RunConfig, params: Mapping[str, Any], number: int, folder: str) -> RunConfig:
+    """The base with the trial's values, named by what distinguishes it."""
+    config = with_overrides(base, params)
+    values = "-".join(re.sub(r"[^A-Za-z0-9_-]", "", search.short(v).replace(".", "_")) for v in params.values())
+    name = f"t{number:02d}-{values}"[:60].rstrip("-")
+    return replace(config, name=name, checkpoint=replace(config.checkpoint, uri=folder))
+
+
+def _cost(config: RunConfig, second: SecondName) -> float:
+    num_classes = load_manifest(config.data.uri).label_space.num_classes
+    if second == "parameters":
+        with torch.device("meta"):
+            model = build_model(config.model, num_classes, aux=False)
+        return float(sum(parameter.numel() for parameter in model.parameters()))
+    device = torch.device("cpu")
+    model = build_model(config.model, num_classes, aux=False)
+    return latency_ms(model, config.data.crop_px, resolve_precision("auto", device), device)
+
+
+class _Relay(TuneReportCallback):
+    """In the training's controller: every evaluation is recorded, and told to Ray Tune where it may stop the trial."""
+
+    def __init__(self, folder: str, objective: ObjectiveName, costs: Mapping[str, float], tells_tune: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._folder, self._objective, self._costs, self._tells_tune = folder, objective, dict(costs), tells_tune
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        reported = metrics[0]
+        if reported["val/mIoU"] == ray_train.NO_SCORE:  # a checkpoint without an evaluation
+            return
+        step = int(reported["step"])
+        values = {name: value for name, value in reported.items() if name.startswith("val/")}
+        search.record(self._folder, step, values)
+        if self._tells_tune:
+            objective = search.score(values, self._objective)
+            super().after_report(run_context, [{"objective": objective, "step": step, **self._costs}], None)
+
+
+# ------------------------------------------------------------------------------------- in the process of the search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How a trial goes."""
+
+    number: int
+    params: Mapping[str, Any]
+    status: search.Status
+    step: int = 0
+    objective: float | None = None
+    error: str = ""
+
+
+class _Ends(tune.Callback):
+    """Says how trials go, closes what the scheduler stopped, and deletes the losers' checkpoints.
+
+    The rule: checkpoints stay of trials that run and of the `keep` best of those that ended.
+    """
+
+    show: ClassVar[Callable[[Progress], None]]  # of the class: Ray Tune stores its instances and brings them back
+
+    def __init__(self, search_uri: str, objective: ObjectiveName, keep: int) -> None:
+        self._search_uri, self._objective, self._keep = search_uri, objective, keep
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "objective" in result:
+            self._tell(trial, "running", result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with _never_stopping_the_search():
+            folder = search.trial_folder(self._search_uri, trial.trial_id)
+            status: search.Status = "finished" if search.has_ended(folder) else "stopped"
+            if status == "stopped":
+                search.end(folder, status)
+                close_run(folder, "FINISHED")
+            self._tell(trial, status, trial.last_result)
+            self._prune()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with _never_stopping_the_search():
+            folder = search.trial_folder(self._search_uri, trial.trial_id)
+            if not search.has_ended(folder):
+                search.end(folder, "failed", "the process that drove it was lost")
+            close_run(folder, "FAILED")
+            self._tell(trial, "failed", trial.last_result, search.why_ended(folder))
+
+    @staticmethod
+    def _tell(trial: Any, status: search.Status, result: Mapping[str, Any] | None = None, error: str = "") -> None:
+        result = result or {}
+        _Ends.show(
+            Progress(
+                number=_number(trial),
+                params=trial.config,
+                status=status,
+                step=int(result.get("step", 0)),
+                objective=result.get("objective"),
+                error=error,
+            )
+        )
+
+    def _prune(self) -> None:
+        trials = search.read_trials(self._search_uri)
+        ended = search.ranked([trial for trial in trials if trial.status in ("finished", "stopped")], self._objective)
+        for loser in ended[self._keep :]:
+            delete_checkpoints(search.trial_folder(self._search_uri, loser.trial_id))
+
+
+def close_run(folder: str, status: str) -> None:
+    """Closes the trial's MLflow run, whose own process was killed."""
+    run_uri = search.run_of(folder)
+    if run_uri is not None:
+        about = read_about(run_uri)
+        Run(about["name"], run_uri, about["tracking_uri"], about["experiment"], about["run_id"]).close(status)
+
+
+def delete_checkpoints(folder: str) -> None:
+    uris = {entry.uri.rpartition("/")[0] for entry in storage.list_files(folder)}
+    for uri in uris:
+        if uri.rpartition("/")[2].startswith("checkpoint_"):
+            storage.delete_tree(uri)
+
+
+@contextlib.contextmanager
+def _never_stopping_the_search() -> Iterator[None]:
+    """Ray Tune ends a search when a callback raises."""
+    try:
+        yield
+    except DistsegError as error:
+        log.warning("%s", error)
+
+
+def _number(trial: Any) -> int:
+    """Which of the search's trials it is; the id tells nothing. As `_trial` has it by its name."""
+    return int(trial.experiment_tag.partition("_")[0])
+
+
+def importances(wanted: Search, trials: Sequence[search.Trial]) -> dict[str, float]:
+    """How much of the objective's variation each parameter explains (PED-ANOVA), largest first; {} for a few trials."""
+    judged = [trial for trial in trials if trial.evaluations and trial.status != "failed"]
+    distributions = OptunaSearch.convert_search_space(dict(wanted.space))
+    varied = {name for name in wanted.space if len({str(trial.params.get(name)) for trial in judged}) > 1}
+    if len(judged) < 4 or not varied:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(direction="maximize")
+        for trial in judged:
+            params = {name: _hashable(trial.params[name]) for name in distributions}
+            value = trial.score(wanted.objective)
+            study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
+        found = optuna.importance.get_param_importances(study, params=sorted(varied))
+    return dict(found)
+
+
+def _hashable(value: Any) -> Any:
+    """JSON has made lists of tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,89 @@
+"""python -m distseg.report compare RUN RUN … --out FILE.html
+       python -m distseg.report show RUN --out FILE.html
+
+Sets runs side by side, per condition, against the first: by how much they differ, and whether that is more than the
+choice of test images explains (a paired bootstrap over the images that both evaluated). `show` writes a run's own page
+again. A RUN is a run's directory as `train` printed it, or any other thing that --checkpoint takes; the page is one
+file that needs nothing else.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from distseg import checkpoint, cli, storage, tracking
+from distseg.comparison import comparison_page
+from distseg.errors import CheckpointError, ConfigError, TrackingError
+from distseg.pages import RunReview, run_page
+from distseg.review import HISTORY, review_of
+from distseg.runs import read_about
+from distseg.tracking import History
+
+PROG = "python -m distseg.report"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Runs side by side, against the first."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    out: str
+    """The HTML file: a path or s3:// URI."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """The page of one run."""
+
+    run: tyro.conf.Positional[str]
+    out: str
+    """The HTML file: a path or s3:// URI."""
+
+
+_Command = Annotated[Compare, tyro.conf.subcommand("compare")] | Annotated[Show, tyro.conf.subcommand("show")]
+
+
+def main(arguments: Sequence[str]) -> int:
+    command = cli.parse(_Command, arguments, prog=PROG, description=__doc__ or "")
+    storage.check_writable(command.out.rpartition("/")[0] or ".")
+    if isinstance(command, Show):
+        page = run_page(reviewed(command.run))
+    elif len(command.runs) < 2:
+        raise ConfigError(f"compare {' '.join(command.runs)}: give at least two runs; for one there is show")
+    else:
+        page = comparison_page([reviewed(uri) for uri in command.runs])
+    storage.write_bytes(command.out, page.encode())
+    print(f"written     {command.out}")
+    return 0
+
+
+def reviewed(uri: str) -> RunReview:
+    """Raises CheckpointError for what has no evaluation; without its history if the server does not answer."""
+    found_uri, saved = checkpoint.resolve(uri)
+    if "conditions" not in saved.tables:
+        raise CheckpointError(f"{found_uri}: was saved without an evaluation; give a run that has evaluated")
+    name = uri.rstrip("/").rpartition("/")[2]
+    history: History = {}
+    if storage.exists(storage.join(uri, "run.json")):
+        about = read_about(uri)
+        name, history = about["name"], _history(about)
+    return review_of(name, saved, history=history)
+
+
+def _history(about: dict[str, str]) -> History:
+    if not about["run_id"]:
+        return {}
+    try:
+        return tracking.read_history(about["tracking_uri"], about["run_id"], HISTORY)
+    except TrackingError as error:
+        log.warning("%s; the page has no training curves and no cost of %s", error, about["name"])
+        return {}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,238 @@
+"""A search's records: plain files that outlive whatever runs it, and what is concluded from them.
+
+    <uri>/search.json                          what was asked
+    <uri>/trials/<id>/trial.json               number, parameters, seed
+    <uri>/trials/<id>/evaluations/<step>.json  step, time and metrics of each evaluation
+    <uri>/trials/<id>/ended.json               finished, stopped (by the scheduler) or failed, and why
+    <uri>/trials/<id>/<run>/                   the training, as `distseg.train` makes it
+    <uri>/best.json                            the best trial's configuration: `distseg.train --config` takes it
+    <uri>/search.md                            all trials, best first
+
+A trial is judged by its last evaluation, not by its luckiest.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from distseg import storage
+from distseg.errors import ConfigError, DataError
+
+ObjectiveName = Literal["val/mIoU", "val/mIoU_worst", "mean_and_worst"]
+SecondName = Literal["parameters", "latency_ms"]
+Status = Literal["running", "finished", "stopped", "failed"]
+OBJECTIVES: tuple[ObjectiveName, ...] = ("val/mIoU", "val/mIoU_worst", "mean_and_worst")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a search may spend. `max_steps` and `evaluate_every` replace the recipe's."""
+
+    num_trials: int
+    max_steps: int  # optimiser steps of a trial that is not stopped
+    evaluate_every: int  # steps; also when a trial can first be stopped
+    reduction: int = 2  # of the trials that reach a rung, one in so many goes on (ASHA, HyperBand)
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_trials", 1), ("max_steps", 1), ("evaluate_every", 1), ("reduction", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"budget {name} = {getattr(self, name)}: must be at least {least}")
+
+
+def score(metrics: Mapping[str, float], objective: ObjectiveName) -> float:
+    """The objective, to be maximised, of one evaluation."""
+    if objective == "mean_and_worst":
+        return (metrics["val/mIoU"] + metrics["val/mIoU_worst"]) / 2
+    return metrics[objective]
+
+
+# ---- one trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    step: int
+    time_s: float  # since the epoch
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    trial_id: str
+    number: int
+    params: dict[str, Any]  # dotted field -> value
+    config: dict[str, Any]  # the whole configuration, as config.to_dict
+    evaluations: tuple[Evaluation, ...] = ()  # by step
+    status: Status = "running"
+    error: str = ""
+    costs: dict[str, float] = field(default_factory=dict)  # second objectives, to be minimised
+
+    @property
+    def steps(self) -> int:
+        return self.evaluations[-1].step if self.evaluations else 0
+
+    def score(self, objective: ObjectiveName) -> float | None:
+        """Of the last evaluation; None before the first."""
+        return score(self.evaluations[-1].metrics, objective) if self.evaluations else None
+
+
+def trial_folder(search_uri: str, trial_id: str) -> str:
+    return storage.join(search_uri, "trials", trial_id)
+
+
+def begin(search_uri: str, trial: Trial) -> None:
+    """Records a trial's parameters; doing it again changes nothing."""
+    names = ("trial_id", "number", "params", "config", "costs")
+    body = {name: value for name, value in asdict(trial).items() if name in names}
+    _write(storage.join(trial_folder(search_uri, trial.trial_id), "trial.json"), body)
+
+
+def record(folder: str, step: int, metrics: Mapping[str, float]) -> None:
+    """Records an evaluation; one done again after a crash replaces the one before."""
+    evaluation = Evaluation(step=step, time_s=time.time(), metrics=dict(metrics))
+    _write(storage.join(folder, "evaluations", f"{step:08d}.json"), asdict(evaluation))
+
+
+def end(folder: str, status: Status, error: str = "") -> None:
+    _write(storage.join(folder, "ended.json"), {"status": status, "error": error})
+
+
+def has_ended(folder: str) -> bool:
+    return storage.exists(storage.join(folder, "ended.json"))
+
+
+def why_ended(folder: str) -> str:
+    return str(read_json(storage.join(folder, "ended.json"))["error"])
+
+
+def run_of(folder: str) -> str | None:
+    """The directory of the trial's training, if it has begun one."""
+    uris = (entry.uri for entry in storage.list_files(folder))
+    return next((uri.removesuffix("/run.json") for uri in uris if uri.endswith("/run.json")), None)
+
+
+def read_evaluations(folder: str) -> list[Evaluation]:
+    """By step. Raises DataError naming a record that is damaged."""
+    entries = storage.list_files(storage.join(folder, "evaluations"))
+    return sorted((Evaluation(**read_json(entry.uri)) for entry in entries), key=lambda e: e.step)
+
+
+def read_trials(search_uri: str) -> list[Trial]:
+    """All trials by number. Raises DataError naming a record that is damaged."""
+    root = storage.join(search_uri, "trials")
+    names = (entry.uri.removeprefix(root).strip("/") for entry in storage.list_files(root))
+    ids = [name.removesuffix("/trial.json") for name in names if name.count("/") == 1 and name.endswith("/trial.json")]
+    return sorted((_read_trial(trial_folder(search_uri, trial_id)) for trial_id in ids), key=lambda t: t.number)
+
+
+def _read_trial(folder: str) -> Trial:
+    fields = read_json(storage.join(folder, "trial.json"))
+    if has_ended(folder):
+        fields |= read_json(storage.join(folder, "ended.json"))
+    try:
+        return Trial(**fields, evaluations=tuple(read_evaluations(folder)))
+    except TypeError as error:
+        raise DataError(f"{folder}: damaged ({error}); remove it, or search anew") from None
+
+
+# ---- all of them
+
+
+def ranked(trials: Iterable[Trial], objective: ObjectiveName) -> list[Trial]:
+    """Those with an evaluation, best first: a trial that got further before one that was stopped with more."""
+    judged = [trial for trial in trials if trial.evaluations and trial.status != "failed"]
+    finished = max((trial.steps for trial in judged), default=0)
+    return sorted(judged, key=lambda t: (t.steps == finished, t.score(objective) or 0.0, -t.number), reverse=True)
+
+
+def pareto_front(trials: Iterable[Trial], objective: ObjectiveName, second: SecondName) -> list[Trial]:
+    """The trials that no other beats in both the objective and the cost, cheapest first."""
+    front: list[Trial] = []
+    judged = [trial for trial in trials if trial.evaluations and trial.status != "failed"]
+    for trial in sorted(judged, key=lambda t: (t.costs[second], -(t.score(objective) or 0.0))):
+        if not front or (trial.score(objective) or 0.0) > (front[-1].score(objective) or 0.0):
+            front.append(trial)
+    return front
+
+
+def best_so_far(trials: Iterable[Trial], objective: ObjectiveName) -> list[tuple[int, float]]:
+    """(optimiser steps spent by all trials, best objective until then) after each evaluation, in the order of time."""
+    events = sorted((e.time_s, t.trial_id, e.step, score(e.metrics, objective)) for t in trials for e in t.evaluations)
+    steps_of: dict[str, int] = {}
+    curve: list[tuple[int, float]] = []
+    for _, trial_id, step, value in events:
+        steps_of[trial_id] = max(steps_of.get(trial_id, 0), step)
+        curve.append((sum(steps_of.values()), max(value, curve[-1][1] if curve else value)))
+    return curve
+
+
+def markdown(
+    trials: Sequence[Trial],
+    objective: ObjectiveName,
+    *,
+    second: SecondName | None = None,
+    importances: Mapping[str, float] | None = None,
+) -> str:
+    """All trials as a table, best first; then what failed and why; then how much each parameter mattered."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    order = ranked(trials, objective)
+    rest = [trial for trial in trials if trial not in order]
+    front = pareto_front(trials, objective, second) if second else []
+    judged_by = dict.fromkeys((objective, *OBJECTIVES[:2]))
+    columns = ["trial", *names, *judged_by, *([second] if second else []), "steps", ""]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for trial in [*order, *rest]:
+        shown = [trial.score(name) for name in judged_by]
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    str(trial.number),
+                    *(short(trial.params.get(name)) for name in names),
+                    *("-" if value is None else f"{value:.4f}" for value in shown),
+                    *([f"{trial.costs[second]:,.4g}" if second in trial.costs else "-"] if second else []),
+                    str(trial.steps),
+                    trial.status + (", on the Pareto front" if trial in front else ""),
+                ]
+            )
+            + " |"
+        )
+    failed = [f"- trial {trial.number}: {trial.error}" for trial in trials if trial.status == "failed"]
+    if failed:
+        lines += ["", "Failed:", "", *failed]
+    if importances:
+        lines += ["", "Importance of each parameter (PED-ANOVA; shares of 1):", ""]
+        lines += [f"- {name}: {value:.2f}" for name, value in importances.items()]
+    return "\n".join(lines) + "\n"
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """'0.512 ± 0.011', the spread being the standard deviation of the sample; of one value, the value."""
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+# ---- files
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    try:
+        body = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise DataError(f"{uri}: damaged ({error}); remove it, or search anew") from None
+    if not isinstance(body, dict):
+        raise DataError(f"{uri}: damaged (no object); remove it, or search anew")
+    return body
+
+
+def _write(uri: str, body: Mapping[str, Any]) -> None:
+    storage.write_bytes(uri, json.dumps(body, indent=1).encode())

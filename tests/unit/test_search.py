@@ -1,0 +1,107 @@
+"""A search's records and what is concluded from them, without Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distseg import search
+from distseg.errors import ConfigError, DataError
+from distseg.search import Budget, Evaluation, Trial
+
+
+def trial(number: int, scores: dict[int, float], at: float = 0.0, **fields: Any) -> Trial:
+    """`scores`: val/mIoU by step; the worst condition has half of it. Evaluated a second apart, from `at` on."""
+    evaluations = tuple(
+        Evaluation(step=step, time_s=at + turn, metrics={"val/mIoU": value, "val/mIoU_worst": value / 2})
+        for turn, (step, value) in enumerate(scores.items())
+    )
+    defaults: dict[str, Any] = {"params": {"loss.aux_weight": number / 10}, "config": {}, "status": "finished"}
+    return Trial(trial_id=f"id{number}", number=number, evaluations=evaluations, **(defaults | fields))
+
+
+def test_the_objectives() -> None:
+    metrics = {"val/mIoU": 0.6, "val/mIoU_worst": 0.2}
+    assert [search.score(metrics, name) for name in search.OBJECTIVES] == pytest.approx([0.6, 0.2, 0.4])
+
+
+def test_a_trial_is_judged_by_its_last_evaluation() -> None:
+    assert trial(1, {4: 0.9, 8: 0.5}).score("val/mIoU") == 0.5
+    assert trial(1, {}).score("val/mIoU") is None
+
+
+def test_ranking_puts_whole_trials_before_stopped_ones_and_leaves_out_failures() -> None:
+    trials = [
+        trial(1, {4: 0.3, 8: 0.4}),
+        trial(2, {4: 0.8}, status="stopped"),
+        trial(3, {4: 0.3, 8: 0.5}),
+        trial(4, {4: 0.9, 8: 0.9}, status="failed"),
+        trial(5, {}, status="running"),
+    ]
+    assert [t.number for t in search.ranked(trials, "val/mIoU")] == [3, 1, 2]
+
+
+def test_of_equal_trials_the_earlier_is_better() -> None:
+    assert [t.number for t in search.ranked([trial(2, {8: 0.4}), trial(1, {8: 0.4})], "val/mIoU")] == [1, 2]
+
+
+def test_the_pareto_front_has_what_nobody_beats_in_both() -> None:
+    trials = [
+        trial(number, {8: value}, costs={"parameters": cost})
+        for number, value, cost in ((1, 0.5, 10.0), (2, 0.6, 20.0), (3, 0.55, 30.0), (4, 0.4, 10.0), (5, 0.7, 40.0))
+    ]
+    assert [t.number for t in search.pareto_front(trials, "val/mIoU", "parameters")] == [1, 2, 5]
+
+
+def test_best_so_far_counts_the_steps_of_all_trials() -> None:
+    trials = [trial(1, {4: 0.3, 8: 0.5}, at=0.0), trial(2, {4: 0.4, 8: 0.45}, at=0.5)]
+    assert search.best_so_far(trials, "val/mIoU") == [(4, 0.3), (8, 0.4), (12, 0.5), (16, 0.5)]
+
+
+def test_records_come_back(tmp_path: Path) -> None:
+    uri = str(tmp_path / "s")
+    first, second = (
+        trial(1, {}, status="running"),
+        trial(2, {}, params={"model.bins": (1, 2)}, costs={"parameters": 5.0}),
+    )
+    for begun in (second, first):
+        search.begin(uri, begun)
+    folder = search.trial_folder(uri, "id2")
+    search.record(folder, 8, {"val/mIoU": 0.25})
+    search.record(folder, 4, {"val/mIoU": 0.125})
+    search.record(folder, 8, {"val/mIoU": 0.5})  # done again after a crash
+    search.end(folder, "failed", "the reason")
+    (tmp_path / "s/trials/id2/t02/deep").mkdir(parents=True)
+    (tmp_path / "s/trials/id2/t02/run.json").write_text("{}")
+    read = search.read_trials(uri)
+    assert [t.number for t in read] == [1, 2]
+    assert read[0].status == "running" and read[0].steps == 0
+    assert [(e.step, e.metrics["val/mIoU"]) for e in read[1].evaluations] == [(4, 0.125), (8, 0.5)]
+    assert (read[1].status, read[1].error, read[1].costs) == ("failed", "the reason", {"parameters": 5.0})
+    assert read[1].params == {"model.bins": [1, 2]}
+    assert search.run_of(folder) == f"{folder}/t02"
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    search.begin(str(tmp_path), trial(1, {}))
+    (tmp_path / "trials/id1/trial.json").write_text('{"number": ')
+    with pytest.raises(DataError, match=r"trial\.json: damaged .*search anew"):
+        search.read_trials(str(tmp_path))
+    (tmp_path / "trials/id1/trial.json").write_text(json.dumps({"number": 1}))
+    with pytest.raises(DataError, match=r"id1: damaged"):
+        search.read_trials(str(tmp_path))
+
+
+def test_the_table_has_every_trial_best_first_and_says_why_some_failed() -> None:
+    trials = [trial(1, {8: 0.25}), trial(2, {8: 0.5}), trial(3, {}, status="failed", error="no such thing")]
+    lines = search.markdown(trials, "val/mIoU_worst", importances={"loss.aux_weight": 1.0}).splitlines()
+    assert lines[2].startswith("| 2 | 0.2 | 0.2500 | 0.5000 | 8 | finished |")
+    assert lines[3].startswith("| 1 | 0.1 | 0.1250")
+    assert lines[4].startswith("| 3 | 0.3 | - | - | 0 | failed |")
+    assert "- trial 3: no such thing" in lines and "- loss.aux_weight: 1.00" in lines
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="num_trials = 0: must be at least 1"):
+        Budget(num_trials=0, max_steps=1, evaluate_every=1)

@@ -1,0 +1,116 @@
+"""Spaces and what is asked of a search, before anything runs."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distseg import ray_tune, recipes, tune
+from distseg.config import RunConfig, StyleConfig, with_overrides
+from distseg.errors import ConfigError
+from distseg.ray_tune import Search
+from distseg.search import Budget
+from tests.conftest import REPOSITORY
+
+SPACES = ("aux_loss", "depth", "improved_pspnet", "optim", "pyramid_bins", "se_ratio")
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+
+
+def base_of(space: tune.Space) -> RunConfig:
+    config = recipes.find(space.recipe)
+    if any(name.startswith("style.") for name in space.space):
+        config = replace(config, style=StyleConfig(network="a style network", conditions=("night",)))
+    return config
+
+
+def wanted(**fields: object) -> Search:
+    budget = Budget(num_trials=4, max_steps=8, evaluate_every=2)
+    defaults = {"uri": "somewhere", "space": {}, "first": (), "objective": "val/mIoU", "budget": budget}
+    return Search(**(defaults | fields))  # type: ignore[arg-type]
+
+
+def test_all_spaces_are_listed() -> None:
+    lines = tune.list_spaces().splitlines()
+    assert tuple(line.split()[0] for line in lines) == SPACES
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_point_of_a_space_is_a_configuration(name: str) -> None:
+    space = tune.load_space(name)
+    base = base_of(space)
+    random.seed(0)
+    points = [{field: domain.sample() for field, domain in space.space.items()} for _ in range(200)]
+    points += [dict(point) for point in space.first]
+    if name in ("aux_loss", "depth", "pyramid_bins"):
+        points += ray_tune.grid(space.grid)
+    for point in points:
+        assert set(point) == set(space.space)
+        with_overrides(base, point)
+
+
+def test_the_grids_are_the_papers_tables() -> None:
+    assert [point["loss.aux_weight"] for point in ray_tune.grid(tune.load_space("aux_loss").grid)] == [
+        0.0,
+        0.3,
+        0.4,
+        0.6,
+        0.9,
+    ]
+    assert len(ray_tune.grid(tune.load_space("pyramid_bins").grid)) == 8
+
+
+def test_a_range_has_no_grid() -> None:
+    with pytest.raises(ConfigError, match=r"--algorithm grid: optim\.lr is a range"):
+        ray_tune.grid(tune.load_space("optim").space)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("SPACE = {}", "a space needs SPACE, OBJECTIVE and BUDGET"),
+        ("SPACE, OBJECTIVE, BUDGET = {}, 'speed', 1", "OBJECTIVE = 'speed': choose from val/mIoU"),
+        ("SPACE, OBJECTIVE, BUDGET = {}, 'val/mIoU', 7", "BUDGET is a int, not a distseg.search.Budget"),
+    ],
+)
+def test_a_space_that_is_wrong_is_refused(
+    content: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"space_of_mine_{abs(hash(problem))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=problem):
+        tune.load_space(name)
+
+
+def test_a_space_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'pyramids': no such space .*known here are aux_loss, "):
+        tune.load_space("pyramids")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"second": "parameters"}, "--scheduler asha: cannot rank half-done trials of a second objective"),
+        ({"seeds_per_trial": 2}, "--scheduler asha: cannot rank half-done trials of seeds_per_trial = 2"),
+        ({"second": "parameters", "scheduler": "none", "algorithm": "random"}, "a second objective needs optuna"),
+        ({"seeds_per_trial": 0}, "--seeds_per_trial 0: must be at least 1"),
+        ({"hours": 0.0}, "--hours 0.0: must be positive"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(fields: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        wanted(**fields)
+
+
+def test_a_trial_is_named_by_what_distinguishes_it() -> None:
+    params = {"model.bins": (1, 2, 3, 6), "model.se_ratio": None, "optim.lr": 0.00123}
+    config = ray_tune.trial_config(recipes.find("town"), params, 3, "folder")
+    assert (config.name, config.checkpoint.uri) == ("t03-1236-None-0_00123", "folder")
+    assert (config.model.bins, config.optim.lr) == ((1, 2, 3, 6), 0.00123)
