@@ -114,7 +114,7 @@ def free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=["resnet18"])
     arguments = parser.parse_args()
     for name in arguments.cases:
         spawn(measure, (free_port(), CASES[name], arguments.steps), nprocs=WORLD)
