@@ -444,8 +444,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="longer epochs and more rounds")
     parser.add_argument("--s3", default="", const="s3://distseg", nargs="?", help="a bucket to use, s3://distseg")
     parser.add_argument("--root", help="CamVid's folder; without, frames of town")
-    parser.add_argument("--samples", type=int, help="in an epoch; 1024, with --full 4096")
-    parser.add_argument("--rounds", type=int, help="3, with --full 5")
+    parser.add_argument("--samples", type=int, help="in an epoch; 512, with --full 4096")
+    parser.add_argument("--rounds", type=int, help="2, with --full 5")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
@@ -455,10 +455,10 @@ def main() -> None:
     remote = storage.join(in_s3, f"bench-{uuid.uuid4().hex[:8]}") if in_s3 and "s3" in arguments.cases else ""
     folder = Path(tempfile.mkdtemp(prefix="distseg-bench-"))
     try:
-        files = make_files(folder / "data", arguments.samples or (4096 if arguments.full else 1024), arguments.root)
+        files = make_files(folder / "data", arguments.samples or (4096 if arguments.full else 512), arguments.root)
         if remote:
             upload(files, remote)
-        bench = Bench(files, arguments.rounds or (5 if arguments.full else 3), remote, 60 if arguments.full else 20)
+        bench = Bench(files, arguments.rounds or (5 if arguments.full else 2), remote, 60 if arguments.full else 20)
         for case in arguments.cases:
             CASES[case](bench)
     finally:
