@@ -20,6 +20,7 @@ BATCH = 50
 MAX_GROWTH_BYTES = 4 << 20  # over the second half: 170 bytes for each sample read
 
 
+@pytest.mark.long
 def test_memory_is_flat_over_50000_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of 250 shards, far more than the indices that are held, over 25 epochs; in a process that does nothing else."""
     pack({"train": toy_samples(2000, size_hw=(4, 4))}, LABELS, str(tmp_path), dataset="toy", max_samples_per_shard=8)
