@@ -192,7 +192,8 @@ def read_sample(
     data = read(storage.join(manifest.uri, shard.name), start, stop - start, deadline_s=deadline_s)
     if len(data) < stop - start:
         raise DataError(f"{shard.name}: truncated before the end of sample {entry.key}")
-    files = SampleFiles(*(data[member.offset - start :][: member.size] for member in members))
+    places = [member.offset - start for member in members]
+    files = SampleFiles(*(data[at : at + member.size] for at, member in zip(places, members, strict=True)))
     for member, content in zip(members, files, strict=True):
         if zlib.crc32(content) != member.crc32:
             raise DataError(f"{shard.name}: {entry.key}.{member.extension} is not as packed (its CRC differs)")

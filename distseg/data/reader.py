@@ -12,7 +12,6 @@ read once more; then it is a DataError naming shard and key, or skipped where th
 """
 
 import functools
-import io
 import logging
 import threading
 import time
@@ -26,16 +25,16 @@ from typing import Literal, NamedTuple, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from distseg import storage
 from distseg.config import AugmentConfig, Sampling
+from distseg.data.decoding import decode_ids, decode_rgb
 from distseg.data.manifest import Index, IndexEntry, Manifest, SampleFiles, Shard, read_index, read_sample
 from distseg.data.plan import SampleRef, TrainPlan, eval_share, lanes_of, number_in_shard, streams_of
 from distseg.data.sample import IGNORE_INDEX
 from distseg.data.shard_cache import ShardCache
 from distseg.data.threads import DaemonThreads
-from distseg.data.transforms import train_crop
+from distseg.data.transforms import centre_crop, train_crop
 from distseg.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -113,6 +112,8 @@ class TrainReader:
             for dataset, part in enumerate(parts)
         ]
         self._prefixes = [f"{part.manifest.uri}/" for part in parts] if mix else [""]
+        self._image_buffers = _Buffers((len(self._lanes), *crop_px, 3))
+        self._label_buffers = _Buffers((len(self._lanes), *crop_px))
         self._crop_px = crop_px
         self._augment = augment
         self._seed = seed
@@ -168,35 +169,41 @@ class TrainReader:
             for ref in self._plan.batch(b + _FETCHED_AHEAD, self._lanes):
                 self._sources[ref.dataset].fetch(ref)
         refs = self._plan.batch(b, self._lanes)
-        images_BHW3 = np.empty((len(refs), *self._crop_px, 3), dtype=np.uint8)
-        labels_BHW = np.empty((len(refs), *self._crop_px), dtype=np.uint8)
-        slots = [self._threads.submit(self._fill, ref, images_BHW3[i], labels_BHW[i]) for i, ref in enumerate(refs)]
+        images_BHW3, labels_BHW = self._image_buffers.take(), self._label_buffers.take()
+        slots = [self._threads.submit(self._fill, ref, images_BHW3, labels_BHW, i) for i, ref in enumerate(refs)]
         return _Pending(images_BHW3, labels_BHW, slots)
 
-    def _fill(self, ref: SampleRef, image_HW3: npt.NDArray[np.uint8], label_HW: npt.NDArray[np.uint8]) -> "_Slot":
-        """Runs in a thread: one slot of a batch."""
+    def _fill(
+        self, ref: SampleRef, images_BHW3: npt.NDArray[np.uint8], labels_BHW: npt.NDArray[np.uint8], i: int
+    ) -> "_Slot":
+        """Runs in a thread: slot i of a batch."""
         key, problem = "", ""
+        image_HW3 = images_BHW3[i]
         try:
-            sample = self._read(ref)
+            sample = self._read(ref, image_HW3 if self._augment is None else None)
         except DataError as error:
             if not self._skips:
                 raise
             key = self._prefixes[ref.dataset] + self._sources[ref.dataset].key_or_number(ref)
             problem = str(error)
             sample = self._neighbour(ref, error)
-        rng = np.random.default_rng([self._seed, ref.position])
         with self._decoding:
-            showing = None if problem else ref.showing
-            crop = train_crop(sample.image, sample.label, self._crop_px, self._augment, rng, showing)
-            image_HW3[:] = crop.image_HW3
-            label_HW[:] = IGNORE_INDEX if problem else crop.label_HW
+            if self._augment is None:
+                crop = centre_crop(sample.image_HW3, sample.label_HW, self._crop_px)
+            else:
+                rng = np.random.default_rng([self._seed, ref.position])
+                showing = None if problem else ref.showing
+                crop = train_crop(sample.image_HW3, sample.label_HW, self._crop_px, self._augment, rng, showing)
+            if sample.image_HW3 is not image_HW3:  # it is not there yet
+                image_HW3[...] = crop.image_HW3
+            labels_BHW[i] = IGNORE_INDEX if problem else crop.label_HW
         return _Slot(key or sample.key, ref.position, problem)
 
-    def _read(self, ref: SampleRef) -> "_Decoded":
+    def _read(self, ref: SampleRef, out_HW3: npt.NDArray[np.uint8] | None = None) -> "_Decoded":
         """In a mixture keys and errors say which data set is meant."""
         prefix = self._prefixes[ref.dataset]
         try:
-            sample = self._sources[ref.dataset].read(ref)
+            sample = self._sources[ref.dataset].read(ref, out_HW3)
         except DataError as error:
             raise DataError(f"in {prefix} {error}") if prefix else error from None
         return sample._replace(key=prefix + sample.key)
@@ -217,6 +224,21 @@ class TrainReader:
             if self._num_bad > self._max_bad:
                 limit = f"more than data.max_bad_samples = {self._max_bad} bad samples"
                 raise DataError(f"{limit}; the last: {slot.problem}; python -m distseg.pack verify lists the damage")
+
+
+class _Buffers:
+    """uint8 arrays of one shape, used again once nothing refers to them: fresh memory costs a fault per page."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._free: deque[npt.NDArray[np.uint8]] = deque()
+
+    def take(self) -> npt.NDArray[np.uint8]:
+        """Its content is arbitrary. Tensors made of it refer to it, NumPy's views of it do not: pass it on whole."""
+        array = self._free.pop() if self._free else np.empty(self._shape, dtype=np.uint8)
+        lent = array[...]
+        weakref.finalize(lent, self._free.append, array).atexit = False
+        return lent
 
 
 class _Slot(NamedTuple):
@@ -263,8 +285,8 @@ def _threads_for(uri: str, num_threads: int) -> DaemonThreads:
 
 class _Decoded(NamedTuple):
     key: str
-    image: Image.Image  # RGB
-    label: Image.Image  # L, train ids
+    image_HW3: npt.NDArray[np.uint8]
+    label_HW: npt.NDArray[np.uint8]  # train ids, checked
 
 
 class _Source:
@@ -290,19 +312,23 @@ class _Source:
         if self._cache:
             self._cache.fetch(self._manifest, self._shards[ref.shard])
 
-    def read(self, ref: SampleRef) -> _Decoded:
+    def read(self, ref: SampleRef, out_HW3: npt.NDArray[np.uint8] | None = None) -> _Decoded:
+        """`out_HW3` is used for the image, if that has its size."""
         shard = self._shards[ref.shard]
         index = _twice(functools.partial(self._indices.get, shard))
-        return _twice(functools.partial(self._read, shard, _entry(ref, shard, index)))
+        return _twice(functools.partial(self._read, shard, _entry(ref, shard, index), out_HW3))
 
-    def _read(self, shard: Shard, entry: IndexEntry) -> _Decoded:
+    def _read(self, shard: Shard, entry: IndexEntry, out_HW3: npt.NDArray[np.uint8] | None) -> _Decoded:
         files = self._read_files(shard, entry)
         key = f"{shard.name}/{entry.key}"
         with self._decoding:
-            image = _decode(files.image, "RGB", key)
-            label = _decode(files.label, "L", key)
-            _check(image, label, self._manifest.label_space.num_classes, key)
-        return _Decoded(key, image, label)
+            image_HW3 = decode_rgb(files.image, key, out_HW3)
+            label_HW = decode_ids(files.label, self._manifest.label_space.num_classes, key)
+        if image_HW3.shape[:2] != label_HW.shape:
+            (height, width), (label_height, label_width) = image_HW3.shape[:2], label_HW.shape
+            sizes = f"{width}x{height} pixels, its label {label_width}x{label_height}"
+            raise DataError(f"{key}: the image is {sizes}")
+        return _Decoded(key, image_HW3, label_HW)
 
     def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleFiles:
         if self._cache is None:
@@ -318,8 +344,8 @@ class _Source:
         sample = self.read(ref)
         shard = self._shards[ref.shard]
         return EvalSample(
-            image_3HW=torch.from_numpy(np.array(sample.image)).permute(2, 0, 1),
-            label_HW=torch.from_numpy(np.array(sample.label)),
+            image_3HW=torch.from_numpy(np.require(sample.image_HW3, requirements="W")).permute(2, 0, 1),
+            label_HW=torch.from_numpy(np.require(sample.label_HW, requirements="W")),
             key=sample.key,
             condition=shard.condition,
             site=shard.site,
@@ -351,28 +377,6 @@ def _twice(read: Callable[[], _T]) -> _T:
     except DataError as error:
         _log.warning("reading again: %s", error)
         return read()
-
-
-def _decode(data: bytes, mode: str, key: str) -> Image.Image:
-    """By PIL: it releases the GIL. torchvision.io, 1.1 times as fast, is deprecated since torchvision 0.29."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{key}: not a readable image ({error})") from error
-    if image.mode != mode:
-        raise DataError(f"{key}: an image of mode {image.mode} where {mode} was packed")
-    return image
-
-
-def _check(image: Image.Image, label: Image.Image, num_classes: int, key: str) -> None:
-    if image.size != label.size:
-        sizes = f"{image.width}x{image.height} pixels, its label {label.width}x{label.height}"
-        raise DataError(f"{key}: the image is {sizes}")
-    label_HW = np.asarray(label)
-    if (label_HW + np.uint8(1)).max() > num_classes:  # void becomes 0
-        outside = [i for i in np.unique(label_HW).tolist() if num_classes <= i != IGNORE_INDEX]
-        raise DataError(f"{key}: label ids {outside[:8]} are outside the label space's 0 to {num_classes - 1}")
 
 
 class _IndexCache:

@@ -1,6 +1,7 @@
 """Training augmentation of an image and its label map, with an explicit random generator.
 
-    train_crop(image, label, crop_px, augment, rng) -> Crop      PIL images (RGB; L of train ids, void 255) to arrays
+    train_crop(image_HW3, label_HW, crop_px, augment, rng) -> Crop      uint8 (H, W, 3), train ids (H, W)
+    centre_crop(image_HW3, label_HW, crop_px) -> Crop                   the same without augmentation
 
 Scale, rotation, mirroring and the position of the crop are one affine map from the crop back to the photograph, so that
 each pixel is resampled once and only the crop is computed: bilinear for the image, nearest for the labels, about the
@@ -45,23 +46,21 @@ class Affine(NamedTuple):
 
 
 def train_crop(
-    image: Image.Image,
-    label: Image.Image,
+    image_HW3: UInt8Array,
+    label_HW: UInt8Array,
     crop_px: tuple[int, int],
-    augment: AugmentConfig | None,
+    augment: AugmentConfig,
     rng: np.random.Generator,
     showing: int | None = None,
 ) -> Crop:
-    """A crop of crop_px (height, width): random if augmenting, else the centre, padded where the photograph ends.
+    """A random crop of crop_px (height, width), padded where the photograph ends.
 
-    A random crop is placed about a random pixel of class `showing`: what a photograph was drawn for, most crops of it
+    It is placed about a random pixel of class `showing`: what a photograph was drawn for, most crops of it
     would miss.
     """
-    if augment is None:
-        return centre_crop(image, label, crop_px)
-    about = None if showing is None else random_pixel(np.asarray(label) == showing, rng)
-    affine = random_affine((image.height, image.width), crop_px, augment, rng, about)
-    image_HW3, label_HW = warp(image, label, crop_px, affine)
+    about = None if showing is None else random_pixel(label_HW == showing, rng)
+    affine = random_affine(_size(label_HW), crop_px, augment, rng, about)
+    image_HW3, label_HW = warp(image_HW3, label_HW, crop_px, affine)
     if rng.random() < augment.blur:
         image_HW3 = blur(image_HW3)
     if augment.jitter:
@@ -115,20 +114,27 @@ def _unturned_part(crop_px: tuple[int, int], angle: float) -> float:
     return min(height / (height * cos + width * sin), width / (width * cos + height * sin))
 
 
-def warp(image: Image.Image, label: Image.Image, crop_px: tuple[int, int], affine: Affine) -> Crop:
+def _size(label_HW: UInt8Array) -> tuple[int, int]:
+    height, width = label_HW.shape
+    return height, width
+
+
+def warp(image_HW3: UInt8Array, label_HW: UInt8Array, crop_px: tuple[int, int], affine: Affine) -> Crop:
     height, width = crop_px
     nearest = Image.Resampling.NEAREST
+    label = Image.fromarray(label_HW)
     label = label.transform((width, height), Image.Transform.AFFINE, affine, nearest, fillcolor=IGNORE_INDEX)
-    return Crop(_warp_image(image, crop_px, affine), np.asarray(label))
+    return Crop(_warp_image(image_HW3, crop_px, affine), np.asarray(label))
 
 
-def _warp_image(image: Image.Image, crop_px: tuple[int, int], affine: Affine) -> UInt8Array:
+def _warp_image(image_HW3: UInt8Array, crop_px: tuple[int, int], affine: Affine) -> UInt8Array:
     """Bilinear, by torch's grid_sample (one image: one thread): twice as fast as PIL's transform, and it rounds.
 
     The mean colour is taken off before and put back after, so that the zeros outside stand for it.
     """
-    left, top, right, bottom = box = _source_box(image, crop_px, affine)
-    pixels_HW3 = np.asarray(image.crop(box))
+    height, width, _ = image_HW3.shape
+    left, top, right, bottom = _source_box((height, width), crop_px, affine)
+    pixels_HW3 = image_HW3[top:bottom, left:right]
     source_HW3 = (pixels_HW3.reshape(bottom - top, -1) - np.tile(_MEAN, right - left)).reshape(pixels_HW3.shape)
     local = affine._replace(c=affine.c - left, f=affine.f - top)
     sampled_13HW = torch.nn.functional.grid_sample(
@@ -158,23 +164,22 @@ def _grid(affine: Affine, crop_px: tuple[int, int], source_px: tuple[int, int]) 
     return grid_HW2
 
 
-def _source_box(image: Image.Image, crop_px: tuple[int, int], affine: Affine) -> tuple[int, int, int, int]:
+def _source_box(size_px: tuple[int, int], crop_px: tuple[int, int], affine: Affine) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of what the crop can need of the photograph: at least one pixel."""
     a, b, c, d, e, f = affine
-    height, width = crop_px
-    xs = [a * x + b * y + c for x in (0, width) for y in (0, height)]
-    ys = [d * x + e * y + f for x in (0, width) for y in (0, height)]
-    left, right = (min(max(math.floor(x), 0), image.width) for x in (min(xs) - 1, max(xs) + 2))
-    top, bottom = (min(max(math.floor(y), 0), image.height) for y in (min(ys) - 1, max(ys) + 2))
-    left, top = min(left, image.width - 1), min(top, image.height - 1)
+    (height, width), (crop_height, crop_width) = size_px, crop_px
+    xs = [a * x + b * y + c for x in (0, crop_width) for y in (0, crop_height)]
+    ys = [d * x + e * y + f for x in (0, crop_width) for y in (0, crop_height)]
+    left, right = (min(max(math.floor(x), 0), width) for x in (min(xs) - 1, max(xs) + 2))
+    top, bottom = (min(max(math.floor(y), 0), height) for y in (min(ys) - 1, max(ys) + 2))
+    left, top = min(left, width - 1), min(top, height - 1)
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def centre_crop(image: Image.Image, label: Image.Image, crop_px: tuple[int, int]) -> Crop:
+def centre_crop(image_HW3: UInt8Array, label_HW: UInt8Array, crop_px: tuple[int, int]) -> Crop:
     """Pixels as they are: the middle of a larger photograph, a smaller one in the middle of void."""
-    from_y, to_y = _overlap(image.height, crop_px[0])
-    from_x, to_x = _overlap(image.width, crop_px[1])
-    middle = Crop(np.asarray(image)[from_y, from_x], np.asarray(label)[from_y, from_x])
+    (from_y, to_y), (from_x, to_x) = map(_overlap, label_HW.shape, crop_px)
+    middle = Crop(image_HW3[from_y, from_x], label_HW[from_y, from_x])
     if middle.label_HW.shape == crop_px:
         return middle
     image_HW3 = np.empty((*crop_px, 3), dtype=np.uint8)

@@ -187,6 +187,16 @@ def test_prefetching_is_bounded(pristine: Path, monkeypatch: pytest.MonkeyPatch)
         assert reader.wait_s > 0
 
 
+def test_memory_of_dropped_batches_is_used_again_and_that_of_kept_ones_is_not(pristine: Path) -> None:
+    with open_reader(pristine, prefetch_batches=1) as reader:
+        kept = next(reader).images_B3HW[0]  # a part of it keeps all of it
+        pixels = kept.clone()
+        places = {next(reader).images_B3HW.data_ptr() for _ in range(20)}
+        assert len(places) <= 3
+        assert kept.data_ptr() not in places
+        assert torch.equal(kept, pixels)
+
+
 def test_indices_are_read_when_their_turn_comes(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_names: list[str] = []
 

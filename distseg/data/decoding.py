@@ -1,0 +1,63 @@
+"""Encoded images of shards -> arrays.
+
+    decode_rgb(data, key) -> (H, W, 3)        JPEG or PNG
+    decode_ids(data, num_classes, key) -> (H, W)
+
+JPEG goes through simplejpeg where it is installed, everything else through Pillow. Both are libjpeg-turbo and give the
+same pixels; Pillow goes by way of four bytes a pixel and copies twice. All of them let other threads run meanwhile.
+"""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from distseg.data.sample import IGNORE_INDEX
+from distseg.errors import DataError
+
+try:
+    import simplejpeg
+except ImportError:  # pixels are the same without
+    simplejpeg = None
+
+UInt8Array = npt.NDArray[np.uint8]
+
+_JPEG = b"\xff\xd8"  # how one begins
+
+
+def decode_rgb(data: bytes, key: str, out_HW3: UInt8Array | None = None) -> UInt8Array:
+    """uint8 (H, W, 3): `out_HW3` itself where the image has its size and can be decoded into it, else a new array.
+
+    Raises DataError naming `key` for what is no image, or none of three channels.
+    """
+    if simplejpeg is not None and data[:2] == _JPEG:
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if colours == "YCbCr":
+                fits = out_HW3 is not None and out_HW3.shape == (height, width, 3)
+                pixels_HW3: UInt8Array = simplejpeg.decode_jpeg(data, "RGB", buffer=out_HW3 if fits else None)
+                return out_HW3 if fits and out_HW3 is not None else pixels_HW3
+        except ValueError:  # damaged, or of a kind it does not know: Pillow reads it, or says what is wrong
+            pass
+    return np.asarray(_by_pillow(data, "RGB", key))
+
+
+def decode_ids(data: bytes, num_classes: int, key: str) -> UInt8Array:
+    """uint8 (H, W) of train ids and 255. Raises DataError naming `key` for what holds anything else."""
+    ids_HW = np.asarray(_by_pillow(data, "L", key))
+    if ids_HW.max() >= num_classes and (ids_HW + np.uint8(1)).max() > num_classes:  # void becomes 0
+        outside = [i for i in np.unique(ids_HW).tolist() if num_classes <= i != IGNORE_INDEX]
+        raise DataError(f"{key}: label ids {outside[:8]} are outside the label space's 0 to {num_classes - 1}")
+    return ids_HW
+
+
+def _by_pillow(data: bytes, mode: str, key: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{key}: not a readable image ({error})") from error
+    if image.mode != mode:
+        raise DataError(f"{key}: an image of mode {image.mode} where {mode} was packed")
+    return image
