@@ -49,7 +49,7 @@ class Search:
 
     uri: str
     space: Mapping[str, Domain]  # dotted field -> where its values come from
-    first: Sequence[Mapping[str, Any]]  # points to try before all others
+    first: Sequence[Mapping[str, Any]]  # points to try before all others; of a grid all
     objective: ObjectiveName
     budget: Budget
     second: SecondName | None = None  # to be minimised
@@ -79,15 +79,10 @@ def check(wanted: Search, base: RunConfig) -> None:
 
     Raises ConfigError and others for a point that cannot be trained, ResourceError if the cluster can never hold one.
     """
-    for point in _points(wanted) or [{}]:
+    for point in wanted.first or [{}]:
         check_run(with_overrides(base, point))
     ray_train.join_cluster(wanted.uri)
     ray_train.check_resources(base, ray.nodes(), ray_train.autoscaler_limits())
-
-
-def _points(wanted: Search) -> list[dict[str, Any]]:
-    """Those to try first; of a grid all."""
-    return grid(wanted.space) if wanted.algorithm == "grid" else [dict(point) for point in wanted.first]
 
 
 def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progress"], None]) -> None:
@@ -133,17 +128,29 @@ def _has_state(state_uri: str) -> bool:
     return next(iter(storage.list_files(state_uri)), None) is not None
 
 
-def grid(space: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the values. Raises ConfigError for a range, which has no end of them."""
-    for name, domain in space.items():
+def grid(asked: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values of a space; of a list of points, those.
+
+    Raises ConfigError for a range, which has no end of values, and for points that differ in what they say.
+    """
+    if not isinstance(asked, Mapping):
+        if not asked or any(point.keys() != asked[0].keys() for point in asked):
+            raise ConfigError("--algorithm grid: GRID must be a space of choices, or points that have the same fields")
+        return [dict(point) for point in asked]
+    for name, domain in asked.items():
         if not isinstance(domain, Categorical):
             raise ConfigError(f"--algorithm grid: {name} is a range; choose random or optuna, or a space of choices")
-    axes = [[(name, value) for value in domain.categories] for name, domain in space.items()]
+    axes = [[(name, value) for value in domain.categories] for name, domain in asked.items()]
     return [dict(point) for point in itertools.product(*axes)]
 
 
+def choices(points: Sequence[Mapping[str, Any]]) -> dict[str, Domain]:
+    """The smallest space that holds these points."""
+    return {name: tune.choice(list(dict.fromkeys(point[name] for point in points))) for name in points[0]}
+
+
 def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
-    budget, points = wanted.budget, _points(wanted)
+    budget, points = wanted.budget, [dict(point) for point in wanted.first]
     capacity = ray_train.capacity(base, ray.nodes(), ray_train.autoscaler_limits())
     names = ["objective", *([wanted.second] if wanted.second else [])]
     modes = ["max", "min"][: len(names)]

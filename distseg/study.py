@@ -43,16 +43,9 @@ def _studies() -> dict[str, Study]:
     base = replace(recipes.town(), name="pspnet")
     dawn = replace(base, name="pspnet-dawn", data=replace(base.data, train_conditions=(SOURCE,)))
 
-    def of_model(name: str, **changed: Any) -> RunConfig:
-        return replace(base, name=name, model=replace(base.model, **changed))
-
     def attention(name: str, **changed: Any) -> RunConfig:
         config = recipes.fcn_attention_town()
         return replace(config, name=f"fcn-attention{name}", model=replace(config.model, **changed))
-
-    def aux(weight: float) -> RunConfig:
-        name = base.name if weight == base.loss.aux_weight else f"aux-{round(100 * weight):03d}"
-        return replace(base, name=name, loss=replace(base.loss, aux_weight=weight))
 
     style = StyleConfig(network="(trained first)", conditions=TARGETS)
     with_kl = replace(style, kl_weight=1.0)
@@ -71,22 +64,6 @@ def _studies() -> dict[str, Study]:
                 "+ style + KL": replace(dawn, name="pspnet-dawn-style-kl", style=with_kl),
                 "+ SE + style + KL": replace(with_se, name="pspnet-dawn-se-style-kl", style=with_kl),
             },
-        ),
-        "pyramid": Study(
-            "Bins, pooling and reduction (Zhao et al. 2017, table 1)",
-            {
-                "no pyramid": of_model("no-pyramid", bins=()),
-                "B1 max": of_model("b1-max", bins=(1,), pool="max", reduce=False),
-                "B1 avg": of_model("b1-avg", bins=(1,), reduce=False),
-                "B1236 max": of_model("b1236-max", pool="max", reduce=False),
-                "B1236 avg": of_model("b1236-avg", reduce=False),
-                "B1236 max DR": of_model("b1236-max-dr", pool="max"),
-                "B1236 avg DR": base,
-            },
-        ),
-        "aux": Study(
-            "The auxiliary loss's weight (Zhao et al. 2017, table 2)",
-            {f"α = {weight}": aux(weight) for weight in (0.0, 0.3, 0.4, 0.6, 0.9)},
         ),
         "fcn_attention": Study(
             "Attention, skips and strides of the FCN with attention (Shen & Sun 2022)",

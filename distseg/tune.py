@@ -53,7 +53,7 @@ class Space:
     objective: ObjectiveName  # OBJECTIVE
     budget: Budget  # BUDGET
     first: Sequence[Mapping[str, Any]]  # FIRST: points to try before all others; none
-    grid: Mapping[str, Any]  # GRID: what --algorithm grid goes over; SPACE
+    grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]  # GRID: what --algorithm grid goes over, or its points; SPACE
     recipe: str  # RECIPE; town
 
 
@@ -156,7 +156,7 @@ def load_space(name: str) -> Space:
         objective=objective,
         budget=budget,
         first=first,
-        grid=dict(getattr(module, "GRID", space)),
+        grid=getattr(module, "GRID", space),
         recipe=recipe,
     )
 
@@ -207,8 +207,7 @@ def _wanted(space: Space, known: argparse.Namespace, base: RunConfig) -> "Search
     name = f"{space.name.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     return Search(
         uri=storage.join(base.checkpoint.uri, name),
-        space=space.grid if known.algorithm == "grid" else space.space,
-        first=space.first,
+        **_points(space, known.algorithm),
         objective=known.objective or space.objective,
         budget=budget,
         second=known.second,
@@ -218,6 +217,16 @@ def _wanted(space: Space, known: argparse.Namespace, base: RunConfig) -> "Search
         hours=known.hours,
         keep=known.keep,
     )
+
+
+def _points(space: Space, algorithm: str) -> dict[str, Any]:
+    """The space, and the points of it that are tried before all others."""
+    from distseg.ray_tune import choices, grid
+
+    if algorithm != "grid":
+        return {"space": space.space, "first": space.first}
+    points = grid(space.grid)
+    return {"space": choices(points), "first": points}
 
 
 _PLAIN = ("uri", "objective", "second", "algorithm", "scheduler", "seeds_per_trial", "hours", "keep", "parent_run_id")
@@ -241,8 +250,7 @@ def _asked_before(uri: str) -> tuple[Space, "Search", RunConfig]:
         space = load_space(question["space"])
         plain = {name: question[name] for name in _PLAIN} | {"uri": uri}
         wanted = Search(
-            space=space.grid if plain["algorithm"] == "grid" else space.space,
-            first=space.first,
+            **_points(space, plain["algorithm"]),
             budget=Budget(**question["budget"]),
             **plain,
         )

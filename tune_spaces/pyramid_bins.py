@@ -14,10 +14,15 @@ SPACE = {
     "model.reduce": tune.choice((True, False)),
 }
 FIRST = ({"model.bins": (1, 2, 3, 6), "model.pool": "avg", "model.reduce": True},)
-GRID = {
-    "model.bins": tune.choice(((1,), (1, 2, 3, 6))),
-    "model.pool": tune.choice(("max", "avg")),
-    "model.reduce": tune.choice((False, True)),
-}
+_TABLE_1 = (  # bins, pool, reduce
+    ((), "avg", True),
+    ((1,), "max", False),
+    ((1,), "avg", False),
+    ((1, 2, 3, 6), "max", False),
+    ((1, 2, 3, 6), "avg", False),
+    ((1, 2, 3, 6), "max", True),
+    ((1, 2, 3, 6), "avg", True),
+)
+GRID = [{"model.bins": bins, "model.pool": pool, "model.reduce": reduce} for bins, pool, reduce in _TABLE_1]
 OBJECTIVE = "val/mIoU"
 BUDGET = Budget(num_trials=12, max_steps=240, evaluate_every=60)

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,19 @@ def test_the_grids_are_the_papers_tables() -> None:
         0.6,
         0.9,
     ]
-    assert len(ray_tune.grid(tune.load_space("pyramid_bins").grid)) == 8
+    assert len(ray_tune.grid(tune.load_space("pyramid_bins").grid)) == 7
+
+
+def test_a_grid_of_points_is_those_points() -> None:
+    points: list[dict[str, Any]] = [
+        {"model.bins": (), "model.pool": "avg"},
+        {"model.bins": (1, 2), "model.pool": "avg"},
+    ]
+    assert ray_tune.grid(points) == points
+    space = ray_tune.choices(points)
+    assert ray_tune.grid(space) == points
+    with pytest.raises(ConfigError, match="GRID must be a space of choices, or points that have the same fields"):
+        ray_tune.grid([{"seed": 0}, {"optim.lr": 0.1}])
 
 
 def test_a_range_has_no_grid() -> None:
