@@ -191,6 +191,11 @@ def _base(space: Space, known: argparse.Namespace, overrides: Sequence[str]) -> 
     parsed: RunConfig = cli.parse(
         RunConfig, overrides, prog=f"{PROG} {space.name}", description=__doc__ or "", default=config, flat=True
     )
+    if parsed.tracking.register is not None:
+        raise ConfigError(
+            f"tracking.register = {parsed.tracking.register!r}: a search registers no trial; leave it out, and give "
+            "it to distseg.train with the search's best.json"
+        )
     return parsed
 
 
