@@ -1,4 +1,4 @@
-"""What becomes of a finished training's network: an MLflow model, on request a registered one, and a place to compare.
+"""What becomes of a finished training's network: an MLflow model, on request a registered one, and a view to compare.
 
 A trial of a search leaves none: its checkpoints are deleted when it loses; train the search's best.json instead.
 Nothing here raises for what a server or a model does: the run has ended by then, and its end is not to be lost.
@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from distseg import checkpoint, tracking
+from distseg import checkpoint, inference, tracking
 from distseg.checkpoint import Checkpoint
-from distseg.config import TrackingConfig
+from distseg.config import RunConfig, TrackingConfig
+from distseg.data.manifest import load_manifest
 from distseg.errors import DistsegError
 from distseg.tracking import DataInput, Registered, TrackedModel, View
 
@@ -63,7 +64,6 @@ def hand_over(
 
 def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> TrackedModel:
     """Raises CheckpointError for a network that one file cannot hold."""
-    evaluated = [used.shards_digest for used in inputs if used.context == "eval"]
     worst: Mapping[str, str | None] = {"worst_condition": saved.tables.get("worst_condition")}
     tags = {"data.digest": saved.manifest_digest, "git.commit": saved.code_version, **worst}
     return TrackedModel(
@@ -71,10 +71,23 @@ def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> 
         file=checkpoint.as_one_file(saved),
         step=saved.step,
         scores={name: saved.metrics[name] for name in CHAMPION_SCORES if name in saved.metrics},
-        evaluation_digest=" ".join(evaluated),
+        evaluated_on=next(used for used in inputs if used.context == "eval"),
         tags={name: value for name, value in tags.items() if value},
         card=card,
     )
+
+
+def search_view(uri: str, config: RunConfig, params: Sequence[str]) -> str:
+    """Where a search's trials are compared, by the fields it varies; empty if that could not be saved."""
+
+    def save() -> str:
+        data, manifest = config.data, load_manifest(config.data.uri)
+        shards = inference.evaluation_shards(manifest, data.val_split, data.val_conditions)
+        conditions = tuple(sorted({shard.condition for shard in shards}))
+        view = View(dataset=manifest.dataset, conditions=conditions, stage="trial", params=tuple(params))
+        return tracking.save_view(uri, config.tracking.experiment, view)
+
+    return _or_warn(save) or ""
 
 
 def _or_warn(do: Callable[[], T]) -> T | None:
@@ -83,5 +96,5 @@ def _or_warn(do: Callable[[], T]) -> T | None:
     except DistsegError as error:
         log.warning("%s", error)
     except Exception as error:  # noqa: BLE001 — whatever MLflow or torch raise, the run itself has ended well
-        log.warning("the model is not handed over: %r", error)
+        log.warning("the model or view is not in MLflow: %r", error)
     return None

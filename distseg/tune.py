@@ -31,6 +31,7 @@ from rich.table import Table
 from distseg import cli, recipes, search, storage, tracking
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.errors import ConfigError, DataError, TrackingError, TrainingError
+from distseg.handover import search_view
 from distseg.runs import tracking_of, with_absolute_paths
 from distseg.search import Budget, ObjectiveName
 from distseg.train import ensure_town, read_config_file, train_once
@@ -313,6 +314,8 @@ def _conclude(wanted: "Search", base: RunConfig, status: str) -> search.Trial | 
             tracking.finish_search(uri, wanted.parent_run_id, status, metrics, curve, texts)
         except TrackingError as error:
             log.warning("%s; the search is not closed there", error)
+        if link := search_view(uri, base, list(wanted.space)):
+            print(f"compare it  {link}")
     return best
 
 

@@ -13,6 +13,7 @@ from distseg.tracking.models import Registered, TrackedModel, log_model, registe
 from distseg.tracking.runs import (
     DESCRIPTION_TAG,
     PARAMS,
+    VARIED_TAG,
     DataInput,
     History,
     Point,
@@ -29,6 +30,7 @@ __all__ = [
     "DESCRIPTION_TAG",
     "OFF",
     "PARAMS",
+    "VARIED_TAG",
     "DataInput",
     "History",
     "MetricLog",

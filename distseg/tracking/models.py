@@ -22,7 +22,7 @@ import numpy as np
 import distseg
 from distseg.errors import TrackingError, first_line
 from distseg.tracking.client import connect, failures, patient, shown
-from distseg.tracking.runs import DESCRIPTION_TAG
+from distseg.tracking.runs import DATASET_DIGEST_LENGTH, DESCRIPTION_TAG, DataInput
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,7 +46,7 @@ class TrackedModel:
     file: bytes  # checkpoint.as_one_file
     step: int
     scores: Mapping[str, float]  # the checkpoint's metrics, val/mIoU and others
-    evaluation_digest: str  # of the images that the scores are of
+    evaluated_on: DataInput  # what the scores are of
     tags: Mapping[str, str] = field(default_factory=dict)
     card: str = ""  # Markdown
 
@@ -83,7 +83,7 @@ def log_model(uri: str, run_id: str, model: TrackedModel) -> str:
         )
         try:
             _upload(client, created.model_id, run_id, model)
-            _link(client, run, created.model_id, model.step)
+            _link(client, run, created.model_id, model)
         except BaseException:
             with contextlib.suppress(*failures()):
                 client.finalize_logged_model(created.model_id, "FAILED")
@@ -96,7 +96,7 @@ def log_model(uri: str, run_id: str, model: TrackedModel) -> str:
 
 def _tags(model: TrackedModel) -> dict[str, str]:
     scores = {name: str(round(value, 6)) for name, value in model.scores.items()}
-    return {**model.tags, **scores, EVALUATION_TAG: model.evaluation_digest, "step": str(model.step)}
+    return {**model.tags, **scores, EVALUATION_TAG: model.evaluated_on.shards_digest, "step": str(model.step)}
 
 
 def _logged_before(client: "MlflowClient", run: "Run", model: TrackedModel) -> str:
@@ -163,16 +163,16 @@ def requirements() -> list[str]:
     return [f"{name}=={version}" for name, version in ({"distseg": distseg.__version__} | versions).items()]
 
 
-def _link(client: "MlflowClient", run: "Run", model_id: str, step: int) -> None:
+def _link(client: "MlflowClient", run: "Run", model_id: str, model: TrackedModel) -> None:
     from mlflow.entities import LoggedModelOutput
 
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step)])
-    metrics = _metrics_at(client, run, model_id, step)
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, model.step)])
+    metrics = _metrics_at(client, run, model_id, model)
     if metrics:
         client.log_batch(run.info.run_id, metrics=metrics)
 
 
-def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, step: int) -> list["Metric"]:
+def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, model: TrackedModel) -> list["Metric"]:
     """The run's own records of that step, to the millisecond, since MLflow keeps what differs as a second value.
 
     Those of each class are left out: a request each, for numbers that are in the run and in the model card.
@@ -181,10 +181,14 @@ def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, step: int) ->
 
     names = [name for name in run.data.metrics if name.startswith("val/") and not name.startswith("val/IoU/")]
     records = [record for name in names for record in client.get_metric_history(run.info.run_id, name)]
+    data = {
+        "dataset_name": model.evaluated_on.name,
+        "dataset_digest": model.evaluated_on.digest[:DATASET_DIGEST_LENGTH],
+    }
     return [
-        Metric(record.key, record.value, record.timestamp, record.step, model_id=model_id)
+        Metric(record.key, record.value, record.timestamp, record.step, model_id=model_id, **data)
         for record in records
-        if record.step == step
+        if record.step == model.step
     ]
 
 
@@ -211,6 +215,7 @@ def register_model(
             tags=_tags(model) | {OBJECTIVE_TAG: objective},
             description=model.card[:CARD_LENGTH],
             model_id=model_id,
+            await_creation_for=0,  # it needs none: the files are there
         )
         number = str(version.version)
         is_champion, why = _judge(model, objective, number, champion)
@@ -251,7 +256,7 @@ def _judge(model: TrackedModel, objective: str, number: str, champion: "ModelVer
     if str(champion.version) == number:
         return True, f"it was before ({objective} {own:.4f})"
     has = f"version {champion.version} stays it"
-    if champion.tags.get(EVALUATION_TAG) != model.evaluation_digest:
+    if champion.tags.get(EVALUATION_TAG) != model.evaluated_on.shards_digest:
         return False, f"{has}: it was evaluated on other images, so the two cannot be compared; set the alias by hand"
     if objective not in champion.tags:
         return False, f"{has}: it has no {objective} to compare with; set the alias by hand"

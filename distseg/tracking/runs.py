@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_TAG = "distseg.run"
+VARIED_TAG = "search.params"  # of a trial: the fields that the search varies, which are logged like PARAMS
 DESCRIPTION_TAG = "mlflow.note.content"
 METRICS_PER_CALL = 1000  # what one log_batch may carry
 DATASET_NAME_LENGTH, DATASET_DIGEST_LENGTH = 500, 36  # what MLflow takes
@@ -78,7 +79,8 @@ def open_run(
             run = client.create_run(_experiment_id(client, uri, experiment), run_name=run_name, tags=all_tags)
             run_id = str(run.info.run_id)
             fields = dotted_fields(config)
-            _log_params(client, run_id, {name: _short(fields[name]) for name in PARAMS})
+            varied = [name for name in tags.get(VARIED_TAG, "").split(",") if name in fields]
+            _log_params(client, run_id, {name: _short(fields[name]) for name in (*PARAMS, *varied)})
             _log_inputs(client, run_id, inputs)
             client.log_dict(run_id, to_dict(config), "config/resolved.json")
         else:

@@ -22,7 +22,7 @@ VERSION = 1
 TAG = "mlflow.sharedViewState."
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves a file
 MEAN, WORST, GAP = "val/mIoU", "val/mIoU_worst", "val/mIoU_gap"
-SEARCHED = ("optim.lr", "loss.aux_weight", "model.bins", "model.se_ratio", "model.backbone", "data.batch_size")
+USUAL_PARAMS = ("optim.lr", "loss.aux_weight", "model.bins", "model.se_ratio", "model.backbone", "data.batch_size")
 MAX_CONDITIONS = 24  # charts; beyond them nobody compares by eye
 
 JSON = dict[str, Any]
@@ -35,6 +35,7 @@ class View:
     dataset: str
     conditions: tuple[str, ...]
     stage: Literal["train", "trial"] = "train"
+    params: tuple[str, ...] = USUAL_PARAMS  # set against the scores
 
     @property
     def name(self) -> str:
@@ -42,7 +43,7 @@ class View:
 
     @property
     def key(self) -> str:
-        of = hashlib.sha256(json.dumps([self.dataset, self.conditions]).encode()).hexdigest()[:8]
+        of = hashlib.sha256(json.dumps([self.dataset, self.conditions, self.params]).encode()).hexdigest()[:8]
         return f"distseg-{self.stage}-v{VERSION}-{of}"
 
 
@@ -91,10 +92,10 @@ def page_state(view: View) -> JSON:
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": {},
+        "columnWidths": {column: 40 + 8 * len(column.partition(".")[2]) for column in columns},
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": _charts(view),
-        "compareRunSections": [_section(name, title, columns, h) for name, (title, columns, h) in _SECTIONS.items()],
+        "compareRunSections": [_section(name, *_SECTIONS[name]) for name in _ORDER[view.stage]],
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
@@ -111,8 +112,8 @@ def page_state(view: View) -> JSON:
 
 def _columns(view: View) -> list[str]:
     scores = [MEAN, WORST, GAP, *(f"{MEAN}/{condition}" for condition in view.conditions)]
-    params = ["model.name", "data.train_conditions", *SEARCHED, "seed"]
-    tags = ["worst_condition", "data.digest", "stage"]
+    params = dict.fromkeys([*view.params, "model.name", "data.train_conditions", *USUAL_PARAMS, "seed"])
+    tags = ["worst_condition", "data.digest"]
     return [
         *map(_metric, scores),
         *(f"tags.`{name}`" for name in tags),
@@ -133,6 +134,7 @@ _SECTIONS = {
     "curves": ("Curves", 3, 300),
     "search": ("Parameters", 1, 420),
 }
+_ORDER = {"train": ("robust", "conditions", "curves", "search"), "trial": ("robust", "search", "conditions", "curves")}
 
 
 def _section(name: str, title: str, columns: int, height_px: int) -> JSON:
@@ -157,10 +159,10 @@ def _charts(view: View) -> list[JSON]:
             "Mean against worst condition",
             {"xaxis": {"key": MEAN, "type": "METRIC"}, "yaxis": {"key": WORST, "type": "METRIC"}},
         ),
-        _parallel("robust", "Profile over the conditions", [], [f"{MEAN}/{condition}" for condition in conditions]),
+        _chart("BAR", "robust", "Worst condition", {"metricKey": WORST}),
         *(_chart("BAR", "conditions", condition, {"metricKey": f"{MEAN}/{condition}"}) for condition in conditions),
         *(_line("curves", metric) for metric in (MEAN, WORST, "train/loss")),
-        _parallel("search", "Parameters and scores", SEARCHED, [MEAN, WORST]),
+        _parallel("search", "Parameters and scores", view.params, [MEAN, WORST]),
     ]
 
 

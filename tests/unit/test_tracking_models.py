@@ -83,6 +83,12 @@ def new_run(store: str, name: str, metrics: dict[str, float] | None = None, step
     return run_id
 
 
+def models_of(client: mlflow.MlflowClient, run_id: str) -> list[tuple[str, int]]:
+    outputs = client.get_run(run_id).outputs
+    assert outputs is not None
+    return [(output.model_id, output.step) for output in outputs.model_outputs]
+
+
 def label_maps(saved: Checkpoint, images_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     model = build_model(saved.config.model, saved.label_space.num_classes, aux=False)
     model.load_state_dict(saved.model)
@@ -138,6 +144,7 @@ def test_the_model_says_what_it_is_and_needs(saved: Checkpoint, tmp_path: Path) 
     assert about.metadata["data.digest"] == "d" * 64
     assert (tmp_path / "model" / "model_card.md").read_text() == "# Card"
     example = about.load_input_example(str(tmp_path / "model"))
+    assert isinstance(example, np.ndarray)
     assert example.dtype == np.uint8 and example.shape[3] == 3
     assert (tmp_path / "model" / "requirements.txt").read_text().split() == requirements()
     names = [requirement.partition("==")[0] for requirement in requirements()]
@@ -171,10 +178,10 @@ def test_the_runs_scores_of_that_step_belong_to_the_model_and_are_not_doubled(
     assert {metric.key: (metric.value, metric.step) for metric in model.metrics or []} == {
         name: (value, 7) for name, value in SCORES.items()
     }
+    assert {(metric.dataset_name, metric.dataset_digest) for metric in model.metrics or []} == {("town val", "d" * 36)}
     for name in SCORES:
         assert len(client.get_metric_history(run_id, name)) == 2
-    outputs = client.get_run(run_id).outputs.model_outputs
-    assert [(output.model_id, output.step) for output in outputs] == [(model_id, 7)]
+    assert models_of(client, run_id) == [(model_id, 7)]
 
 
 def test_a_run_that_ends_twice_with_the_same_best_logs_and_registers_it_once(
@@ -188,7 +195,7 @@ def test_a_run_that_ends_twice_with_the_same_best_logs_and_registers_it_once(
         versions.append((model_id, registered.version, registered.is_champion))
     assert versions[0] == versions[1]
     assert len(client.search_model_versions("name = 'twice'")) == 1
-    assert len(client.get_run(run_id).outputs.model_outputs) == 1
+    assert len(models_of(client, run_id)) == 1
 
 
 # ---- the registry
@@ -240,6 +247,19 @@ def test_a_champion_that_a_person_registered_stays(store: str, client: mlflow.Ml
     assert champion(client, "by-hand") == "1"
 
 
+@pytest.mark.parametrize("has_finished", [True, False])
+def test_a_model_that_is_not_wanted_or_not_done_is_not_logged(
+    store: str, client: mlflow.MlflowClient, saved: Checkpoint, has_finished: bool
+) -> None:
+    run_id = new_run(store, f"unwanted-{has_finished}")
+    settings = TrackingConfig(experiment="exp", log_model=not has_finished)
+    handed = hand_over(
+        store, run_id, settings, saved, dataset="town", inputs=evaluated_on("x"), has_finished=has_finished
+    )
+    assert handed.model_uri == "" and handed.view_link
+    assert models_of(client, run_id) == []
+
+
 # ---- what fails
 
 
@@ -275,7 +295,7 @@ def test_an_upload_that_fails_leaves_a_failed_model_and_none_of_the_runs(
     monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", full)
     assert hand_over_to(store, run_id, saved).model_uri == ""
     assert "the model is not logged: No space left on device" in caplog.text
-    assert client.get_run(run_id).outputs.model_outputs == []
+    assert models_of(client, run_id) == []
     experiment_id = client.get_run(run_id).info.experiment_id
     left = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
     assert [str(model.status) for model in left] == ["FAILED"]

@@ -26,8 +26,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def tag_of(store: str, view: View) -> dict[str, Any]:
+def tag_of(store: str, view: View) -> Any:
     experiment = mlflow.MlflowClient(tracking_uri=store).get_experiment_by_name("exp")
+    assert experiment is not None
     return json.loads(experiment.tags[TAG + view.key])
 
 
@@ -78,10 +79,21 @@ def test_a_searchs_view_is_of_its_trials_and_of_its_own_key() -> None:
     assert len(others) == 4
 
 
+def test_a_searchs_charts_are_of_what_it_varies_which_its_trials_have_as_params(store: str) -> None:
+    view = View(dataset="town", conditions=("fog",), stage="trial", params=("optim.weight_decay", "optim.lr"))
+    (chart,) = (chart for chart in page_state(view)["compareRunCharts"] if chart["type"] == "PARALLEL")
+    assert chart["selectedParams"] == ["optim.weight_decay", "optim.lr"]
+    tags = {"stage": "trial", tracking.VARIED_TAG: "optim.weight_decay,optim.lr"}
+    run_id = tracking.open_run(store, "exp", "trial", RunConfig(), tags)
+    params = mlflow.MlflowClient(tracking_uri=store).get_run(run_id).data.params
+    assert params.keys() == {*tracking.PARAMS, "optim.weight_decay"}
+
+
 def test_a_hundred_conditions_are_still_a_tag() -> None:
     view = View(dataset="many", conditions=tuple(f"condition-{i}" for i in range(100)))
     assert len(encoded(view)) < 20_000  # MLflow's limit
-    assert sum(chart["type"] == "BAR" for chart in page_state(view)["compareRunCharts"]) == MAX_CONDITIONS
+    charts = page_state(view)["compareRunCharts"]
+    assert sum(chart["metricSectionId"] == "conditions" for chart in charts) == MAX_CONDITIONS
 
 
 def test_no_experiment_no_view(store: str, tmp_path: Path) -> None:
