@@ -18,7 +18,7 @@ RUN_TAG = "distseg.run"
 VARIED_TAG = "search.params"  # of a trial: the fields that the search varies, which are logged like PARAMS
 DESCRIPTION_TAG = "mlflow.note.content"
 METRICS_PER_CALL = 1000  # what one log_batch may carry
-DATASET_NAME_LENGTH, DATASET_DIGEST_LENGTH = 500, 36  # what MLflow takes
+DATASET_NAME_LENGTH, DATASET_DIGEST_LENGTH = 500, 12  # MLflow takes 500 and 36; a page shows the whole digest
 
 # The fields that tell runs apart in the MLflow table; the whole configuration is an artifact.
 PARAMS = (
@@ -228,4 +228,4 @@ def run_link(uri: str, run_id: str, experiment: str) -> str:
     except failures():
         return f"{shown(uri)}    (it does not answer now; run {run_id})"
     experiment_id = found.experiment_id if found is not None else "0"
-    return f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"

@@ -129,7 +129,7 @@ def _metric(name: str) -> str:
 # ---- the charts
 
 _SECTIONS = {
-    "robust": ("Robustness: mean against worst condition", 2, 420),
+    "robust": ("Mean and worst condition", 2, 420),
     "conditions": ("mIoU of each condition", 3, 260),
     "curves": ("Curves", 3, 300),
     "search": ("Parameters", 1, 420),

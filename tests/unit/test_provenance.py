@@ -73,7 +73,7 @@ def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
     inputs = {used.dataset.name: used for used in run.inputs.dataset_inputs}
     assert inputs.keys() == {"town train", "town val"}
     used = inputs["town val"]
-    assert used.dataset.digest == run.data.tags["data.digest"][:36]
+    assert used.dataset.digest == run.data.tags["data.digest"][:12]
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "eval")]
     assert json.loads(used.dataset.source) == {"uri": config.data.uri}
     assert json.loads(used.dataset.profile or "")["num_images"] == 18
