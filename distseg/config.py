@@ -19,6 +19,7 @@ from distseg.errors import ConfigError
 
 Precision = Literal["auto", "bf16", "fp32", "fp64"]
 Sampling = Literal["each", "condition", "class"]
+Champion = Literal["val/mIoU", "val/mIoU_mean_conditions", "val/mIoU_worst"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -356,10 +357,20 @@ class TrackingConfig:
     """MLflow server; empty: MLFLOW_TRACKING_URI if set, else SQLite in ./runs."""
     experiment: str = "distseg"
     log_every_steps: int = 10
+    log_model: bool = True
+    """When the run has finished, log the network of its best checkpoint as an MLflow model."""
+    register: str | None = None
+    """Also register that model under this name; it gets the alias champion if it beats the present one."""
+    objective: Champion = "val/mIoU"
+    """What makes a champion."""
 
     def __post_init__(self) -> None:
         _require(bool(self.experiment), "tracking.experiment", self.experiment, "give the experiment a name")
         _require(self.log_every_steps >= 1, "tracking.log_every_steps", self.log_every_steps, "must be at least 1")
+        name = self.register
+        is_plain = name is None or (bool(name.strip()) and not set(name) & set("/:'"))
+        _require(is_plain, "tracking.register", name, "give the model a name without quotes, '/' and ':'")
+        _require(name is None or self.log_model, "tracking.register", name, "needs tracking.log_model True")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

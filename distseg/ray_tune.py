@@ -34,6 +34,7 @@ from distseg.inference import latency_ms, resolve_precision
 from distseg.models import build_model
 from distseg.runs import Run, check_run, read_about
 from distseg.search import Budget, ObjectiveName, SecondName
+from distseg.tracking import VARIED_TAG
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str,
     costs = {options["second"]: _cost(config, options["second"])} if options["second"] else {}
     begun = search.Trial(trial_id=trial_id, number=number, params=dict(params), config=to_dict(config), costs=costs)
     search.begin(options["search_uri"], begun)
-    tags = {"stage": "trial", "mlflow.parentRunId": options["parent_run_id"]}
+    tags = {"stage": "trial", "mlflow.parentRunId": options["parent_run_id"], VARIED_TAG: ",".join(params)}
     seeds = range(config.seed, config.seed + options["seeds"])
     if len(seeds) == 1:
         relay = _Relay(folder, options["objective"], costs, tells_tune=True)

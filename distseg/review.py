@@ -20,6 +20,7 @@ from distseg.tracking import History, Point
 
 CURVES = ("train/loss", "val/mIoU", "val/mIoU_worst")
 CONDITIONS_PLOT = "plots/condition_miou.png"
+MODEL_CARD = "report/model_card.md"
 PAUSE_S = 900.0  # between two records of a run at work: what is longer is taken for a pause
 
 
@@ -79,7 +80,7 @@ def files_of(review: RunReview) -> dict[str, bytes]:
     if review.images is not None:
         files["tables/images.json"] = json.dumps(review.images.as_json()).encode()
     files["report/index.html"] = run_page(review).encode()
-    files["report/model_card.md"] = model_card(review).encode()
+    files[MODEL_CARD] = model_card(review).encode()
     return files
 
 

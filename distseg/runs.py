@@ -2,6 +2,7 @@
 
 <run_uri>/config.json                       the configuration it was started with
 <run_uri>/run.json                          name, MLflow run id, tracking URI, experiment
+<run_uri>/environment.json                  what it computed with, see provenance.py
 <run_uri>/checkpoint_<step>_<token>/        see checkpoint.py
 <run_uri>/journal/<number>.jsonl            metrics that the tracking server never confirmed
 """
@@ -21,13 +22,15 @@ import torch.distributed as dist
 
 from distseg import checkpoint, storage, tracking
 from distseg.checkpoint import Checkpoint
-from distseg.config import RunConfig, check_divides, from_dict, to_dict
+from distseg.config import RunConfig, TrackingConfig, check_divides, from_dict, to_dict
 from distseg.data.manifest import Manifest
-from distseg.errors import CheckpointError, ConfigError, ResourceError, StorageError, TrackingError
+from distseg.errors import CheckpointError, ConfigError, DataError, ResourceError, StorageError, TrackingError
 from distseg.fit import check, fit
+from distseg.handover import HandedOver, hand_over
 from distseg.loop import Report, World, torchrun_world
 from distseg.pages import run_markdown
-from distseg.review import CONDITIONS_PLOT, HISTORY, files_of, review_of
+from distseg.provenance import ENVIRONMENT_FILE, data_inputs, environment, environment_tags
+from distseg.review import CONDITIONS_PLOT, HISTORY, MODEL_CARD, files_of, review_of
 from distseg.style import check_style, fit_style
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class Outcome:
     tracking_uri: str
     run_id: str  # MLflow's; empty if tracking is off or the server never answered
     num_unsent: int  # metric records kept in the journal
+    handed_over: HandedOver = field(default_factory=HandedOver)
 
 
 @dataclass
@@ -62,6 +66,8 @@ class Run:
     job_id: str = ""  # Ray's, if it is one
     tags: dict[str, str] = field(default_factory=dict)  # further ones, of its MLflow run
     dataset: str = ""
+    inputs: list[tracking.DataInput] = field(default_factory=list)
+    settings: TrackingConfig | None = None  # of the sitting that opened it
     is_resumed: bool = False
 
     @classmethod
@@ -85,11 +91,11 @@ class Run:
         """The MLflow run's id. Raises TrackingError if the server does not answer."""
         tags = {"data.digest": manifest_digest, "git.commit": checkpoint.code_version(), "ray.job_id": self.job_id}
         given = {name: value for name, value in (tags | self.tags).items() if value}
-        return tracking.open_run(self.tracking_uri, self.experiment, self.name, config, given)
+        return tracking.open_run(self.tracking_uri, self.experiment, self.name, config, given, self.inputs)
 
     def open(self, config: RunConfig, manifest: Manifest) -> None:
         """Creates or re-opens the MLflow run and writes config.json and run.json. A dead server is only warned of."""
-        self.dataset = manifest.dataset
+        self.dataset, self.settings, self.inputs = manifest.dataset, config.tracking, data_inputs(config)
         if self.is_tracked:
             try:
                 self.run_id = self.find_or_create(config, manifest.digest)
@@ -108,8 +114,10 @@ class Run:
         """Closes the MLflow run as FINISHED, FAILED or KILLED, writes the report and gathers what is left behind."""
         found = checkpoint.best(self.uri)
         uri, saved = found if found else ("", None)
+        handed_over = HandedOver()
         try:
-            self._finish(status, saved)
+            files = self._finish(status, saved)
+            handed_over = self._hand_over(status, saved, files.get(MODEL_CARD, b"").decode())
         except (TrackingError, StorageError) as error:
             log.warning("%s; the run is not closed there", error)
         return Outcome(
@@ -121,17 +129,33 @@ class Run:
             tracking_uri=self.tracking_uri,
             run_id=self.run_id,
             num_unsent=len(tracking.read_journal(self.uri)),
+            handed_over=handed_over,
         )
 
-    def _finish(self, status: str, saved: Checkpoint | None) -> None:
-        """The report goes below the run's directory and, if the run is tracked, to MLflow."""
+    def _hand_over(self, status: str, saved: Checkpoint | None, card: str) -> HandedOver:
+        is_training = self.tags.get("stage", "train") == "train"
+        is_evaluated = saved is not None and "conditions" in saved.tables
+        if not (self.is_tracked and self.settings and is_training and saved and is_evaluated):
+            return HandedOver()
+        return hand_over(
+            self.tracking_uri,
+            self.run_id,
+            self.settings,
+            saved,
+            dataset=self.dataset,
+            inputs=self.inputs,
+            card=card,
+            has_finished=status == "FINISHED",
+        )
+
+    def _finish(self, status: str, saved: Checkpoint | None) -> dict[str, bytes]:
+        """The report goes below the run's directory and, if the run is tracked, to MLflow. Returns its files."""
         history: tracking.History = {}
         if self.is_tracked:
             if not self.run_id:
                 self.run_id = tracking.find_run(self.tracking_uri, self.experiment, self.name)
             history = tracking.read_history(self.tracking_uri, self.run_id, HISTORY)
-        files: dict[str, bytes] = {}
-        tags: dict[str, str] = {}
+        files, tags = self._environment()
         if saved is not None and "conditions" in saved.tables:
             tags["worst_condition"] = str(saved.tables["worst_condition"] or "")
             files["tables/conditions.json"] = json.dumps(saved.tables, indent=1).encode()
@@ -146,6 +170,19 @@ class Run:
             storage.write_bytes(storage.join(self.uri, "report", "index.html"), files["report/index.html"])
         if self.is_tracked:
             tracking.finish_run(self.tracking_uri, self.run_id, status, files, tags)
+        return files
+
+    def _environment(self) -> tuple[dict[str, bytes], dict[str, str]]:
+        """(file, tags) of what rank 0 computed with; empty if it never came to that."""
+        uri = storage.join(self.uri, ENVIRONMENT_FILE)
+        if not storage.exists(uri):
+            return {}, {}
+        data = storage.read_bytes(uri)
+        try:
+            return {f"config/{ENVIRONMENT_FILE}": data}, environment_tags(data)
+        except DataError as error:
+            log.warning("%s", error)
+            return {}, {}
 
 
 def tracking_of(config: RunConfig) -> tuple[str, str]:
@@ -213,6 +250,8 @@ class RunReport:
         self, config: RunConfig, run: Run, manifest_digest: str, saved: Checkpoint | None, show: Show | None = None
     ) -> None:
         self.run, self.show = run, show
+        about = json.dumps(environment(run.job_id), indent=1)
+        storage.write_bytes(storage.join(run.uri, ENVIRONMENT_FILE), about.encode())
         self.metric_log: tracking.MetricLog | None = None
         if run.is_tracked:
             self.metric_log = tracking.MetricLog(

@@ -211,6 +211,14 @@ def show(outcome: Outcome, experiment: str) -> None:
     if outcome.run_id:
         print(f"MLflow run  {outcome.run_id}")
         print(f"open it     {tracking.run_link(outcome.tracking_uri, outcome.run_id, experiment)}")
+    handed = outcome.handed_over
+    if handed.view_link:
+        print(f"compare it  {handed.view_link}")
+    if handed.model_uri:
+        print(f"model       {handed.model_uri}")
+    if handed.registered is not None:
+        r = handed.registered
+        print(f"registered  {r.name} version {r.version}, {'now' if r.is_champion else 'not'} champion: {r.why}")
     if outcome.num_unsent:
         print(f"journal     {outcome.num_unsent} records wait in {storage.join(outcome.run_uri, 'journal')}")
 

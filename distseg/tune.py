@@ -31,6 +31,7 @@ from rich.table import Table
 from distseg import cli, recipes, search, storage, tracking
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.errors import ConfigError, DataError, TrackingError, TrainingError
+from distseg.handover import search_view
 from distseg.runs import tracking_of, with_absolute_paths
 from distseg.search import Budget, ObjectiveName
 from distseg.train import ensure_town, read_config_file, train_once
@@ -191,6 +192,11 @@ def _base(space: Space, known: argparse.Namespace, overrides: Sequence[str]) -> 
     parsed: RunConfig = cli.parse(
         RunConfig, overrides, prog=f"{PROG} {space.name}", description=__doc__ or "", default=config, flat=True
     )
+    if parsed.tracking.register is not None:
+        raise ConfigError(
+            f"tracking.register = {parsed.tracking.register!r}: a search registers no trial; leave it out, and give "
+            "it to distseg.train with the search's best.json"
+        )
     return parsed
 
 
@@ -308,6 +314,8 @@ def _conclude(wanted: "Search", base: RunConfig, status: str) -> search.Trial | 
             tracking.finish_search(uri, wanted.parent_run_id, status, metrics, curve, texts)
         except TrackingError as error:
             log.warning("%s; the search is not closed there", error)
+        if link := search_view(uri, base, list(wanted.space)):
+            print(f"compare it  {link}")
     return best
 
 

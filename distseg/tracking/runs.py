@@ -1,5 +1,6 @@
 """MLflow runs: opened once, found again by their tag `distseg.run` (a unique name), read, and closed."""
 
+import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_TAG = "distseg.run"
+VARIED_TAG = "search.params"  # of a trial: the fields that the search varies, which are logged like PARAMS
 DESCRIPTION_TAG = "mlflow.note.content"
 METRICS_PER_CALL = 1000  # what one log_batch may carry
+DATASET_NAME_LENGTH, DATASET_DIGEST_LENGTH = 500, 12  # MLflow takes 500 and 36; a page shows the whole digest
 
 # The fields that tell runs apart in the MLflow table; the whole configuration is an artifact.
 PARAMS = (
@@ -44,8 +47,27 @@ class Point(NamedTuple):
 History = Mapping[str, Sequence[Point]]  # of each metric, by step
 
 
-def open_run(uri: str, experiment: str, run_name: str, config: RunConfig, tags: Mapping[str, str]) -> str:
-    """Creates the run with its tags, params and config/resolved.json, or finds it again. Returns its id.
+class DataInput(NamedTuple):
+    """What a run reads of one data set."""
+
+    name: str  # of the data set and of what is chosen of it
+    digest: str  # of its manifest
+    uri: str
+    context: str  # train, eval or style
+    shards_digest: str  # of the content that is chosen
+    num_images: int
+    conditions: dict[str, list[str]]  # split -> conditions
+
+
+def open_run(
+    uri: str,
+    experiment: str,
+    run_name: str,
+    config: RunConfig,
+    tags: Mapping[str, str],
+    inputs: Sequence[DataInput] = (),
+) -> str:
+    """Creates the run with its tags, params, inputs and config/resolved.json, or finds it again. Returns its id.
 
     Raises TrackingError if the server does not answer or refuses.
     """
@@ -57,7 +79,9 @@ def open_run(uri: str, experiment: str, run_name: str, config: RunConfig, tags: 
             run = client.create_run(_experiment_id(client, uri, experiment), run_name=run_name, tags=all_tags)
             run_id = str(run.info.run_id)
             fields = dotted_fields(config)
-            _log_params(client, run_id, {name: _short(fields[name]) for name in PARAMS})
+            varied = [name for name in tags.get(VARIED_TAG, "").split(",") if name in fields]
+            _log_params(client, run_id, {name: _short(fields[name]) for name in (*PARAMS, *varied)})
+            _log_inputs(client, run_id, inputs)
             client.log_dict(run_id, to_dict(config), "config/resolved.json")
         else:
             client.update_run(run_id, status="RUNNING")
@@ -74,6 +98,30 @@ def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) 
     from mlflow.entities import Param
 
     client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+
+
+def _log_inputs(client: "MlflowClient", run_id: str, inputs: Sequence[DataInput]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    datasets = []
+    for used in inputs:
+        dataset = Dataset(
+            name=used.name[:DATASET_NAME_LENGTH],
+            digest=used.digest[:DATASET_DIGEST_LENGTH],
+            source_type="s3" if used.uri.startswith("s3://") else "local",
+            source=json.dumps({"uri": shown(used.uri)}),
+            profile=json.dumps(
+                {
+                    "num_images": used.num_images,
+                    "conditions": used.conditions,
+                    "manifest_digest": used.digest,
+                    "shards_digest": used.shards_digest,
+                }
+            ),
+        )
+        datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", used.context)]))
+    if datasets:
+        client.log_inputs(run_id, datasets)
 
 
 def _experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
@@ -124,10 +172,12 @@ def finish_run(uri: str, run_id: str, status: str, files: Mapping[str, bytes], t
 
     Raises TrackingError if the server does not answer or refuses.
     """
+    from mlflow.entities import RunTag
+
     client = connect(uri)
     try:
-        for name, value in tags.items():
-            client.set_tag(run_id, name, value)
+        if tags:
+            client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         if files:
             with tempfile.TemporaryDirectory() as folder:
                 for name, data in files.items():
@@ -178,4 +228,4 @@ def run_link(uri: str, run_id: str, experiment: str) -> str:
     except failures():
         return f"{shown(uri)}    (it does not answer now; run {run_id})"
     experiment_id = found.experiment_id if found is not None else "0"
-    return f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"

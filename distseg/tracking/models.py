@@ -1,0 +1,265 @@
+"""The network of a run's best checkpoint as an MLflow model, and its place in the model registry.
+
+A model is a directory of MLflow's: MLmodel (signature, requirements, model card), an input example, and one file of
+ours that `distseg.serving` reads; nothing in it is pickled. Everything goes by the client: MLflow's global state
+(active run, tracking URI) is left alone.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import distseg
+from distseg.errors import TrackingError, first_line
+from distseg.tracking.client import connect, failures, patient, shown
+from distseg.tracking.runs import DATASET_DIGEST_LENGTH, DESCRIPTION_TAG, DataInput
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+LOADER = "distseg.serving"  # MLflow imports it where the model is loaded
+MODEL_FILE = "model.pt"
+CHAMPION = "champion"
+OBJECTIVE_TAG, EVALUATION_TAG = "objective", "evaluation.digest"
+EXAMPLE_SIZE = (1, 48, 64, 3)
+CARD_LENGTH = 5000  # of a version's description
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedModel:
+    """What is logged."""
+
+    name: str
+    file: bytes  # checkpoint.as_one_file
+    step: int
+    scores: Mapping[str, float]  # the checkpoint's metrics, val/mIoU and others
+    evaluated_on: DataInput  # what the scores are of
+    tags: Mapping[str, str] = field(default_factory=dict)
+    card: str = ""  # Markdown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    name: str
+    version: str
+    is_champion: bool
+    why: str  # it is or is not, in a sentence
+
+
+# ---- logging
+
+
+def log_model(uri: str, run_id: str, model: TrackedModel) -> str:
+    """Logs the model to the run and links the run's metrics of its step to it. Returns the LoggedModel's id.
+
+    A model of this run, step and scores that is there already is not logged again. Raises TrackingError if the server
+    does not answer or refuses.
+    """
+    client = connect(uri)
+    try:
+        run = client.get_run(run_id)
+        if found := _logged_before(client, run, model):
+            return found
+        created = client.create_logged_model(
+            run.info.experiment_id,
+            name=model.name,
+            source_run_id=run_id,
+            tags=_tags(model) | {DESCRIPTION_TAG: model.card},
+            params=dict(run.data.params),
+            model_type="segmentation",
+        )
+        try:
+            _upload(client, created.model_id, run_id, model)
+            _link(client, run, created.model_id, model)
+        except BaseException:
+            with contextlib.suppress(*failures()):
+                client.finalize_logged_model(created.model_id, "FAILED")
+            raise
+        client.finalize_logged_model(created.model_id, "READY")
+        return str(created.model_id)
+    except failures() as error:
+        raise TrackingError(f"MLflow at {shown(uri)}: the model is not logged: {first_line(error)}") from None
+
+
+def _tags(model: TrackedModel) -> dict[str, str]:
+    scores = {name: str(round(value, 6)) for name, value in model.scores.items()}
+    return {**model.tags, **scores, EVALUATION_TAG: model.evaluated_on.shards_digest, "step": str(model.step)}
+
+
+def _logged_before(client: "MlflowClient", run: "Run", model: TrackedModel) -> str:
+    outputs = run.outputs.model_outputs if run.outputs is not None else []
+    for output in outputs:
+        if output.step != model.step:
+            continue
+        found = client.get_logged_model(output.model_id)
+        if found.status == "READY" and _tags(model).items() <= found.tags.items():
+            return str(found.model_id)
+    return ""
+
+
+def _upload(client: "MlflowClient", model_id: str, run_id: str, model: TrackedModel) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder, "model")
+        write_model(directory, model, model_id=model_id, run_id=run_id)
+        with patient(len(model.file)):
+            client.log_model_artifacts(model_id, str(directory))
+
+
+def write_model(directory: Path, model: TrackedModel, *, model_id: str = "", run_id: str = "") -> None:
+    """The model as `mlflow.pyfunc.load_model` takes it. `directory` must not exist."""
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # else a uv.lock that lies here goes with the model
+    from mlflow.models import Model
+
+    with warnings.catch_warnings():  # of its own type hints
+        warnings.simplefilter("ignore", UserWarning)
+        import mlflow.pyfunc
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    about = Model(run_id=run_id or None, model_id=model_id or None, model_uuid=model_id or uuid.uuid4().hex)
+    about.metadata = {"model_card": model.card, "step": model.step, "distseg": distseg.__version__, **model.tags}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, MODEL_FILE)
+        file.write_bytes(model.file)
+        mlflow.pyfunc.save_model(
+            path=str(directory),
+            loader_module=LOADER,
+            data_path=str(file),
+            mlflow_model=about,
+            signature=signature(),
+            input_example=np.random.default_rng(0).integers(0, 256, EXAMPLE_SIZE, dtype=np.uint8),
+            pip_requirements=requirements(),
+            model_config={"precision": "auto"},
+        )
+    Path(directory, "model_card.md").write_text(model.card)
+
+
+def signature() -> "ModelSignature":
+    """uint8 images (B, H, W, 3) in, uint8 label maps (B, H, W) out, of any size."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    byte = np.dtype(np.uint8)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(byte, (-1, -1, -1, 3))]), outputs=Schema([TensorSpec(byte, (-1, -1, -1))])
+    )
+
+
+def requirements() -> list[str]:
+    """What predicts, at the versions that trained; the rest is what distseg itself requires. No addresses."""
+    # Without a build's own part (+cu130), which no index but its own has.
+    versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", "numpy", "torch", "torchvision")}
+    return [f"{name}=={version}" for name, version in ({"distseg": distseg.__version__} | versions).items()]
+
+
+def _link(client: "MlflowClient", run: "Run", model_id: str, model: TrackedModel) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, model.step)])
+    metrics = _metrics_at(client, run, model_id, model)
+    if metrics:
+        client.log_batch(run.info.run_id, metrics=metrics)
+
+
+def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, model: TrackedModel) -> list["Metric"]:
+    """The run's own records of that step, to the millisecond, since MLflow keeps what differs as a second value.
+
+    Those of each class are left out: a request each, for numbers that are in the run and in the model card.
+    """
+    from mlflow.entities import Metric
+
+    names = [name for name in run.data.metrics if name.startswith("val/") and not name.startswith("val/IoU/")]
+    records = [record for name in names for record in client.get_metric_history(run.info.run_id, name)]
+    data = {
+        "dataset_name": model.evaluated_on.name,
+        "dataset_digest": model.evaluated_on.digest[:DATASET_DIGEST_LENGTH],
+    }
+    return [
+        Metric(record.key, record.value, record.timestamp, record.step, model_id=model_id, **data)
+        for record in records
+        if record.step == model.step
+    ]
+
+
+# ---- the registry
+
+
+def register_model(
+    uri: str, run_id: str, model_id: str, model: TrackedModel, *, name: str, objective: str
+) -> Registered:
+    """A new version of the registered model `name`, with the alias champion if it beats the version that has it.
+
+    Beats: scores more by `objective`, on the very same images. Where those differ, or the champion was not registered
+    by distseg, nothing is compared and the alias stays. Raises TrackingError if the server does not answer or refuses.
+    """
+    client = connect(uri)
+    try:
+        champion = _champion(client, name)
+        # Not models:/<id>, which MLflow would look up on the server of its global state.
+        source = client.get_logged_model(model_id).artifact_location
+        version = _version_of(client, name, run_id, source) or client.create_model_version(
+            name,
+            source=source,
+            run_id=run_id,
+            tags=_tags(model) | {OBJECTIVE_TAG: objective},
+            description=model.card[:CARD_LENGTH],
+            model_id=model_id,
+            await_creation_for=0,  # it needs none: the files are there
+        )
+        number = str(version.version)
+        is_champion, why = _judge(model, objective, number, champion)
+        if is_champion:
+            client.set_registered_model_alias(name, CHAMPION, number)
+        return Registered(name=name, version=number, is_champion=is_champion, why=why)
+    except failures() as error:
+        raise TrackingError(f"MLflow at {shown(uri)}: {name!r} is not registered: {first_line(error)}") from None
+
+
+def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
+    """The version that has the alias, if one has. Creates the registered model if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Semantic segmentation networks trained by distseg.")
+        return None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.get_registered_model(name).aliases.get(CHAMPION)
+    return None if version is None else client.get_model_version(name, str(version))
+
+
+def _version_of(client: "MlflowClient", name: str, run_id: str, source: str) -> "ModelVersion | None":
+    """The version that was made of the model before, if one was."""
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    return next((version for version in found if version.source == source), None)
+
+
+def _judge(model: TrackedModel, objective: str, number: str, champion: "ModelVersion | None") -> tuple[bool, str]:
+    """Whether version `number` is to have the alias, and why."""
+    if objective not in model.scores:
+        return False, f"its evaluation has no {objective}"
+    own = round(model.scores[objective], 6)
+    if champion is None:
+        return True, f"the first with that alias ({objective} {own:.4f})"
+    if str(champion.version) == number:
+        return True, f"it was before ({objective} {own:.4f})"
+    has = f"version {champion.version} stays it"
+    if champion.tags.get(EVALUATION_TAG) != model.evaluated_on.shards_digest:
+        return False, f"{has}: it was evaluated on other images, so the two cannot be compared; set the alias by hand"
+    if objective not in champion.tags:
+        return False, f"{has}: it has no {objective} to compare with; set the alias by hand"
+    its = float(champion.tags[objective])
+    comparison = f"{objective} {own:.4f} against {its:.4f} of version {champion.version}"
+    return (True, comparison) if own > its else (False, f"{has}: {comparison}")

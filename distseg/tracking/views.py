@@ -1,0 +1,207 @@
+"""A view of the experiment that answers the question at hand: which run holds in which condition.
+
+MLflow's own page shows all metrics in alphabetical order. A view is the state of that page, kept as a tag of the
+experiment (what its button "Share" makes; the format is read from MLflow 3, not documented): columns, filter, order and
+charts. Its key holds VERSION and what it is of, so that it is written once and a person's changes to it stay.
+"""
+
+import base64
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from distseg.errors import TrackingError, first_line
+from distseg.tracking.client import connect, failures, is_local_file, shown
+
+VERSION = 1
+TAG = "mlflow.sharedViewState."
+UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves a file
+MEAN, WORST, GAP = "val/mIoU", "val/mIoU_worst", "val/mIoU_gap"
+USUAL_PARAMS = ("optim.lr", "loss.aux_weight", "model.bins", "model.se_ratio", "model.backbone", "data.batch_size")
+MAX_CONDITIONS = 24  # charts; beyond them nobody compares by eye
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What is compared: the trainings, or a search's trials, on one data set."""
+
+    dataset: str
+    conditions: tuple[str, ...]
+    stage: Literal["train", "trial"] = "train"
+    params: tuple[str, ...] = USUAL_PARAMS  # set against the scores
+
+    @property
+    def name(self) -> str:
+        return f"{'Weather review' if self.stage == 'train' else 'Search'}: {self.dataset or 'all'}"
+
+    @property
+    def key(self) -> str:
+        of = hashlib.sha256(json.dumps([self.dataset, self.conditions, self.params]).encode()).hexdigest()[:8]
+        return f"distseg-{self.stage}-v{VERSION}-{of}"
+
+
+def save_view(uri: str, experiment: str, view: View) -> str:
+    """Writes the view unless it is there, and returns where it is seen.
+
+    Raises TrackingError if the server does not answer or refuses, or has no such experiment.
+    """
+    client = connect(uri)
+    try:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise TrackingError(f"no experiment {experiment!r}")
+        if TAG + view.key not in found.tags:
+            client.set_experiment_tag(found.experiment_id, TAG + view.key, encoded(view))
+        return view_link(uri, str(found.experiment_id), view)
+    except failures() as error:
+        raise TrackingError(f"MLflow at {shown(uri)}: the view is not saved: {first_line(error)}") from None
+
+
+def view_link(uri: str, experiment_id: str, view: View) -> str:
+    """A URL; of a file, the one it has while `mlflow ui` serves it."""
+    server = UI if is_local_file(uri) else shown(uri).rstrip("/")
+    # Without the type, the page opens in a mode that has no charts.
+    query = {"workflowType": "machine_learning", "viewStateShareKey": view.key, "compareRunsMode": "CHART"}
+    return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+
+
+def encoded(view: View) -> str:
+    """The tag's value."""
+    state = base64.b64encode(zlib.compress(json.dumps(page_state(view)).encode(), 9)).decode()
+    now_ms = int(time.time() * 1000)
+    return json.dumps({"name": view.name, "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{state}"})
+
+
+def page_state(view: View) -> JSON:
+    """The state of MLflow's page of runs."""
+    columns = _columns(view)
+    return {
+        "searchFilter": f"tags.stage = '{view.stage}'",
+        "orderByKey": _metric(MEAN),
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": {column: 40 + 8 * len(column.partition(".")[2]) for column in columns},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "compareRunCharts": _charts(view),
+        "compareRunSections": [_section(name, *_SECTIONS[name]) for name in _ORDER[view.stage]],
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+
+
+# ---- the table
+
+
+def _columns(view: View) -> list[str]:
+    scores = [MEAN, WORST, GAP, *(f"{MEAN}/{condition}" for condition in view.conditions)]
+    params = dict.fromkeys([*view.params, "model.name", "data.train_conditions", *USUAL_PARAMS, "seed"])
+    tags = ["worst_condition", "data.digest"]
+    return [
+        *map(_metric, scores),
+        *(f"tags.`{name}`" for name in tags),
+        *(f"params.`{name}`" for name in params),
+        *(f"attributes.`{name}`" for name in ("Created", "Duration", "Dataset", "Models")),
+    ]
+
+
+def _metric(name: str) -> str:
+    return f"metrics.`{name}`"
+
+
+# ---- the charts
+
+_SECTIONS = {
+    "robust": ("Mean and worst condition", 2, 420),
+    "conditions": ("mIoU of each condition", 3, 260),
+    "curves": ("Curves", 3, 300),
+    "search": ("Parameters", 1, 420),
+}
+_ORDER = {"train": ("robust", "conditions", "curves", "search"), "trial": ("robust", "search", "conditions", "curves")}
+
+
+def _section(name: str, title: str, columns: int, height_px: int) -> JSON:
+    return {
+        "uuid": name,
+        "name": title,
+        "columns": columns,
+        "cardHeight": height_px,
+        "display": True,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _charts(view: View) -> list[JSON]:
+    conditions = view.conditions[:MAX_CONDITIONS]
+    return [
+        _chart(
+            "SCATTER",
+            "robust",
+            "Mean against worst condition",
+            {"xaxis": {"key": MEAN, "type": "METRIC"}, "yaxis": {"key": WORST, "type": "METRIC"}},
+        ),
+        _chart("BAR", "robust", "Worst condition", {"metricKey": WORST}),
+        *(_chart("BAR", "conditions", condition, {"metricKey": f"{MEAN}/{condition}"}) for condition in conditions),
+        *(_line("curves", metric) for metric in (MEAN, WORST, "train/loss")),
+        _parallel("search", "Parameters and scores", view.params, [MEAN, WORST]),
+    ]
+
+
+def _chart(kind: str, section: str, title: str, rest: Mapping[str, object]) -> JSON:
+    return {
+        "uuid": f"{section}-{kind.lower()}-{title}",
+        "type": kind,
+        "metricSectionId": section,
+        "displayName": title,
+        "runsCountToCompare": 10,
+        "deleted": False,
+        "isGenerated": False,
+        **rest,
+    }
+
+
+def _parallel(section: str, title: str, params: Sequence[str], metrics: Sequence[str]) -> JSON:
+    chosen = {"selectedParams": list(params), "selectedMetrics": list(metrics), "showAllRuns": False}
+    return _chart("PARALLEL", section, title, {"chartName": title, **chosen})
+
+
+def _line(section: str, metric: str) -> JSON:
+    return _chart(
+        "LINE",
+        section,
+        metric,
+        {
+            "metricKey": metric,
+            "selectedMetricKeys": [metric],
+            "yAxisKey": "metric",
+            "yAxisExpressions": [],
+            "xAxisKey": "step",
+            "xAxisScaleType": "linear",
+            "selectedXAxisMetricKey": "",
+            "scaleType": "linear",
+            "range": {},
+            "lineSmoothness": 0,
+            "ignoreOutliers": False,
+            "useGlobalXaxisKey": True,
+            "useGlobalLineSmoothing": True,
+        },
+    )
