@@ -114,6 +114,18 @@ def test_mlflow_has_the_configuration_and_the_table(recorded: Recorded, trained:
     assert f"val/mIoU {best:.4f} " in trained.out
 
 
+def test_mlflow_has_the_model_the_inputs_and_the_environment_of_the_workers(
+    recorded: Recorded, trained: programs.Ended
+) -> None:
+    run = recorded.run
+    assert run.outputs is not None and run.inputs is not None
+    assert [f"models:/{output.model_id}" for output in run.outputs.model_outputs] == [trained.printed("model")]
+    assert {used.dataset.name for used in run.inputs.dataset_inputs} == {"town train", "town val"}
+    assert recorded.artifacts("config") == {"config/resolved.json", "config/environment.json"}
+    assert recorded.table("config/environment.json")["ray_job_id"] == run.data.tags["ray.job_id"]
+    assert "viewStateShareKey=distseg-train-v1-" in trained.printed("compare it")
+
+
 def test_mlflow_has_the_review(recorded: Recorded, trained: programs.Ended) -> None:
     assert recorded.artifacts("plots") == {
         f"plots/{name}.png" for name in ("condition_by_class", "condition_miou", "confusion_matrix", "curves")
