@@ -61,7 +61,9 @@ class Checkpoint:
     run_id: str = ""  # MLflow's
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)  # the evaluation as JSON, if one was made at this step
-    evaluation: dict[str, Any] = field(default_factory=dict)  # the same in tensors: confusion matrix, counts of images
+    evaluation: dict[str, Any] = field(
+        default_factory=dict
+    )  # the same in tensors: confusion matrix, counts of images, overlays
     records: list[dict[str, Any]] = field(default_factory=list)  # metrics the tracking server has not confirmed
     code_version: str = ""
     rng: dict[str, int] = field(default_factory=dict)  # generators are seeded from (seed, step, rank): see fit
@@ -103,7 +105,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
 def as_one_file(checkpoint: Checkpoint) -> bytes:
     """To be handed on: the weights that its metrics are of, with label space, configuration, metrics and tables.
 
-    Left out is what only the run itself needs: optimiser, position, records, and the places on its machine.
+    Left out is what only the run itself needs: optimiser, position, records, pictures, the places on its machine.
     """
     config = checkpoint.config
     if checkpoint.source_style:
@@ -111,6 +113,7 @@ def as_one_file(checkpoint: Checkpoint) -> bytes:
     config = replace(config, checkpoint=CheckpointConfig(), tracking=TrackingConfig(), style=StyleConfig())
     config = replace(config, data=replace(config.data, uri=DataConfig().uri))
     only_the_run_needs: dict[str, Any] = {"averaged": {}, "optimizer": {}, "records": [], "run_id": "", "rng": {}}
+    only_the_run_needs["evaluation"] = {k: v for k, v in checkpoint.evaluation.items() if k != "overlays"}
     return _encode(replace(checkpoint, config=config, model=checkpoint.evaluated, **only_the_run_needs))
 
 

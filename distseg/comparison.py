@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from distseg import figures
 from distseg.errors import DataError
+from distseg.gallery import images_compared
 from distseg.intervals import Differences, Interval, paired_bootstrap
 from distseg.markup import document, html_table, p, picture, section
 from distseg.pages import ABSENT, METHOD, RunReview, number, provenance
@@ -20,8 +22,20 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     base, *others = runs
     standings = _standings(runs)
     pairs = [_paired(run, base) for run in others]
+    best = _best_runs(runs, standings)
     sections = [
-        section("Conditions", *_compared_figure(runs, standings), _compared_table(runs, standings, pairs)),
+        section("Which run is best at which condition", p(_BEST_NOTE), _best_table(best)),
+        section(
+            f"All scores, against {_unique(0, runs)}",
+            *_compared_figure(runs, standings),
+            _compared_table(runs, standings, pairs),
+        ),
+        images_compared(
+            {_unique(k, runs): run.overlays for k, run in enumerate(runs)},
+            standings[0].miou,
+            list(base.table["classes"]),
+            base.palette,
+        ),
         section("What they do differently", _differing(runs)),
         section("Cost", _by_run(runs, [run.cost.rows() for run in runs])),
         section("Data and code", _by_run(runs, [provenance(run) for run in runs])),
@@ -34,7 +48,7 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     notes = [pair for pair in pairs if isinstance(pair, str)]
     answers = [("Best at its worst condition", _leader(runs, [min(s.miou.values(), default=0.0) for s in standings]))]
     answers += [("Best over all images", _leader(runs, [run.table["mIoU"] or 0.0 for run in runs]))]
-    answers += [(f"Cost of {run.name}", run.cost.brief()) for run in runs[:4]]
+    answers += [(f"Cost of {run.name}", _cost(run, base)) for run in runs[:4]]
     return document(
         f"{len(runs)} runs compared",
         " ".join(sentences),
@@ -45,11 +59,69 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
 
 
 _PAIRED_METHOD = (
-    "Differences are to the first run. Both runs are scored on the same resampled images (paired bootstrap), so what "
-    "is hard for both cancels out. 'higher' and 'lower': the 95 % interval of the difference excludes 0. 'no clear "
-    "difference': it does not. Of twenty comparisons of equals, about one comes out as clear by chance; and one "
-    "training each says nothing about other seeds.",
+    "Is a difference real? Both runs are scored on the same resampled images (paired bootstrap), so what is hard for "
+    "both cancels out. 'real gain' and 'real loss': the 95 % interval of the difference, in brackets, excludes 0. 'may "
+    "be chance': it does not. Of twenty comparisons of equals, about one comes out as real by chance; and one training "
+    "each says nothing about other seeds.",
 )
+_BEST_NOTE = (
+    "A lead is real if the choice of the test images does not explain it: its 95 % interval, in brackets, excludes 0 "
+    "(paired bootstrap). Real leads are bold."
+)
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The run of the highest mIoU at a condition."""
+
+    condition: str
+    run: str
+    miou: float
+    ahead: str  # by how much, and of whom
+    is_real: str
+
+
+def _best_runs(runs: Sequence[RunReview], standings: Sequence[Standing]) -> list[_Best]:
+    """Of each condition that several runs have scores of, the first run's worst one first."""
+    known: dict[tuple[int, int], Differences | str] = {}
+
+    def tested(k: int, other: int, condition: str) -> Interval | None:
+        if (k, other) not in known:
+            known[k, other] = _paired(runs[k], runs[other])
+        pair = known[k, other]
+        return None if isinstance(pair, str) else pair.conditions.get(condition)
+
+    found = []
+    for condition in dict.fromkeys(name for s in standings for name in s.miou):
+        ranked = sorted(
+            (k for k, s in enumerate(standings) if condition in s.miou), key=lambda k: -standings[k].miou[condition]
+        )
+        if len(ranked) < 2:
+            continue
+        first, *others = ranked
+        value, of_next = (standings[k].miou[condition] for k in ranked[:2])
+        interval = tested(first, others[0], condition)
+        rivals = [_unique(k, runs) for k in others if (i := tested(first, k, condition)) is None or i.low <= 0]
+        ahead = f"{signed(loss(value, of_next, 3), 3)}{f' ({span(interval, 3)})' if interval else ''}"
+        ahead += f"\nof {_unique(others[0], runs)}" if len(runs) > 2 else ""
+        found.append(_Best(condition, _unique(first, runs), value, ahead, _real(interval, rivals)))
+    return found
+
+
+def _real(interval: Interval | None, rivals: Sequence[str]) -> str:
+    if interval is None:
+        return "not tested"
+    if not rivals:
+        return "yes"
+    return f"may be chance\nas good may be {', '.join(rivals)}"
+
+
+def _best_table(best: Sequence[_Best]) -> str:
+    rows = [(b.condition, b.run, f"{b.miou:.3f}", b.ahead, b.is_real) for b in best]
+    is_real = [number for number, b in enumerate(best) if b.is_real == "yes"]
+    return html_table(
+        ("condition", "best run", "mIoU", "ahead of the next by", "is the lead real?"), rows, strong=is_real
+    )
 
 
 def _standings(runs: Sequence[RunReview]) -> list[Standing]:
@@ -76,28 +148,35 @@ def _against(run: RunReview, base: RunReview, standings: Sequence[Standing], k: 
     start = f"{run.name} against {base.name}:"
     worst = loss(min(standings[k].miou.values(), default=0.0), min(standings[0].miou.values(), default=0.0))
     if isinstance(pair, str):
-        return f"{start} {signed(worst)} at the worst condition, not tested."
+        return f"{start} {signed(worst)} at its worst condition, not tested."
     clear = {name: d.value for name, d in pair.conditions.items() if d and d.excludes_0}
     ranked = sorted(clear.items(), key=lambda item: -abs(item[1]))
     parts = [
         f"{word} {', '.join(f'{name} ({signed(value)})' for name, value in found)}"
         for word, found in (
-            ("clearly higher at", [item for item in ranked if item[1] > 0]),
-            ("clearly lower at", [item for item in ranked if item[1] < 0]),
+            ("a real gain at", [item for item in ranked if item[1] > 0]),
+            ("a real loss at", [item for item in ranked if item[1] < 0]),
         )
         if found
     ]
     if num_equal := len(standings[0].miou) - len(clear):
-        parts.append(f"no clear difference at {num_equal} of {len(standings[0].miou)} conditions")
-    return f"{start} {'; '.join(parts)}; worst condition {signed(worst)}, {_reading(pair.worst)}."
+        parts.append(f"differences that may be chance at {num_equal} of {len(standings[0].miou)} conditions")
+    return f"{start} {'; '.join(parts)}; at its worst condition {signed(worst)}: {_reading(pair.worst)}."
 
 
 def _reading(difference: Interval | None) -> str:
     if difference is None:
         return "not tested"
     if not difference.excludes_0:
-        return "no clear difference"
-    return "higher" if difference.value > 0 else "lower"
+        return "may be chance"
+    return "real gain" if difference.value > 0 else "real loss"
+
+
+def _cost(run: RunReview, base: RunReview) -> str:
+    ours, theirs = run.cost.cpu_hours, base.cost.cpu_hours
+    if run is base or not ours or not theirs or run.cost.device != base.cost.device:
+        return run.cost.brief()
+    return f"{run.cost.brief()}, {ours / theirs:.1f} times the first"
 
 
 def _leader(runs: Sequence[RunReview], scores: Sequence[float]) -> str:
@@ -133,10 +212,8 @@ def _compared_table(
     def row(
         name: str, num_images: str, values: Sequence[float | None], tested: Sequence[Interval | None]
     ) -> tuple[str, ...]:
-        known = [(value, k) for k, value in enumerate(values) if value is not None]
-        best = _unique(max(known)[1], runs) if known else ABSENT
         cells = [cell(k, value, values[0], tested[k - 1] if k else None) for k, value in enumerate(values)]
-        return (name, num_images, *cells, best)
+        return (name, num_images, *cells)
 
     names = list(dict.fromkeys(name for s in standings for name in s.miou))
     rows = [
@@ -164,7 +241,7 @@ def _compared_table(
             [None if isinstance(pair, str) else pair.pooled for pair in pairs],
         )
     )
-    header = ("condition", "images", *(_unique(k, runs) for k in range(len(runs))), "highest")
+    header = ("condition", "images", *(_unique(k, runs) for k in range(len(runs))))
     return html_table(header, rows)
 
 

@@ -346,9 +346,18 @@ class CheckpointConfig:
 class EvaluateConfig:
     every_steps: int = 0
     """Evaluate every so many steps; 0: only at the end."""
+    overlays_per_condition: int = 2
+    """Pictures made at each evaluation: so many images of each condition, always the same ones, and so many of its
+    worst; 0: none."""
 
     def __post_init__(self) -> None:
         _require(self.every_steps >= 0, "evaluate.every_steps", self.every_steps, "must not be negative")
+        _require(
+            0 <= self.overlays_per_condition <= 8,
+            "evaluate.overlays_per_condition",
+            self.overlays_per_condition,
+            "must be in [0, 8]",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: `inference.as_table`'s table, matrices and histories in, figures and RGB arrays out.
+"""Pictures of an evaluation: `inference.as_table`'s table, matrices and histories in, figures out.
 
 Figures are made without pyplot, so any thread may draw them; they are white, at most 10 inches wide (a page), with text
 of 8 points and more. Colours are safe for the colour-blind (cividis; Okabe & Ito's); nothing is said by colour alone.
@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageDraw, ImageFont
 
 from distseg.intervals import Interval
 from distseg.verdict import Table, loss, signed, standing
@@ -31,7 +30,6 @@ SMALL_PT, TEXT_PT, TITLE_PT = 8, 9, 11
 MAX_CLASSES = 20  # that fit a page with a number in each cell
 
 IntArray = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 History = Mapping[str, Sequence[tuple[int, float]]]  # metric -> (step, value), as MLflow keeps it
 
 
@@ -242,73 +240,6 @@ _SCORES = {"all images": "val/mIoU", "worst condition": "val/mIoU_worst"}
 
 def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return sorted((step, value) for step, value in points if math.isfinite(value))
-
-
-# ---- images
-
-_CAPTION_PX, _MARGIN_PX = 20, 4
-_WRONG_RGB = (213, 94, 0)  # VERMILION
-
-
-def overlay_panel(
-    image_3HW: npt.ArrayLike,
-    truth_HW: npt.ArrayLike,
-    predicted_HW: npt.ArrayLike,
-    palette: Sequence[tuple[int, int, int]],
-    *,
-    tile_px: int = 320,
-) -> Bytes:
-    """Input, truth, prediction and errors of one image as one RGB picture (H', W', 3), 2x2 tiles with captions.
-
-    Takes uint8 arrays or CPU tensors. `tile_px` is a tile's longer side. Errors: right is faint grey, wrong is orange.
-    Void (255) is hatched in truth and errors.
-    """
-    image_HW3 = np.asarray(image_3HW, dtype=np.uint8).transpose(1, 2, 0)
-    truth, predicted = np.asarray(truth_HW, dtype=np.uint8), np.asarray(predicted_HW, dtype=np.uint8)
-    if not image_HW3.shape[:2] == truth.shape == predicted.shape:
-        raise ValueError(
-            f"image {image_HW3.shape[:2]}, truth {truth.shape}, prediction {predicted.shape} differ in size"
-        )
-    num_valid = int((truth != _VOID).sum())
-    wrong = float(((truth != predicted) & (truth != _VOID)).sum()) / max(num_valid, 1)
-
-    scale = tile_px / max(truth.shape)
-    height, width = (max(1, round(side * scale)) for side in truth.shape)
-    image = np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
-    truth, predicted = (
-        np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST)) for ids in (truth, predicted)
-    )
-    is_void = truth == _VOID
-    hatch = _hatch(height, width)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[: len(palette)] = palette
-    faint = (165 + 0.33 * image.mean(2, keepdims=True)).astype(np.uint8).repeat(3, axis=2)
-    error = np.where((truth != predicted)[..., None], np.array(_WRONG_RGB, dtype=np.uint8), faint)
-    tiles = {
-        "input": image,
-        "truth": np.where(is_void[..., None], hatch, colours[truth]),
-        "prediction": colours[predicted],
-        f"errors (orange): {wrong:.0%}" if num_valid else "all void": np.where(is_void[..., None], hatch, error),
-    }
-    return _two_by_two(tiles, height, width)
-
-
-_VOID = 255
-
-
-def _hatch(height: int, width: int) -> Bytes:
-    y, x = np.ogrid[:height, :width]
-    return np.where(((x + y) % 8 < 2)[..., None], np.uint8(110), np.uint8(205)).repeat(3, axis=2)
-
-
-def _two_by_two(tiles: Mapping[str, Bytes], height: int, width: int) -> Bytes:
-    sheet = Image.new("RGB", (2 * width + _MARGIN_PX, 2 * (height + _CAPTION_PX)), "white")
-    font = ImageFont.load_default(size=14)
-    for number, (caption, tile) in enumerate(tiles.items()):
-        left, top = number % 2 * (width + _MARGIN_PX), number // 2 * (height + _CAPTION_PX)
-        ImageDraw.Draw(sheet).text((left + 2, top + 1), caption, fill="black", font=font)
-        sheet.paste(Image.fromarray(tile), (left, top + _CAPTION_PX))
-    return np.asarray(sheet)
 
 
 # ---- what figures have in common

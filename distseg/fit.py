@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from distseg import checkpoint, inference
+from distseg import checkpoint, inference, overlays
 from distseg.batchnorm import synchronise
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig
@@ -117,6 +117,7 @@ def fit(
                 metrics = evaluate(training) if evaluate_now else {}
                 if world.rank == 0 and metrics:
                     report.log(step, metrics)
+                    report.pictures(step, overlays.pictures(training.evaluation))
                 report.save(step, capture(training, reader, metrics, report, run_id), metrics)
                 watch.restart(step)
         losses.check()
@@ -391,13 +392,19 @@ def evaluate(training: Training) -> dict[str, float]:
     model = training.model if training.averaged is None else cast(SegmentationModel, training.averaged.module)
     if training.source is not None:
         model = TowardsSource(model, *training.source, training.config.style.strength)
-    inference.score(model, samples, tally, precision=training.precision, device=world.device)
+    seen = overlays.Overlays(
+        (shard.condition for shard in training.val_shards),
+        labels.palette,
+        training.config.evaluate.overlays_per_condition,
+    )
+    inference.score(model, samples, tally, precision=training.precision, device=world.device, see=seen.see)
     add_up(tally, world)
     inference.check_complete(tally, training.val_shards)
     training.tables = inference.as_table(tally, tally.summary(), labels) | {"step": training.step}
     training.evaluation = {
         "matrix_KK": tally.matrices_GKK.sum(0),
         "images": vars(tally.image_counts()),
+        "overlays": overlays.as_tensors(seen.gathered(world)),
     }
     return inference.as_metrics(training.tables)
 

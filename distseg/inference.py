@@ -232,10 +232,12 @@ def score(
     device: torch.device,
     protocol: Protocol = PLAIN,
     progress: Callable[[int], None] | None = None,
+    see: Callable[[EvalSample, Tensor, Tensor], None] | None = None,
 ) -> None:
     """Adds the model's predictions on `samples` to `tally`. Leaves the model in the mode it was in.
 
-    `progress` is told how many images are done.
+    `progress` is told how many images are done; `see` is given each image with its prediction (H, W), int64, and its
+    `class_counts` (3, K).
     """
     was_training = model.training
     num_done = 0
@@ -251,7 +253,10 @@ def score(
                 matrix_KK = confusion_matrix(prediction_HW, sample.label_HW, num_classes)
                 tally.matrices_GKK[g] += matrix_KK
                 tally.num_images_G[g] += 1
-                tally.images.append((sample.key, sample.condition, class_counts(matrix_KK)))
+                counts_3K = class_counts(matrix_KK)
+                tally.images.append((sample.key, sample.condition, counts_3K))
+                if see is not None:
+                    see(sample, prediction_HW, counts_3K)
             num_done += len(group)
             if progress is not None:
                 progress(num_done)

@@ -13,6 +13,7 @@ has, each is scored over its own.
 """
 
 import itertools
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,21 +84,23 @@ class ImageCounts:
         names = sorted(set(self.conditions))
         return {name: self.counts_N3K[torch.tensor([c == name for c in self.conditions])] for name in names}
 
-    def worst(self, count: int) -> list[tuple[str, str, float]]:
-        """(key, condition, mIoU of this image alone) of each condition's `count` worst images; none that is all void.
-
-        To look at, not to average: over an image's few classes a single one decides.
-        """
-        scores = _mean_iou(self.counts_N3K.double()).tolist()
-        scored = zip(self.keys, self.conditions, scores, strict=True)
-        ranked = sorted((item for item in scored if item[2] == item[2]), key=lambda item: (item[1], item[2]))
-        groups = itertools.groupby(ranked, key=lambda item: item[1])
-        return [item for _, group in groups for item in itertools.islice(group, count)]
-
 
 def class_counts(matrices_KK: Tensor) -> Tensor:
     """Confusion matrices (…, K, K) -> (…, 3, K): pixels in the truth, in the prediction, and in both."""
     return torch.stack([matrices_KK.sum(-1), matrices_KK.sum(-2), matrices_KK.diagonal(dim1=-2, dim2=-1)], -2)
+
+
+def image_iou(counts_3K: Tensor) -> float | None:
+    """IoU of the classes in one image's truth, weighted by their pixels there; None if all is void.
+
+    To find the images to look at: in the plain mean of a single image's few classes, one of some pixels decides.
+    """
+    truth_K, predicted_K, hit_K = counts_3K.tolist()
+    num_valid = sum(truth_K)
+    if not num_valid:
+        return None
+    per_class = zip(truth_K, predicted_K, hit_K, strict=True)
+    return math.fsum(t * hit / (t + predicted - hit) for t, predicted, hit in per_class if t) / float(num_valid)
 
 
 @dataclass(frozen=True, kw_only=True)

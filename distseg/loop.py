@@ -43,9 +43,13 @@ class World:
 
 
 class Report(Protocol):
-    """Where a training sends what it finds. `log` is called on rank 0 only, `save` on every rank."""
+    """Where a training sends what it finds. `log` and `pictures` are called on rank 0 only, `save` on every rank."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def pictures(self, step: int, pictures: dict[str, bytes]) -> None:
+        """JPEGs of an evaluation by name, on rank 0 only."""
+        ...
 
     def pending_records(self) -> list[dict[str, Any]]:
         """Records not yet confirmed by the tracking server; they travel in the checkpoint."""

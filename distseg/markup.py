@@ -8,10 +8,7 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
-from PIL import Image
 
 
 def md(text: str) -> str:
@@ -54,19 +51,18 @@ def picture(figure: Figure, alt: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     width_px = round(96 * figure.get_figwidth())
-    return f'<p class="figure"><img src="{_uri("png", buffer)}" alt="{html.escape(alt)}" width="{width_px}"></p>'
+    image = f'<img src="{_uri("png", buffer.getvalue())}" alt="{html.escape(alt)}" width="{width_px}">'
+    return f'<p class="figure">{image}</p>'
 
 
-def photograph(panel_HW3: npt.NDArray[np.uint8], alt: str, caption: str) -> str:
+def photograph(jpeg: bytes, alt: str, caption: str) -> str:
     """A caption's further lines are small."""
-    buffer = io.BytesIO()
-    Image.fromarray(panel_HW3).save(buffer, format="JPEG", quality=90)
-    image = f'<img src="{_uri("jpeg", buffer)}" alt="{html.escape(alt)}" width="{panel_HW3.shape[1]}">'
+    image = f'<img src="{_uri("jpeg", jpeg)}" alt="{html.escape(alt)}">'
     return f"<figure>{image}<figcaption>{_cell(caption)}</figcaption></figure>"
 
 
-def _uri(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def document(
@@ -109,7 +105,7 @@ figcaption { font-size: .9rem; }
 small { color: var(--soft); font-size: .82rem; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: .4rem; }
 .figure { margin: .5rem 0; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; break-inside: avoid; }
 .legend span { display: inline-block; margin: 0 .9rem .2rem 0; font-size: .85rem; }
 .legend i { display: inline-block; width: .9em; height: .9em; margin-right: .35em; vertical-align: -.08em;

@@ -15,12 +15,13 @@ from functools import cached_property
 from html import escape
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from distseg import figures
+from distseg.gallery import images_of_run
 from distseg.intervals import ImageCounts, Interval, Intervals, bootstrap
-from distseg.markup import document, html_table, markdown_table, md, p, photograph, picture, section
+from distseg.markup import document, html_table, markdown_table, md, p, picture, section
+from distseg.panels import Overlay
 from distseg.verdict import Standing, Table, loss, remarks, signed, span, standing, verdict
 
 ABSENT = "–"
@@ -56,14 +57,6 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstImage:
-    key: str
-    condition: str
-    miou: float  # of this image alone
-    panel_HW3: npt.NDArray[np.uint8]  # figures.overlay_panel
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunReview:
     """What a review shows of a run. Only the table is needed; what else is missing is said or left out."""
 
@@ -78,7 +71,7 @@ class RunReview:
     images: ImageCounts | None = None  # for intervals, and for comparing runs image by image
     matrix_KK: npt.ArrayLike | None = None  # int64: the pooled confusion matrix
     palette: Sequence[tuple[int, int, int]] = ()  # of the table's classes, as the panels have them
-    worst_images: Sequence[WorstImage] = ()
+    overlays: Sequence[Overlay] = ()  # pictures of single images
 
     @property
     def trained_on(self) -> list[str]:
@@ -123,7 +116,6 @@ def run_page(review: RunReview) -> str:
             "Classes",
             picture(figures.condition_by_class(review.table), "heat map: IoU of each class at each condition"),
         ),
-        _worst_images(review, s),
         section(
             "Confusions",
             picture(figures.confusion(review.matrix_KK, classes), "heat map: what each class was taken for"),
@@ -134,6 +126,7 @@ def run_page(review: RunReview) -> str:
         if any(review.history.values())
         else "",
         section("Cost", html_table(("", ""), review.cost.rows())),
+        images_of_run(review.overlays, s.miou, classes, review.palette),
         section("Data and code", html_table(("", ""), provenance(review)), _config(review)),
         section("How to read this", *(p(text) for text in METHOD)),
     ]
@@ -201,38 +194,6 @@ def _weakest(entry: Table) -> str:
         return ABSENT
     name = min(known, key=known.__getitem__)
     return f"{name} ({known[name]:.2f})"
-
-
-def _worst_images(review: RunReview, s: Standing) -> str:
-    if not review.worst_images:
-        return ""
-    parts = [_legend(list(review.table["classes"]), review.palette)]
-    for condition in s.miou:
-        of_it = [image for image in review.worst_images if image.condition == condition]
-        if of_it:
-            cards = [
-                photograph(image.panel_HW3, f"input, truth, prediction, errors of {image.key}", _caption(image))
-                for image in sorted(of_it, key=lambda image: image.miou)
-            ]
-            parts.append(f'<h3>{escape(condition)}</h3><div class="grid">{"".join(cards)}</div>')
-    return section("Worst images of each condition", *parts)
-
-
-def _caption(image: WorstImage) -> str:
-    return f"mIoU {image.miou:.2f}\n{image.key}"
-
-
-def _legend(classes: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> str:
-    if not palette:
-        return ""
-    colours = [
-        f'<span><i style="background:rgb{tuple(map(int, rgb))}"></i>{escape(name)}</span>'
-        for name, rgb in zip(classes, palette, strict=True)
-    ]
-    marks = (
-        '<span><i style="background:rgb(213,94,0)"></i>wrong</span><span><i class="void"></i>void, not counted</span>'
-    )
-    return f'<p class="legend">{"".join(colours)}{marks}</p>'
 
 
 def _data(review: RunReview) -> str:

@@ -15,6 +15,7 @@ from distseg import figures
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, to_dict
 from distseg.intervals import ImageCounts
+from distseg.overlays import from_tensors
 from distseg.pages import Cost, RunReview, model_card, run_page
 from distseg.tracking import History, Point
 
@@ -43,6 +44,7 @@ def review_of(name: str, saved: Checkpoint, *, dataset: str = "", history: Histo
         images=ImageCounts(**images) if images else None,
         matrix_KK=saved.evaluation.get("matrix_KK"),
         palette=saved.label_space.palette,
+        overlays=from_tensors(saved.evaluation.get("overlays", ())),
     )
 
 

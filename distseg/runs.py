@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from distseg import checkpoint, storage, tracking
+from distseg import checkpoint, overlays, storage, tracking
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, TrackingConfig, check_divides, from_dict, to_dict
 from distseg.data.manifest import Manifest
@@ -35,6 +36,7 @@ from distseg.style import check_style, fit_style
 
 log = logging.getLogger(__name__)
 
+PICTURES_S = 30.0  # for those still to be sent when a training ends
 
 Show = Callable[[int, Mapping[str, float]], None]  # (step, metrics): whatever draws a run's progress
 
@@ -253,18 +255,30 @@ class RunReport:
         about = json.dumps(environment(run.job_id), indent=1)
         storage.write_bytes(storage.join(run.uri, ENVIRONMENT_FILE), about.encode())
         self.metric_log: tracking.MetricLog | None = None
+        self.picture_log: tracking.PictureLog | None = None
+        opening = threading.Lock()  # two threads must not create two runs
+
+        def open_run() -> str:
+            with opening:
+                run.run_id = run.run_id or run.find_or_create(config, manifest_digest)
+                return run.run_id
+
         if run.is_tracked:
-            self.metric_log = tracking.MetricLog(
-                run.tracking_uri,
-                lambda: run.run_id or run.find_or_create(config, manifest_digest),
-                earlier=tracking.read_journal(run.uri) + (saved.records if saved else []),
-            )
+            earlier = tracking.read_journal(run.uri) + (saved.records if saved else [])
+            self.metric_log = tracking.MetricLog(run.tracking_uri, open_run, earlier=earlier)
+            self.picture_log = tracking.PictureLog(run.tracking_uri, open_run)
+        if saved is not None:
+            self.pictures(saved.step, overlays.pictures(saved.evaluation))  # unless MLflow has them
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.metric_log is not None:
             self.metric_log.log(step, metrics)
         if self.show is not None:
             self.show(step, metrics)
+
+    def pictures(self, step: int, pictures: dict[str, bytes]) -> None:
+        if self.picture_log is not None:
+            self.picture_log.log(step, pictures)
 
     def pending_records(self) -> list[dict[str, Any]]:
         return self.metric_log.pending() if self.metric_log is not None else []
@@ -281,9 +295,12 @@ class RunReport:
 
     def close(self) -> None:
         """Sends what is left; what cannot be sent becomes the run's journal."""
-        if self.metric_log is None:
+        if self.metric_log is None or self.picture_log is None:
             return
         unsent = self.metric_log.close()
+        step = self.picture_log.close(timeout_s=0.0 if unsent else PICTURES_S)
+        if step is not None:
+            log.warning("the pictures of step %d could not be sent to MLflow; its checkpoint has them", step)
         folder = storage.join(self.run.uri, "journal")
         try:
             tracking.replace_journal(self.run.uri, unsent)
@@ -343,6 +360,9 @@ class Follower:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         raise AssertionError("only rank 0 logs")
+
+    def pictures(self, step: int, pictures: dict[str, bytes]) -> None:
+        raise AssertionError("only rank 0 sends pictures")
 
     def pending_records(self) -> list[dict[str, Any]]:
         raise AssertionError("only rank 0 keeps records")

@@ -33,9 +33,13 @@ class Recorder:
     folder: Path | None = None
     stop_at: int | None = None
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
+    drawn: dict[int, dict[str, bytes]] = field(default_factory=dict)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self.logged.setdefault(step, {}).update(metrics)
+
+    def pictures(self, step: int, pictures: dict[str, bytes]) -> None:
+        self.drawn[step] = pictures
 
     def pending_records(self) -> list[dict[str, Any]]:
         return []

@@ -5,11 +5,13 @@ runs         a run from its opening to its end
 metric_log   metrics on their way there, and the journal of those that are not there yet
 models       the network of a run's best checkpoint, and its place in the registry
 views        the experiment's page as it answers which run holds in which condition
+picture_log  pictures of evaluations, likewise, without a journal
 """
 
 from distseg.tracking.client import OFF, is_local_file, resolve_uri
 from distseg.tracking.metric_log import MetricLog, Record, read_journal, replace_journal, write_journal
 from distseg.tracking.models import Registered, TrackedModel, log_model, register_model
+from distseg.tracking.picture_log import PictureLog
 from distseg.tracking.runs import (
     DESCRIPTION_TAG,
     PARAMS,
@@ -34,6 +36,7 @@ __all__ = [
     "DataInput",
     "History",
     "MetricLog",
+    "PictureLog",
     "Point",
     "Record",
     "Registered",

@@ -1,11 +1,9 @@
 """What figures show. How they look was judged by eye; here: the right numbers, at the right place, without warnings."""
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -121,43 +119,3 @@ def test_runs_by_condition() -> None:
     assert {"base", r"costs \$5 and \$6"} <= set(texts(figure))
     with pytest.raises(ValueError, match="8 runs in one figure"):
         figures.runs_by_condition({str(k): {"dawn": 0.5} for k in range(8)})
-
-
-def tiles(panel_HW3: npt.NDArray[np.uint8], height: int, width: int) -> Iterator[npt.NDArray[np.uint8]]:
-    top = (panel_HW3.shape[0] - 2 * height) // 2
-    left = panel_HW3.shape[1] - width
-    for y in (top, 2 * top + height):
-        for x in (0, left):
-            yield panel_HW3[y : y + height, x : x + width]
-
-
-def test_overlay_panel_shows_errors_orange_and_void_hatched() -> None:
-    image_3HW = torch.full((3, 20, 40), 100, dtype=torch.uint8)
-    truth_HW = torch.zeros(20, 40, dtype=torch.uint8)
-    truth_HW[:, 30:] = 255
-    predicted_HW = torch.zeros(20, 40, dtype=torch.uint8)
-    predicted_HW[:, :10] = 1
-    panel_HW3 = figures.overlay_panel(image_3HW, truth_HW, predicted_HW, LABELS.palette, tile_px=80)
-    assert panel_HW3.dtype == np.uint8
-    image, truth, predicted, errors = tiles(panel_HW3, 40, 80)
-    assert (image == 100).all()
-    assert (truth[:, :60] == LABELS.palette[0]).all()
-    assert (predicted[:, :20] == LABELS.palette[1]).all()
-    assert (predicted[:, 20:] == LABELS.palette[0]).all()
-    assert (errors[:, :20] == (213, 94, 0)).all()
-    right = errors[:, 20:60]
-    assert (right == right[0, 0, 0]).all() and right[0, 0, 0] > 160  # faint grey
-    for void in (truth[:, 60:], errors[:, 60:]):
-        assert set(np.unique(void)) == {110, 205}
-
-
-@pytest.mark.parametrize("size", [(128, 192), (1024, 2048), (50, 33), (1, 1)])
-def test_overlay_panel_of_any_size_fits_its_box(size: tuple[int, int]) -> None:
-    ids_HW = np.full(size, 255, dtype=np.uint8)
-    panel_HW3 = figures.overlay_panel(np.zeros((3, *size), dtype=np.uint8), ids_HW, ids_HW * 0, LABELS.palette)
-    assert 320 <= max(panel_HW3.shape[:2]) <= 2 * 320 + 40
-
-
-def test_overlay_panel_refuses_maps_of_other_sizes() -> None:
-    with pytest.raises(ValueError, match=r"image \(4, 6\), truth \(4, 5\), prediction \(4, 6\) differ in size"):
-        figures.overlay_panel(np.zeros((3, 4, 6)), np.zeros((4, 5)), np.zeros((4, 6)), LABELS.palette)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distseg.errors import DataError
-from distseg.intervals import MIN_IMAGES, ImageCounts, bootstrap, class_counts, paired_bootstrap
+from distseg.intervals import MIN_IMAGES, ImageCounts, bootstrap, class_counts, image_iou, paired_bootstrap
 from distseg.verdict import standing
 from tests.unit.reviews import HITS, example
 
@@ -91,13 +91,17 @@ def test_a_condition_of_void_alone_is_left_out() -> None:
     assert set(found.worst_share) == {"dawn", "night"}
 
 
-def test_counts_and_worst_images_by_hand() -> None:
+def test_counts_and_ious_of_single_images_by_hand() -> None:
     matrices_NKK = torch.tensor([[[3, 1], [0, 4]], [[0, 0], [0, 0]], [[1, 3], [0, 4]], [[4, 0], [0, 4]]])
     counts_N3K = class_counts(matrices_NKK)
     assert counts_N3K[0].tolist() == [[4, 4], [3, 5], [3, 4]]
-    images = ImageCounts.of(["a", "b", "c", "d"], ["dawn", "dawn", "dawn", "fog"], counts_N3K)
-    assert images.worst(1) == [("c", "dawn", pytest.approx((1 / 4 + 4 / 7) / 2)), ("d", "fog", 1.0)]
-    assert [key for key, _, _ in images.worst(9)] == ["c", "a", "d"]  # b is all void
+    iou_N = [image_iou(counts_3K) for counts_3K in counts_N3K]
+    assert iou_N == [pytest.approx((3 / 4 + 4 / 5) / 2), None, pytest.approx((1 / 4 + 4 / 7) / 2), 1.0]
+
+
+def test_the_iou_of_one_image_weighs_classes_by_their_pixels() -> None:
+    matrix_KK = torch.tensor([[90, 0, 6], [4, 0, 0], [0, 0, 0]])  # 96 and 4 pixels; the third class is not there
+    assert image_iou(class_counts(matrix_KK)) == pytest.approx(0.96 * 90 / 100)
 
 
 def test_counts_survive_json() -> None:

@@ -4,19 +4,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import get_args
 
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from distseg import figures, recipes
+from distseg import panels, recipes
 from distseg.comparison import comparison_page
 from distseg.config import to_dict
-from distseg.pages import Cost, RunReview, WorstImage, model_card, run_markdown, run_page
+from distseg.gallery import MAX_PICTURE_BYTES
+from distseg.pages import Cost, RunReview, model_card, run_markdown, run_page
+from distseg.panels import Overlay
 from distseg.published import PUBLISHED, published
 from tests.unit.reviews import HITS, LABELS, example
 
 HOSTILE = '<script>alert("x")</script>|`*_[a](http://evil.example)&'
+OVERLAYS: tuple[tuple[panels.Kind, str], ...] = (("fixed", "7"), ("fixed", "8"), ("worst", "8"), ("worst", "9"))
+CAPTIONS = (("Among the worst, and always shown", "8"), ("Among the worst", "9"), ("Always shown", "7"))
 FIGURE_URL = "get-artifact?path=plots/condition_miou.png&run_uuid=ab12"
 
 
@@ -24,9 +29,8 @@ def review(name: str = "town-1", better: int = 0, **changed: object) -> RunRevie
     made = example({condition: hits + better for condition, hits in HITS.items()})
     config = recipes.town()
     config = replace(config, data=replace(config.data, train_conditions=("dawn",)), seed=better)
-    panel_HW3 = figures.overlay_panel(
-        np.zeros((3, 8, 12)), np.zeros((8, 12)), np.ones((8, 12)), LABELS.palette, tile_px=60
-    )
+    small = panels.shrink(np.zeros((3, 8, 12)), np.zeros((8, 12)), np.ones((8, 12)))
+    jpeg = panels.as_jpeg(panels.panel(small, LABELS.palette, tile_px=60))
     whole = RunReview(
         name=name,
         table=made.table,
@@ -39,7 +43,11 @@ def review(name: str = "town-1", better: int = 0, **changed: object) -> RunRevie
         images=made.images,
         matrix_KK=made.matrix_KK,
         palette=LABELS.palette,
-        worst_images=[WorstImage(key=f"{c}/7", condition=c, miou=0.31, panel_HW3=panel_HW3) for c in HITS],
+        overlays=[
+            Overlay(kind=kind, condition=c, key=f"{c}/{key}", iou=0.31, jpeg=jpeg)
+            for kind, key in OVERLAYS
+            for c in HITS
+        ],
     )
     return replace(whole, **changed)  # type: ignore[arg-type]
 
@@ -121,9 +129,29 @@ def test_run_page_answers_what_a_reader_asks() -> None:
         '"max_steps": 240',
     ):
         assert answer in page.text
-    assert len(page.images) == 4 + len(HITS)
-    assert page.text.index("mIoU 0.31 night/7") < page.text.index("mIoU 0.31 fog/7")
+    assert len(page.images) == 4 + 3 * len(HITS)  # one is among the worst and always shown
+    shown = [f"{what}: IoU 0.31 {c}/{key}" for c in ("night", "fog", "dawn") for what, key in CAPTIONS]
+    assert [page.text.index(caption) for caption in shown] == sorted(page.text.index(caption) for caption in shown)
+    assert "void, not counted" in page.text
     assert {"details", "figure"} <= page.tags
+
+
+def test_a_page_of_many_pictures_stays_small_and_shows_every_condition() -> None:
+    names = [f"weather-{k}" for k in range(8)]
+    made = example(dict.fromkeys(names, 80), num_images=2)
+    noise = bytes(panels.MAX_JPEG_BYTES)  # only counted here, not shown
+    overlays = [
+        Overlay(kind=kind, condition=c, key=f"{c}/{kind}-{n}", iou=None, jpeg=noise)
+        for kind in get_args(panels.Kind)
+        for c in names
+        for n in range(8)
+    ]
+    html = run_page(RunReview(name="many", table=made.table, overlays=overlays))
+    page = checked(html)
+    assert len(html) < 5_000_000
+    num_shown = MAX_PICTURE_BYTES // panels.MAX_JPEG_BYTES
+    assert f"{num_shown} of 128 images are shown." in page.text
+    assert all(f"{name}/worst-0" in page.text for name in names)
 
 
 def test_run_page_with_nothing_but_the_table() -> None:
@@ -154,7 +182,7 @@ def test_own_classes_are_shown_where_conditions_differ_in_them() -> None:
 def test_nothing_foreign_becomes_markup() -> None:
     hits = {HOSTILE: 40, "dawn": 90}
     made = example(hits)
-    worst = replace(review().worst_images[0], key=HOSTILE, condition=HOSTILE)
+    worst = replace(review().overlays[0], key=HOSTILE, condition=HOSTILE)
     hostile = review(
         HOSTILE,
         table=made.table,
@@ -164,7 +192,7 @@ def test_nothing_foreign_becomes_markup() -> None:
         data_digest=HOSTILE,
         code_version=HOSTILE,
         cost=Cost(device=HOSTILE),
-        worst_images=[worst],
+        overlays=[worst],
     )
     for html in (run_page(hostile), comparison_page([hostile, replace(hostile, config={"a": HOSTILE})])):
         assert HOSTILE in checked(html).text
@@ -177,11 +205,14 @@ def test_nothing_foreign_becomes_markup() -> None:
 
 def test_comparison_says_what_is_better_where_and_whether_it_is_sure() -> None:
     page = checked(comparison_page([review("base"), review("better", better=5)]))
-    assert "better against base: clearly higher at " in page.text
+    assert "better against base: a real gain at " in page.text
     for condition in HITS:
         assert f"{condition} (+0." in page.text
     assert re.search(r"Best at its worst condition better: 0\.3\d Best over all images better: 0\.", page.text)
-    assert re.search(r"night 20 0\.2\d\d 0\.3\d\d \+0\.0\d\d \(0\.0\d\d to 0\.0\d\d\) higher better", page.text)
+    assert re.search(r"night better 0\.3\d\d \+0\.0\d\d \(0\.0\d\d to 0\.0\d\d\) yes", page.text)
+    assert re.search(r"night 20 0\.2\d\d 0\.3\d\d \+0\.0\d\d \(0\.0\d\d to 0\.0\d\d\) real gain", page.text)
+    assert "base: IoU 0.31 night/7 better: IoU 0.31 night/7" in page.text
+    assert len(page.images) == 1 + 2 * 2 * len(HITS)  # two images of each condition, of each run
     assert "seed 0 5" in page.text  # the only field that differs
     assert "model.name" not in page.text
     assert "Published results" not in page.text
@@ -190,7 +221,11 @@ def test_comparison_says_what_is_better_where_and_whether_it_is_sure() -> None:
 def test_comparison_with_itself_finds_no_difference() -> None:
     page = checked(comparison_page([review("a"), review("a")]))
     assert (
-        "a against a: no clear difference at 3 of 3 conditions; worst condition 0.00, no clear difference." in page.text
+        "a against a: differences that may be chance at 3 of 3 conditions; at its worst condition 0.00: may be chance."
+        in page.text
+    )
+    assert re.search(
+        r"night a \[1\] 0\.2\d\d 0\.000 \(0\.000 to 0\.000\) may be chance as good may be a \[2\]", page.text
     )
     assert "Their configurations are the same." in page.text
     assert "a [1]" in page.text and "a [2]" in page.text

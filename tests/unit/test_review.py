@@ -48,6 +48,9 @@ def test_the_images_are_the_same_on_one_and_two_ranks_and_add_up_to_the_table(
     assert reviews[0].cost.wall_hours == pytest.approx(108 / 3600)  # the pause is not counted
     assert reviews[0].cost.images_per_s == 5.0
 
+    assert [o.kind for o in reviews[0].overlays].count("fixed") == 18  # both images of each condition
+    assert reviews[0].overlays == reviews[1].overlays
+
     files = files_of(reviews[0])
     assert {name for name in files if name.startswith("plots/")} == {
         "plots/condition_miou.png",

@@ -1,15 +1,18 @@
 """Metrics reach MLflow once each, whatever the server does; tried on SQLite and on a port nobody answers."""
 
+import io
 import socket
 import time
 from pathlib import Path
 
 import mlflow
 import pytest
+from PIL import Image
 
 from distseg import runs, tracking
 from distseg.config import RunConfig, with_overrides
 from distseg.errors import ConfigError, TrackingError
+from distseg.tracking import picture_log
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,41 @@ def test_a_dead_server_blocks_nobody_and_its_records_stay_pending(dead_server: s
     logging_s = time.monotonic() - start_s
     assert [r["step"] for r in log.close(timeout_s=0.5)] == list(range(1000))
     assert logging_s < 5, "a call that waited for the server would take a second each"
+
+
+def image_names(store: str, run_id: str) -> list[str]:
+    found = mlflow.MlflowClient(tracking_uri=store).list_artifacts(run_id, "images")
+    return sorted(a.path.partition("+timestamp")[0] for a in found if a.path.endswith(".png"))
+
+
+def jpeg(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+def test_pictures_arrive_once_each_also_when_an_evaluation_is_done_again(store: str) -> None:
+    run_id = tracking.open_run(store, "exp", "run-pictures", RunConfig(), {})
+    pictures = {"overlay/night": jpeg("red"), "overlay/night 2": jpeg("blue")}
+    for _ in range(2):  # as before and after a crash
+        log = tracking.PictureLog(store, lambda: run_id)
+        log.log(20, pictures)
+        log.log(20, pictures)
+        log.log(30, {})
+        assert log.close(timeout_s=60) is None
+    assert image_names(store, run_id) == [f"images/overlay~night{n}+step+20" for n in (" 2", "")]
+    log = tracking.PictureLog(store, lambda: run_id)
+    log.log(30, pictures)
+    assert log.close(timeout_s=60) is None
+    assert len(image_names(store, run_id)) == 4
+
+
+def test_of_pictures_that_cannot_be_sent_the_newest_are_kept(dead_server: str) -> None:
+    log = tracking.PictureLog(dead_server, lambda: "ab12")
+    for step in range(100):
+        log.log(step, {"overlay/night": jpeg("red")})
+    assert log.close(timeout_s=0) == 99
+    assert len(log._waiting) <= picture_log.MAX_WAITING
 
 
 def test_a_dead_server_is_named_in_one_line(dead_server: str) -> None:

@@ -1,0 +1,132 @@
+"""Pictures of single images: input, truth, prediction and errors beside each other, as a person looks at them.
+
+Made where images are scored, also where nothing but numpy and PIL is installed, and small enough to be kept. Errors are
+orange (vermilion of Okabe & Ito 2008, safe for the colour-blind) on a faint grey image; void (255) is hatched.
+"""
+
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+TILE_PX = 256  # the longer side of one of a panel's four tiles
+MAX_JPEG_BYTES = 64 << 10  # of a panel; most have 20 to 40 kB
+WRONG_RGB = (213, 94, 0)
+
+Bytes = npt.NDArray[np.uint8]
+Palette = Sequence[tuple[int, int, int]]
+Kind = Literal["fixed", "worst"]
+
+_VOID = 255
+_CAPTION_PX, _MARGIN_PX = 20, 4
+_QUALITIES = (88, 70, 50, 30, 15, 5)  # the first that is small enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """One image of an evaluation as a picture."""
+
+    kind: Kind  # one of those shown at every evaluation, or of the worst of its condition
+    condition: str
+    key: str
+    iou: float | None  # intervals.image_iou; None: all its pixels are void
+    jpeg: bytes  # a panel, at most MAX_JPEG_BYTES
+
+
+class Segmented(NamedTuple):
+    """An image, what is in it and what was predicted, shrunken: at most 5 · TILE_PX² bytes (0.33 MB)."""
+
+    image_HW3: Bytes
+    truth_HW: Bytes
+    predicted_HW: Bytes
+    wrong: float | None  # share of the whole image's valid pixels; None: there are none
+
+
+def shrink(
+    image_3HW: npt.ArrayLike, truth_HW: npt.ArrayLike, predicted_HW: npt.ArrayLike, tile_px: int = TILE_PX
+) -> Segmented:
+    """At most `tile_px` on the longer side. Takes arrays or CPU tensors: uint8, or class ids of any integer type.
+
+    Raises ValueError if they differ in size.
+    """
+    image_HW3 = np.asarray(image_3HW, dtype=np.uint8).transpose(1, 2, 0)
+    truth, predicted = np.asarray(truth_HW, dtype=np.uint8), np.asarray(predicted_HW, dtype=np.uint8)
+    if not image_HW3.shape[:2] == truth.shape == predicted.shape:
+        raise ValueError(
+            f"image {image_HW3.shape[:2]}, truth {truth.shape}, prediction {predicted.shape} differ in size"
+        )
+    is_valid = truth != _VOID
+    num_valid = int(is_valid.sum())
+    wrong = float(((truth != predicted) & is_valid).sum()) / num_valid if num_valid else None
+    if max(truth.shape) > tile_px:
+        image_HW3, truth, predicted = _resized(image_HW3, truth, predicted, tile_px)
+    return Segmented(image_HW3, truth, predicted, wrong)
+
+
+def panel(seen: Segmented, palette: Palette, tile_px: int = TILE_PX) -> Bytes:
+    """An RGB picture (H', W', 3) of 2x2 tiles with captions, `tile_px` the longer side of a tile."""
+    image, truth, predicted = _resized(*seen[:3], tile_px)
+    height, width = truth.shape
+    is_void_HW1 = (truth == _VOID)[..., None]
+    hatch = _hatch(height, width)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[: len(palette)] = palette
+    grey_HW = image @ np.array([0.11, 0.11, 0.11], dtype=np.float32)  # a third of the mean, to be faint
+    faint = (165 + grey_HW).astype(np.uint8)[..., None]
+    errors = np.where((truth != predicted)[..., None], np.array(WRONG_RGB, dtype=np.uint8), faint)
+    tiles = {
+        "input": image,
+        "truth": np.where(is_void_HW1, hatch, colours[truth]),
+        "prediction": colours[predicted],
+        "all void" if seen.wrong is None else f"errors (orange): {seen.wrong:.0%}": np.where(
+            is_void_HW1, hatch, errors
+        ),
+    }
+    return _two_by_two(tiles, height, width)
+
+
+def as_jpeg(panel_HW3: Bytes) -> bytes:
+    """At most MAX_JPEG_BYTES, with thin lines of full colour; a picture of much detail loses some of it."""
+    data = b""
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        Image.fromarray(panel_HW3).save(buffer, format="JPEG", quality=quality, subsampling=0)
+        data = buffer.getvalue()
+        if len(data) <= MAX_JPEG_BYTES:
+            return data
+    raise ValueError(f"a panel of {panel_HW3.shape} makes {len(data)} bytes of JPEG, more than {MAX_JPEG_BYTES}")
+
+
+def _resized(image: Bytes, truth: Bytes, predicted: Bytes, tile_px: int) -> tuple[Bytes, Bytes, Bytes]:
+    scale = tile_px / max(truth.shape)
+    size = tuple(max(1, round(side * scale)) for side in (truth.shape[1], truth.shape[0]))
+    if size == (truth.shape[1], truth.shape[0]):
+        return image, truth, predicted
+    small = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    ids = (Image.fromarray(ids).resize(size, Image.Resampling.NEAREST) for ids in (truth, predicted))
+    return np.asarray(small), *map(np.asarray, ids)  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=8)
+def _hatch(height: int, width: int) -> Bytes:
+    y, x = np.ogrid[:height, :width]
+    return np.where(((x + y) % 8 < 2)[..., None], np.uint8(110), np.uint8(205)).repeat(3, axis=2)
+
+
+@functools.lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=14)
+
+
+def _two_by_two(tiles: Mapping[str, Bytes], height: int, width: int) -> Bytes:
+    sheet = Image.new("RGB", (2 * width + _MARGIN_PX, 2 * (height + _CAPTION_PX)), "white")
+    for number, (caption, tile) in enumerate(tiles.items()):
+        left, top = number % 2 * (width + _MARGIN_PX), number // 2 * (height + _CAPTION_PX)
+        ImageDraw.Draw(sheet).text((left + 2, top + 1), caption, fill="black", font=_font())
+        sheet.paste(Image.fromarray(tile), (left, top + _CAPTION_PX))
+    return np.asarray(sheet)
