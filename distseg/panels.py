@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 TILE_PX = 256  # the longer side of one of a panel's four tiles
-MAX_JPEG_BYTES = 64 << 10  # of a panel; most have 20 to 40 kB
+MAX_JPEG_BYTES = 64 << 10  # of a panel; most have 20 to 60 kB
 WRONG_RGB = (213, 94, 0)
 
 Bytes = npt.NDArray[np.uint8]
@@ -24,7 +24,7 @@ Kind = Literal["fixed", "worst"]
 
 _VOID = 255
 _CAPTION_PX, _MARGIN_PX = 20, 4
-_QUALITIES = (88, 70, 50, 30, 15, 5)  # the first that is small enough
+_QUALITIES = (78, 60, 40, 20, 5)  # the first that is small enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +71,29 @@ def shrink(
 def panel(seen: Segmented, palette: Palette, tile_px: int = TILE_PX) -> Bytes:
     """An RGB picture (H', W', 3) of 2x2 tiles with captions, `tile_px` the longer side of a tile."""
     image, truth, predicted = _resized(*seen[:3], tile_px)
-    height, width = truth.shape
-    is_void_HW1 = (truth == _VOID)[..., None]
-    hatch = _hatch(height, width)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[: len(palette)] = palette
-    grey_HW = image @ np.array([0.11, 0.11, 0.11], dtype=np.float32)  # a third of the mean, to be faint
-    faint = (165 + grey_HW).astype(np.uint8)[..., None]
-    errors = np.where((truth != predicted)[..., None], np.array(WRONG_RGB, dtype=np.uint8), faint)
-    tiles = {
-        "input": image,
-        "truth": np.where(is_void_HW1, hatch, colours[truth]),
-        "prediction": colours[predicted],
-        "all void" if seen.wrong is None else f"errors (orange): {seen.wrong:.0%}": np.where(
-            is_void_HW1, hatch, errors
-        ),
-    }
-    return _two_by_two(tiles, height, width)
+    size = truth.shape[1], truth.shape[0]
+    colours = [channel for colour in palette for channel in colour]
+    photograph = Image.fromarray(np.ascontiguousarray(image))
+    true, guessed = (_in_colours(ids, colours) for ids in (truth, predicted))
+    errors = photograph.convert("L").point(_FAINT).convert("RGB")
+    errors.paste(WRONG_RGB, mask=_mask(truth != predicted))
+    for tile in (true, errors):
+        tile.paste(_hatch(*size), mask=_mask(truth == _VOID))
+    wrong = "all void" if seen.wrong is None else f"errors (orange): {seen.wrong:.0%}"
+    return _two_by_two({"input": photograph, "truth": true, "prediction": guessed, wrong: errors}, *size)
+
+
+_FAINT = [165 + brightness // 3 for brightness in range(256)]
+
+
+def _in_colours(ids_HW: Bytes, colours: list[int]) -> Image.Image:
+    image = Image.fromarray(ids_HW)
+    image.putpalette(colours)
+    return image.convert("RGB")
+
+
+def _mask(is_there_HW: npt.NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(is_there_HW.astype(np.uint8) * np.uint8(255))
 
 
 def as_jpeg(panel_HW3: Bytes) -> bytes:
@@ -113,9 +119,9 @@ def _resized(image: Bytes, truth: Bytes, predicted: Bytes, tile_px: int) -> tupl
 
 
 @functools.lru_cache(maxsize=8)
-def _hatch(height: int, width: int) -> Bytes:
+def _hatch(width: int, height: int) -> Image.Image:
     y, x = np.ogrid[:height, :width]
-    return np.where(((x + y) % 8 < 2)[..., None], np.uint8(110), np.uint8(205)).repeat(3, axis=2)
+    return Image.fromarray(np.where((x + y) % 8 < 2, np.uint8(110), np.uint8(205))).convert("RGB")
 
 
 @functools.lru_cache(maxsize=1)
@@ -123,10 +129,17 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=14)
 
 
-def _two_by_two(tiles: Mapping[str, Bytes], height: int, width: int) -> Bytes:
+@functools.lru_cache(maxsize=256)
+def _caption(text: str, width: int) -> Image.Image:
+    strip = Image.new("RGB", (width, _CAPTION_PX), "white")
+    ImageDraw.Draw(strip).text((2, 1), text, fill="black", font=_font())
+    return strip
+
+
+def _two_by_two(tiles: Mapping[str, Image.Image], width: int, height: int) -> Bytes:
     sheet = Image.new("RGB", (2 * width + _MARGIN_PX, 2 * (height + _CAPTION_PX)), "white")
     for number, (caption, tile) in enumerate(tiles.items()):
         left, top = number % 2 * (width + _MARGIN_PX), number // 2 * (height + _CAPTION_PX)
-        ImageDraw.Draw(sheet).text((left + 2, top + 1), caption, fill="black", font=_font())
-        sheet.paste(Image.fromarray(tile), (left, top + _CAPTION_PX))
+        sheet.paste(_caption(caption, width), (left, top))
+        sheet.paste(tile, (left, top + _CAPTION_PX))
     return np.asarray(sheet)

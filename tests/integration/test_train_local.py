@@ -136,6 +136,17 @@ def test_mlflow_has_the_review(recorded: Recorded, trained: programs.Ended) -> N
     assert all(name in description for name in town.CONDITIONS)
     page = Path(trained.printed("run"), "report", "index.html").read_text()
     assert all(name in page for name in town.CONDITIONS)
+    assert page.count("data:image/jpeg") == 2 * len(town.CONDITIONS)  # both images of each
+
+
+def test_mlflow_has_the_same_two_images_of_each_condition_at_every_evaluation(recorded: Recorded) -> None:
+    stored = {path.partition("+timestamp")[0] for path in recorded.artifacts("images") if path.endswith(".png")}
+    assert stored == {
+        f"images/overlay~{name}{number}+step+{step}"
+        for name in town.CONDITIONS
+        for number in ("", " 2")
+        for step in EVALUATIONS
+    }
 
 
 def test_runs_are_compared_on_one_page(trained: programs.Ended, folder: Path) -> None:
