@@ -33,7 +33,8 @@ from distseg.style import check_style, fit_style
 log = logging.getLogger(__name__)
 
 
-Show = Callable[[int, Mapping[str, float]], None]  # (step, metrics): whatever draws a run's progress
+# (step, metrics, worst condition, "" if they are no evaluation): whatever shows a run's progress
+Show = Callable[[int, Mapping[str, float], str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,11 +222,11 @@ class RunReport:
                 earlier=tracking.read_journal(run.uri) + (saved.records if saved else []),
             )
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
         if self.metric_log is not None:
             self.metric_log.log(step, metrics)
         if self.show is not None:
-            self.show(step, metrics)
+            self.show(step, metrics, worst_condition)
 
     def pending_records(self) -> list[dict[str, Any]]:
         return self.metric_log.pending() if self.metric_log is not None else []
@@ -302,7 +303,7 @@ def saved_before(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint 
 class Follower:
     """fit's Report on every rank but 0, which only keeps step."""
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
         raise AssertionError("only rank 0 logs")
 
     def pending_records(self) -> list[dict[str, Any]]:

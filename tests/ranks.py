@@ -34,7 +34,7 @@ class Recorder:
     stop_at: int | None = None
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
         self.logged.setdefault(step, {}).update(metrics)
 
     def pending_records(self) -> list[dict[str, Any]]:
