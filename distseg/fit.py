@@ -116,7 +116,7 @@ def fit(
                 losses.check()
                 metrics = evaluate(training) if evaluate_now else {}
                 if world.rank == 0 and metrics:
-                    report.log(step, metrics)
+                    report.log(step, metrics, str(training.tables["worst_condition"] or ""))
                     report.pictures(step, overlays.pictures(training.evaluation))
                 report.save(step, capture(training, reader, metrics, report, run_id), metrics)
                 watch.restart(step)

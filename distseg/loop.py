@@ -45,7 +45,9 @@ class World:
 class Report(Protocol):
     """Where a training sends what it finds. `log` and `pictures` are called on rank 0 only, `save` on every rank."""
 
-    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+    def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
+        """`worst_condition` is that of an evaluation, whose value is val/mIoU_worst."""
+        ...
 
     def pictures(self, step: int, pictures: dict[str, bytes]) -> None:
         """JPEGs of an evaluation by name, on rank 0 only."""

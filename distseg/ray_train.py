@@ -31,6 +31,7 @@ from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError, first_line
 from distseg.loop import World
+from distseg.ray_metrics import Exporter
 from distseg.runs import (
     Follower,
     Outcome,
@@ -247,7 +248,7 @@ def _trainer(
 
 @contextlib.contextmanager
 def _watching(show: Show | None) -> Iterator[Queue]:
-    """A queue for rank 0's (step, metrics) and the warnings of all ranks, shown by a thread of this process."""
+    """A queue for what rank 0 logs, as Show takes it, and all ranks' warnings; shown by a thread of this process."""
     # On the head, which outlives other machines; in a trial of a search, where it is placed with the trial's driver.
     is_placed = ray.util.get_current_placement_group() is not None
     watcher = Queue(
@@ -270,7 +271,7 @@ def _watching(show: Show | None) -> Iterator[Queue]:
         watcher.shutdown(force=True)
 
 
-def _show_item(item: tuple[int, dict[str, float]] | str, show: Show | None) -> None:
+def _show_item(item: tuple[int, dict[str, float], str] | str, show: Show | None) -> None:
     if isinstance(item, str):
         log.warning("%s", item)
     elif show is not None:
@@ -345,15 +346,18 @@ def _worker(options: Mapping[str, Any]) -> None:
     logging.getLogger("distseg").addHandler(_WarningsToDriver(watcher, world.rank))
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
     saved = agreed_checkpoint(run.uri, world)
-    report: Follower | RunReport = _RayFollower()
-    if world.rank == 0:
-        report = _RayReport(
-            config, run, options["manifest_digest"], saved, lambda step, metrics: _send(watcher, (step, dict(metrics)))
-        )
-    try:
+    with contextlib.ExitStack() as opened:
+        report: Follower | RunReport = _RayFollower()
+        if world.rank == 0:
+            exporter = opened.enter_context(contextlib.closing(Exporter(config, run.name)))
+
+            def show(step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
+                _send(watcher, (step, dict(metrics), worst_condition))
+                exporter.log(step, metrics, worst_condition)
+
+            report = _RayReport(config, run, options["manifest_digest"], saved, show)
+        opened.enter_context(contextlib.closing(report))
         fit_run(config, world, report, resume=saved, run_id=run.run_id)
-    finally:
-        report.close()
 
 
 def _send(watcher: Queue, item: object) -> None:

@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 PICTURES_S = 30.0  # for those still to be sent when a training ends
 
-Show = Callable[[int, Mapping[str, float]], None]  # (step, metrics): whatever draws a run's progress
+# (step, metrics, worst condition, "" if they are no evaluation): whatever shows a run's progress
+Show = Callable[[int, Mapping[str, float], str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,11 +271,11 @@ class RunReport:
         if saved is not None:
             self.pictures(saved.step, overlays.pictures(saved.evaluation))  # unless MLflow has them
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
         if self.metric_log is not None:
             self.metric_log.log(step, metrics)
         if self.show is not None:
-            self.show(step, metrics)
+            self.show(step, metrics, worst_condition)
 
     def pictures(self, step: int, pictures: dict[str, bytes]) -> None:
         if self.picture_log is not None:
@@ -358,7 +359,7 @@ def saved_before(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint 
 class Follower:
     """fit's Report on every rank but 0, which only keeps step."""
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
         raise AssertionError("only rank 0 logs")
 
     def pictures(self, step: int, pictures: dict[str, bytes]) -> None:

@@ -12,13 +12,11 @@ import json
 import logging
 import os
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from distseg import cli, recipes, search, storage
@@ -29,6 +27,7 @@ from distseg.data.processes import in_processes
 from distseg.data.shards import pack
 from distseg.errors import ConfigError, StorageError
 from distseg.runs import Outcome, read_config
+from distseg.screen import Screen
 
 PROG = "python -m distseg.train"
 TOWN_TRAIN, TOWN_VAL = 720, 180  # frames: 40 and 10 of each condition and site
@@ -126,7 +125,10 @@ def _train(config: RunConfig, resume: str | None) -> Outcome | None:
     if "RANK" in os.environ:
         from distseg.runs import train_as_rank
 
-        return train_as_rank(config, resume=resume, show=Screen(config.optim.max_steps))
+        if os.environ["RANK"] != "0":
+            return train_as_rank(config, resume=resume)
+        with Screen(config.optim.max_steps) as screen:
+            return train_as_rank(config, resume=resume, show=screen)
     from distseg import ray_train
 
     with Screen(config.optim.max_steps) as screen:
@@ -153,51 +155,6 @@ def train_once(config: RunConfig) -> dict[str, Any]:
     result = {"config": to_dict(config), "checkpoint_uri": outcome.checkpoint_uri, "tables": outcome.tables}
     storage.write_bytes(uri, json.dumps(result, indent=1).encode())
     return result
-
-
-class Screen:
-    """A run's progress: a bar on a terminal, elsewhere one plain line per report. Evaluations are always lines."""
-
-    def __init__(self, max_steps: int) -> None:
-        self.max_steps = max_steps
-        self.start: tuple[int, float] | None = None
-        self.bar = Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("{task.fields[rates]}"),
-            disable=not sys.stdout.isatty(),
-        )
-        self.task = self.bar.add_task("training", total=max_steps, rates="")
-
-    def __enter__(self) -> "Screen":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.start = self.start or (step, time.monotonic())
-        if "train/loss" in metrics:
-            rates = self._rates(step, metrics)
-            self.bar.update(self.task, completed=step, rates=rates)
-            if self.bar.disable:
-                print(f"step {step}/{self.max_steps}  {rates}", flush=True)
-        elif "val/mIoU" in metrics:
-            worst = f", worst condition {metrics['val/mIoU_worst']:.4f}" if "val/mIoU_worst" in metrics else ""
-            self.bar.console.print(f"step {step}/{self.max_steps}  val mIoU {metrics['val/mIoU']:.4f}{worst}")
-        elif "train/resumed_at" in metrics:
-            self.bar.console.print(f"step {step}/{self.max_steps}  resumed")
-
-    def _rates(self, step: int, metrics: Mapping[str, float]) -> str:
-        first_step, first_s = self.start or (step, time.monotonic())
-        elapsed_s = time.monotonic() - first_s
-        text = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_s']:.1f} images/s"
-        if step > first_step and elapsed_s > 0:
-            steps_per_s = (step - first_step) / elapsed_s
-            left_s = int((self.max_steps - step) / steps_per_s)
-            text += f"  {steps_per_s:.2f} steps/s  ETA {left_s // 60}:{left_s % 60:02d}"
-        return f"{text}  data wait {metrics['train/data_wait_fraction']:.0%}"
 
 
 def show(outcome: Outcome, experiment: str) -> None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs with apt what the scripts of this folder and cluster/local_hosts.sh start, on Debian or Ubuntu. Needs root.
+# Installs with apt what the scripts of this folder, cluster/local_hosts.sh and the browser test start, on Debian or
+# Ubuntu (whose chromium is a snap). Needs root.
 # Run it again at will: what is already there is left alone.
 set -euo pipefail
 
@@ -7,6 +8,7 @@ packages=(
   ceph-mon ceph-osd radosgw ceph-common   # infra/s3_server.sh
   postgresql                              # infra/postgres.sh
   iproute2                                # cluster/local_hosts.sh
+  chromium                                # tests/integration/test_browser.py
   curl procps util-linux                  # health checks, process control, runuser
 )
 

@@ -35,7 +35,7 @@ class Recorder:
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
     drawn: dict[int, dict[str, bytes]] = field(default_factory=dict)
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
         self.logged.setdefault(step, {}).update(metrics)
 
     def pictures(self, step: int, pictures: dict[str, bytes]) -> None:

@@ -228,4 +228,6 @@ def run_link(uri: str, run_id: str, experiment: str) -> str:
     except failures():
         return f"{shown(uri)}    (it does not answer now; run {run_id})"
     experiment_id = found.experiment_id if found is not None else "0"
-    return f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    # Without the type of workflow, MLflow shows the page among those of language models, under other names.
+    page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    return f"{shown(uri).rstrip('/')}/{page}"

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +12,12 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from distseg import checkpoint
 from distseg.data import town
+from distseg.ray_metrics import DESCRIPTIONS
 from tests import programs
 from tests.conftest import free_port
 from tests.recorded import STEP_METRICS, Recorded, assert_each_once, only_run
@@ -300,13 +305,53 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(
     assert recorded.run.info.status == "FINISHED"
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(folder: Path, ray: dict[str, str]) -> None:
-    tracked = {"tracking.experiment": "interrupted", "checkpoint.every_steps": 3, "evaluate.every_steps": 0}
-    endless = arguments(**tracked, **{"optim.max_steps": 100_000, "data.uri": folder / "town"})
-    with programs.start(folder / "interrupted", ray, "distseg.train", "town", *endless) as program:
-        program.wait_for_step(10)
-        programs.interrupt(program)
-        ended = program.wait()
+@pytest.fixture(scope="module")
+def endless(folder: Path, ray: dict[str, str]) -> Iterator[programs.Program]:
+    """A training in folder/interrupted that goes on until it is stopped."""
+    tracked = {"tracking.experiment": "interrupted", "checkpoint.every_steps": 3, "evaluate.every_steps": 5}
+    fields = arguments(**tracked, **{"optim.max_steps": 100_000, "data.uri": folder / "town"})
+    impatient = ray | {"RAY_metrics_report_interval_ms": "1000"}  # Ray's own is 10 s
+    with programs.start(folder / "interrupted", impatient, "distseg.train", "town", *fields) as program:
+        yield program
+
+
+def test_prometheus_finds_every_metric_of_a_training_at_its_node(
+    endless: programs.Program, ray: dict[str, str]
+) -> None:
+    endless.wait_for(r"(?m)^step \d+/100000  val/mIoU 0\.\d{4}, worst \S+ 0\.\d{4}$")
+    names = {f"ray_{name}" for name in DESCRIPTIONS}
+    end_s = time.monotonic() + programs.PATIENCE_S
+    while not names <= (found := scraped(Path(ray["RAY_TMPDIR"]))).keys():
+        assert time.monotonic() < end_s, f"not there: {names - found.keys()}"
+        time.sleep(0.5)
+    (run,) = (Path(endless.folder) / "runs/checkpoints").iterdir()
+    for name in names:
+        for sample in found[name]:
+            assert (sample.labels["run"], sample.labels["experiment"]) == (run.name, "interrupted"), sample
+    scores = found["ray_distseg_condition_miou"]
+    assert sorted(sample.labels["condition"] for sample in scores) == sorted(town.CONDITIONS)
+    assert found["ray_distseg_miou_worst"][0].labels["condition"] in town.CONDITIONS
+    assert all(0 <= sample.value <= 1 for sample in (*scores, *found["ray_distseg_miou"]))
+    assert found["ray_distseg_max_steps"][0].value == 100_000
+    assert all(found[name][0].value > 0 for name in names - {"ray_distseg_data_wait_ratio"})
+
+
+def scraped(ray_folder: Path) -> dict[str, list[Sample]]:
+    """The samples of each metric, of all that Ray lists for Prometheus."""
+    found: dict[str, list[Sample]] = {}
+    (path,) = ray_folder.glob("*/prom_metrics_service_discovery.json")
+    (group,) = json.loads(path.read_text())
+    for address in group["targets"]:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+            for family in text_string_to_metric_families(answer.read().decode()):
+                found.setdefault(family.name, []).extend(family.samples)
+    return found
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(folder: Path, ray: dict[str, str], endless: programs.Program) -> None:
+    endless.wait_for_step(10)
+    programs.interrupt(endless)
+    ended = endless.wait()
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err and "error:" not in ended.err
     store = f"sqlite:///{folder}/interrupted/runs/mlflow.db"

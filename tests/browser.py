@@ -1,0 +1,163 @@
+"""Chromium without a window, driven by its DevTools protocol: what a user of a web page sees, as text and as pictures.
+
+async with opened_browser() as page:
+    await page.open(url)
+    text = await page.text_with("what must be there")
+    await page.screenshot("name")       into the folder of DISTSEG_SCREENSHOTS, if there is one
+"""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.conftest import lacking
+from tests.programs import PATIENCE_S, kill_tree
+
+SIZE = (1440, 1200)  # px
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",  # refuses root otherwise; the pages are ours
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # 64 MB in many containers
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-features=IsolateSandboxedIframes",  # MLflow shows artifacts in such frames, whose text is wanted too
+    f"--window-size={SIZE[0]},{SIZE[1]}",
+    "--remote-debugging-port=0",
+)
+
+
+class Page:
+    """A tab. Its calls wait for what they are about, and fail with what is there instead."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket, self._numbers = socket, itertools.count(1)
+
+    async def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        await self._socket.send_json({"id": number, "method": method, "params": params})
+        while True:
+            answer = await self._socket.receive_json(timeout=PATIENCE_S)
+            if answer.get("id") == number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return dict(answer["result"])
+
+    async def remember(self, name: str, value: str) -> None:
+        """Pages opened from now on find this in their storage, as if they had put it there on an earlier visit."""
+        item = f"localStorage.setItem({json.dumps(name)}, {json.dumps(value)})"
+        await self._call("Page.enable")
+        await self._call("Page.addScriptToEvaluateOnNewDocument", source=f"try {{ {item} }} catch {{}}")
+
+    async def open(self, url: str) -> None:
+        answer = await self._call("Page.navigate", url=url)
+        assert not answer.get("errorText"), f"{url}: {answer['errorText']}"
+
+    async def text(self) -> str:
+        """What is to be read, in the page and in the frames in it; what scripts draw later is not there yet."""
+        tree = (await self._call("Page.getFrameTree"))["frameTree"]
+        return "\n".join([await self._text_of(frame) for frame in _frames(tree)])
+
+    async def _text_of(self, frame_id: str) -> str:
+        try:
+            world = await self._call("Page.createIsolatedWorld", frameId=frame_id)
+            answer = await self._call(
+                "Runtime.evaluate",
+                expression="document.body ? document.body.innerText : ''",
+                contextId=world["executionContextId"],
+            )
+        except AssertionError:  # the frame was replaced meanwhile
+            return ""
+        return str(answer["result"].get("value", ""))
+
+    async def text_with(self, *wanted: str) -> str:
+        """The text, as soon as all of `wanted` is in it."""
+        end_s = time.monotonic() + PATIENCE_S
+        while missing := [words for words in wanted if words not in (text := await self.text())]:
+            assert time.monotonic() < end_s, f"the page has no {missing}:\n{text}"
+            await asyncio.sleep(0.25)
+        return text
+
+    async def has_picture(self, name: str) -> None:
+        """Waits until a picture with `name` in its address has been loaded and drawn."""
+        drawn = f"[...document.images].some(i => i.src.includes({json.dumps(name)}) && i.naturalWidth > 0)"
+        end_s = time.monotonic() + PATIENCE_S
+        while not (await self._call("Runtime.evaluate", expression=drawn))["result"]["value"]:
+            assert time.monotonic() < end_s, f"the page shows no picture {name}:\n{await self.text()}"
+            await asyncio.sleep(0.25)
+
+    async def click(self, words: str) -> None:
+        """The button of exactly these words, which must be there."""
+        found = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {json.dumps(words)})"
+        answer = await self._call("Runtime.evaluate", expression=f"(b => b ? (b.click(), true) : false)({found})")
+        assert answer["result"]["value"], f"the page has no button {words!r}"
+
+    async def screenshot(self, name: str, height_px: int = SIZE[1]) -> None:
+        """`name`.png in the folder that DISTSEG_SCREENSHOTS names; nothing if it names none."""
+        folder = os.environ.get("DISTSEG_SCREENSHOTS")
+        if not folder:
+            return
+        size = {"width": SIZE[0], "height": height_px, "deviceScaleFactor": 1, "mobile": False}
+        await self._call("Emulation.setDeviceMetricsOverride", **size)
+        await asyncio.sleep(1)  # pictures load and charts are drawn after the text
+        picture = await self._call("Page.captureScreenshot", format="png")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+
+
+def _frames(tree: dict[str, Any]) -> Iterator[str]:
+    yield tree["frame"]["id"]
+    for child in tree.get("childFrames", ()):
+        yield from _frames(child)
+
+
+@contextlib.asynccontextmanager
+async def opened_browser() -> AsyncIterator[Page]:
+    """A page of a browser of its own; nothing of it outlives the block."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        lacking("chromium (a web browser)")
+    profile = Path(tempfile.mkdtemp(prefix="ds-browser-"))
+    with (profile / "log").open("wb") as output:
+        process = subprocess.Popen(
+            [str(program), *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+        )
+    try:
+        async with aiohttp.ClientSession() as session:
+            address = await _debugger(process, profile)
+            async with session.get(f"http://{address}/json/list") as answer:
+                (tab,) = [target for target in await answer.json() if target["type"] == "page"]
+            async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                yield Page(socket)
+    finally:
+        kill_tree(process.pid)
+        process.wait(PATIENCE_S)
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+async def _debugger(process: "subprocess.Popen[bytes]", profile: Path) -> str:
+    """host:port at which the browser takes commands: it writes the port into its profile once it does."""
+    port_file = profile / "DevToolsActivePort"
+    end_s = time.monotonic() + PATIENCE_S
+    while not (port_file.exists() and port_file.read_text().count("\n")):
+        assert process.poll() is None and time.monotonic() < end_s, (profile / "log").read_text()[-2000:]
+        await asyncio.sleep(0.1)
+    return f"127.0.0.1:{port_file.read_text().splitlines()[0]}"
