@@ -91,7 +91,8 @@ def open_run(
 
 
 def _short(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    """As MLflow's table shows it; an empty list of conditions or bins would show as nothing at all."""
+    return (",".join(map(str, value)) or "()") if isinstance(value, list) else str(value)
 
 
 def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> None:
