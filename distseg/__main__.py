@@ -8,6 +8,7 @@ PROGRAMS = {
     "study": "the papers' comparisons on town, each a table by one resumable command",
     "stylize": "trains AdaIN style networks, and restyles data sets with them",
     "report": "runs side by side, with what the test images can and cannot tell",
+    "sync": "sends what the tracking server has not of a run",
     "predict": "segments the photographs of a directory",
     "export": "writes a checkpoint's network as ONNX or torch.export, checked",
     "models": "the networks side by side: parameters, operations, milliseconds",

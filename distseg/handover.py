@@ -29,6 +29,7 @@ class HandedOver:
     model_uri: str = ""  # what mlflow.pyfunc.load_model takes
     registered: Registered | None = None
     view_link: str = ""
+    is_whole: bool = True  # False: the server did not take the model, or did not register it
 
 
 def hand_over(
@@ -53,13 +54,14 @@ def hand_over(
     model = _or_warn(lambda: tracked_model(saved, inputs, card))
     model_id = _or_warn(lambda: tracking.log_model(uri, run_id, model)) if model else None
     if model is None or not model_id:
-        return HandedOver(view_link=view_link)
+        return HandedOver(view_link=view_link, is_whole=model is None)
     registered, name = None, config.register
     if name is not None:
         registered = _or_warn(
             lambda: tracking.register_model(uri, run_id, model_id, model, name=name, objective=config.objective)
         )
-    return HandedOver(model_uri=f"models:/{model_id}", registered=registered, view_link=view_link)
+    is_whole = name is None or registered is not None
+    return HandedOver(model_uri=f"models:/{model_id}", registered=registered, view_link=view_link, is_whole=is_whole)
 
 
 def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> TrackedModel:

@@ -29,20 +29,12 @@ from ray.util.queue import Empty, Queue
 from distseg import checkpoint, storage, tracking
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, from_dict, to_dict
+from distseg.ending import Outcome, close
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError, first_line
 from distseg.loop import World
+from distseg.rank import Follower, RunReport
 from distseg.ray_metrics import Exporter
-from distseg.runs import (
-    Follower,
-    Outcome,
-    Run,
-    RunReport,
-    Show,
-    check_run,
-    fit_run,
-    saved_before,
-    with_absolute_paths,
-)
+from distseg.runs import Run, Show, check_run, fit_run, saved_before, with_absolute_paths
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +63,18 @@ def train(
     config = with_absolute_paths(config)
     manifest = check_run(config)
     run = Run.again(resume, config) if resume else Run.new(config)
-    run.tags = dict(tags or {})
-    saved_before(run, config, manifest)
+    run.tags |= tags or {}
+    saved = saved_before(run, config, manifest)
     storage.check_writable(run.uri.rpartition("/")[0])
     join_cluster(run.uri)
     check_resources(config, ray.nodes(), autoscaler_limits())
     check_reachable(run, ray.nodes())
     run.job_id = _job_id()
-    run.open(config, manifest)
+    run.open(config, manifest, saved)
     status = "FAILED"
     try:
         with _watching(show) as watcher, _interruptible(), _named_cluster():
-            _trainer(config, run, manifest.digest, watcher, callbacks).fit()
+            _trainer(config, run, watcher, callbacks).fit()
         status = "FINISHED"
     except TrainingFailedError as error:
         raise _cause(error) from error
@@ -90,7 +82,7 @@ def train(
         status = "KILLED"
         raise
     finally:
-        outcome = run.close(status)
+        outcome = close(run, status)
     return outcome
 
 
@@ -213,14 +205,11 @@ def _job_id() -> str:
     return os.environ.get("RAY_JOB_SUBMISSION_ID") or str(ray.get_runtime_context().get_job_id())
 
 
-def _trainer(
-    config: RunConfig, run: Run, manifest_digest: str, watcher: Queue, callbacks: Sequence[UserCallback]
-) -> TorchTrainer:
+def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[UserCallback]) -> TorchTrainer:
     scaling = config.scaling
     options = {
         "config": to_dict(config),
         "run": {**vars(run)},
-        "manifest_digest": manifest_digest,
         "watcher": watcher,
     }
     settings: dict[str, Any] = {  # a dict, since type checkers see the arguments of Ray Train's first version
@@ -355,7 +344,7 @@ def _worker(options: Mapping[str, Any]) -> None:
                 _send(watcher, (step, dict(metrics), worst_condition))
                 exporter.log(step, metrics, worst_condition)
 
-            report = _RayReport(config, run, options["manifest_digest"], saved, show)
+            report = _RayReport(config, run, saved, show)
         opened.enter_context(contextlib.closing(report))
         fit_run(config, world, report, resume=saved, run_id=run.run_id)
 
@@ -408,6 +397,7 @@ class _RayReport(RunReport):
             checkpoint_dir_name=checkpoint.new_name(step),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         )
+        self.journal.upload()
 
 
 class _RayFollower(Follower):

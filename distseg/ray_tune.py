@@ -29,10 +29,11 @@ from ray.tune.search.sample import Categorical, Domain
 from distseg import ray_train, search, storage
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.data.manifest import load_manifest
+from distseg.ending import close
 from distseg.errors import ConfigError, DistsegError
 from distseg.inference import latency_ms, resolve_precision
 from distseg.models import build_model
-from distseg.runs import Run, check_run, read_about
+from distseg.runs import Run, check_run
 from distseg.search import Budget, ObjectiveName, SecondName
 from distseg.tracking import VARIED_TAG
 
@@ -361,8 +362,7 @@ def close_run(folder: str, status: str) -> None:
     """Closes the trial's MLflow run, whose own process was killed."""
     run_uri = search.run_of(folder)
     if run_uri is not None:
-        about = read_about(run_uri)
-        Run(about["name"], run_uri, about["tracking_uri"], about["experiment"], about["run_id"]).close(status)
+        close(Run.read(run_uri), status)
 
 
 def delete_checkpoints(folder: str) -> None:

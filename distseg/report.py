@@ -8,9 +8,9 @@ file that needs nothing else.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def reviewed(uri: str) -> RunReview:
-    """Raises CheckpointError for what has no evaluation; without its history if the server does not answer."""
+    """Raises CheckpointError for what has no evaluation; without its history if that is nowhere to be found."""
     found_uri, saved = checkpoint.resolve(uri)
     if "conditions" not in saved.tables:
         raise CheckpointError(f"{found_uri}: was saved without an evaluation; give a run that has evaluated")
@@ -71,13 +71,15 @@ def reviewed(uri: str) -> RunReview:
     history: History = {}
     if storage.exists(storage.join(uri, "run.json")):
         about = read_about(uri)
-        name, history = about["name"], _history(about)
+        name, history = about["name"], _history(uri, about)
     return review_of(name, saved, history=history)
 
 
-def _history(about: dict[str, str]) -> History:
-    if not about["run_id"]:
-        return {}
+def _history(uri: str, about: Mapping[str, Any]) -> History:
+    """From the run's journal, else, for a run of before there were journals, from the server."""
+    history = tracking.history_of(tracking.read_journal(uri), HISTORY)
+    if history or not about["run_id"]:
+        return history
     try:
         return tracking.read_history(about["tracking_uri"], about["run_id"], HISTORY)
     except TrackingError as error:

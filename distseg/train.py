@@ -25,8 +25,9 @@ from distseg.data import town
 from distseg.data.manifest import MANIFEST_NAME
 from distseg.data.processes import in_processes
 from distseg.data.shards import pack
+from distseg.ending import Outcome
 from distseg.errors import ConfigError, StorageError
-from distseg.runs import Outcome, read_config
+from distseg.runs import read_config
 from distseg.screen import Screen
 
 PROG = "python -m distseg.train"
@@ -123,7 +124,7 @@ def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) 
 def _train(config: RunConfig, resume: str | None) -> Outcome | None:
     """Through Ray, or as the rank that torchrun started; the outcome is None on every rank but 0."""
     if "RANK" in os.environ:
-        from distseg.runs import train_as_rank
+        from distseg.rank import train_as_rank
 
         if os.environ["RANK"] != "0":
             return train_as_rank(config, resume=resume)
@@ -176,8 +177,8 @@ def show(outcome: Outcome, experiment: str) -> None:
     if handed.registered is not None:
         r = handed.registered
         print(f"registered  {r.name} version {r.version}, {'now' if r.is_champion else 'not'} champion: {r.why}")
-    if outcome.num_unsent:
-        print(f"journal     {outcome.num_unsent} records wait in {storage.join(outcome.run_uri, 'journal')}")
+    if not outcome.is_sent:
+        print(f"not sent    MLflow lacks some of this run; send it with python -m distseg.sync {outcome.run_uri}")
 
 
 def print_conditions(tables: dict[str, Any], title: str) -> None:

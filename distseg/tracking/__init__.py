@@ -1,17 +1,38 @@
 """MLflow: one run per training, whatever happens to the processes. The only importer of mlflow.
 
-client       the server: which one, how it is reached
+client       the server: which one, how it is reached, how long it is waited for
 runs         a run from its opening to its end
-metric_log   metrics on their way there, and the journal of those that are not there yet
+journal      what a run measured, in its own directory
+metric_log   metrics on their way to the server
+picture_log  pictures of evaluations, likewise, without a journal
 models       the network of a run's best checkpoint, and its place in the registry
 views        the experiment's page as it answers which run holds in which condition
-picture_log  pictures of evaluations, likewise, without a journal
 """
 
-from distseg.tracking.client import OFF, is_local_file, resolve_uri
-from distseg.tracking.metric_log import MetricLog, Record, read_journal, replace_journal, write_journal
+from distseg.tracking.client import (
+    CLOSE_WAIT_S,
+    FINISH_WAIT_S,
+    MODEL_WAIT_S,
+    OFF,
+    checked_uri,
+    is_local_file,
+    resolve_uri,
+    within,
+)
+from distseg.tracking.journal import (
+    Journal,
+    Record,
+    close_journal,
+    each_once,
+    history_of,
+    read_closed,
+    read_journal,
+    reopen_journal,
+    replace_journal,
+)
+from distseg.tracking.metric_log import MetricLog, send_records
 from distseg.tracking.models import Registered, TrackedModel, log_model, register_model
-from distseg.tracking.picture_log import PictureLog
+from distseg.tracking.picture_log import PictureLog, send_pictures
 from distseg.tracking.runs import (
     DESCRIPTION_TAG,
     PARAMS,
@@ -19,9 +40,12 @@ from distseg.tracking.runs import (
     DataInput,
     History,
     Point,
+    delete_replaced,
     find_run,
     finish_run,
     finish_search,
+    is_sent,
+    mark_sent,
     open_run,
     read_history,
     run_link,
@@ -29,12 +53,16 @@ from distseg.tracking.runs import (
 from distseg.tracking.views import View, save_view
 
 __all__ = [
+    "CLOSE_WAIT_S",
     "DESCRIPTION_TAG",
+    "FINISH_WAIT_S",
+    "MODEL_WAIT_S",
     "OFF",
     "PARAMS",
     "VARIED_TAG",
     "DataInput",
     "History",
+    "Journal",
     "MetricLog",
     "PictureLog",
     "Point",
@@ -42,18 +70,29 @@ __all__ = [
     "Registered",
     "TrackedModel",
     "View",
+    "checked_uri",
+    "close_journal",
+    "delete_replaced",
+    "each_once",
     "find_run",
     "finish_run",
     "finish_search",
+    "history_of",
     "is_local_file",
+    "is_sent",
     "log_model",
+    "mark_sent",
     "open_run",
+    "read_closed",
     "read_history",
     "read_journal",
     "register_model",
+    "reopen_journal",
     "replace_journal",
     "resolve_uri",
     "run_link",
     "save_view",
-    "write_journal",
+    "send_pictures",
+    "send_records",
+    "within",
 ]

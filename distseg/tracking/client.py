@@ -1,18 +1,35 @@
-"""The MLflow server: which one, how to reach it, and what it raises when it does not answer."""
+"""The MLflow server: which one, how to reach it, and what it raises when it does not answer.
+
+Whatever the server does, nobody waits for it longer than these, which hold together, not for each call:
+
+    OPEN_WAIT_S       once, when a training begins
+    CLOSE_WAIT_S      once, when it ends, for metrics still on their way, and as long for pictures if those are through
+    FINISH_WAIT_S     once after that, for the report, the tags and the status
+    MODEL_WAIT_S      once after that, if the server has taken all the rest, for the model and its registration
+
+Between beginning and end a training never waits: metrics go through a queue. What was not sent in time is in the run's
+directory, and `python -m distseg.sync` sends it. A SQLite file is no server: it answers at once or fails.
+"""
 
 import contextlib
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from distseg.errors import TrackingError
+from distseg.errors import ConfigError, TrackingError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 OFF = "off"  # a tracking.uri
 TIMEOUT, TIMEOUT_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "15"
+OPEN_WAIT_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 10.0, 20.0, 120.0
+
+T = TypeVar("T")
 
 
 def resolve_uri(uri: str) -> str:
@@ -25,14 +42,26 @@ def resolve_uri(uri: str) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
+def checked_uri(name: str, uri: str) -> str:
+    """`resolve_uri` of what a user gives as option `name`. Raises ConfigError for a URI that carries a password."""
+    uri = resolve_uri(uri)
+    if "@" in uri.partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            f"{name} carries a user or password, which would be kept with the run: give the server's plain URL "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
+
+
 def is_local_file(uri: str) -> bool:
     """Whether only processes of one machine can reach it."""
     return uri.startswith("sqlite:")
 
 
 def connect(uri: str) -> "MlflowClient":
-    # Short retries: waiting is the caller's thread's business. Read by mlflow at each call.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # No retries: a request that creates something and is repeated unseen would create it twice. Who calls tries again,
+    # having looked what is there. Read by mlflow at each call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault(TIMEOUT, TIMEOUT_S)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -58,9 +87,67 @@ def patient(num_bytes: int, bytes_per_s: float = 4e6) -> Iterator[None]:
 def failures() -> tuple[type[Exception], ...]:
     """What a server that is down, slow, full or refusing makes the client, or a call of ours around it, raise."""
     import requests
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from mlflow.exceptions import MlflowException
 
-    return TrackingError, MlflowException, requests.RequestException, OSError
+    return TrackingError, MlflowException, requests.RequestException, OSError, ParseError
+
+
+def named(uri: str, error: Exception) -> TrackingError:
+    """One of `failures` in one line: the server, what it did, and what to do where that is known."""
+    if isinstance(error, TrackingError):
+        return error
+    status = _http_status(error)
+    what = first_line(error)
+    if status == 401:
+        what = (
+            "refuses (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, "
+            "here and where the workers run"
+        )
+    elif status == 403:
+        what = f"refuses (403), this user or this address of the server (its --allowed-hosts): {what}"
+    elif "timeout exception" in what or "timed out" in what:
+        what = f"no answer within {os.environ.get(TIMEOUT)} s"
+    return TrackingError(f"MLflow at {shown(uri)}: {what}")
+
+
+def _http_status(error: Exception) -> int | None:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    response = getattr(error, "response", None)  # of requests
+    return None if response is None else int(response.status_code)
+
+
+def within(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1) -> T:
+    """What `call` gives, which is tried again a second after a TrackingError.
+
+    Raises the last TrackingError; and after `seconds`, whatever `call` is doing, one that says so. It is then left to
+    itself in its thread, so it must look before it does what may not be done twice.
+    """
+    if is_local_file(uri):
+        return call()
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        for left in reversed(range(attempts)):
+            try:
+                answer.set_result(call())
+                return
+            except Exception as error:  # noqa: BLE001 — all of them belong to whoever waits
+                if not left or not isinstance(error, TrackingError):
+                    answer.set_exception(error)
+                    return
+            time.sleep(1.0)
+
+    threading.Thread(target=ask, name="mlflow", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        if answer.done():
+            raise
+        raise TrackingError(f"MLflow at {shown(uri)}: not done within {seconds:.0f} s") from None
 
 
 def shown(uri: str) -> str:

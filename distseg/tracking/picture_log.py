@@ -1,7 +1,7 @@
 """Pictures of evaluations on their way to MLflow: a thread sends them, and no step of training waits for it.
 
 Bounded: at most MAX_WAITING evaluations wait while the server answers, and only the newest one once it does not. What
-is not sent at the end is not lost: each evaluation's checkpoint has its pictures.
+is not sent at the end is not lost: each evaluation's checkpoint has its pictures, and `send_pictures` sends those.
 """
 
 import io
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from distseg.errors import first_line
-from distseg.tracking.client import connect, failures
+from distseg.tracking.client import connect, failures, named
 from distseg.tracking.metric_log import FIRST_RETRY_S, LONGEST_RETRY_S
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ _STORED = re.compile(r"images/(?P<name>.+)\+step\+(?P<step>\d+)\+timestamp\+\d+\
 class PictureLog:
     """Sends JPEGs to the run's image grid, each (name, step) once; never blocks, never raises.
 
-    `open_run` returns the run's id and may raise TrackingError, in which case it is called again later.
+    `open_run` returns the run's id and may raise TrackingError, in which case it is called again later. `told` is what
+    the user knows to be wrong already.
     """
 
-    def __init__(self, uri: str, open_run: Callable[[], str]) -> None:
-        self._uri, self._open_run = uri, open_run
+    def __init__(self, uri: str, open_run: Callable[[], str], *, told: str = "") -> None:
+        self._uri, self._open_run, self._told = uri, open_run, told
         self._waiting: deque[tuple[int, dict[str, bytes]]] = deque(maxlen=MAX_WAITING)
         self._changed = threading.Condition()
         self._closing_at: float | None = None
@@ -65,10 +66,13 @@ class PictureLog:
         while (oldest := self._oldest()) is not None:
             try:
                 self._send(*oldest)
-            except failures() as error:
+            except Exception as error:  # noqa: BLE001 — whatever a broken server makes the client raise
+                self._there = None  # what was sent may have arrived all the same
                 self._keep_the_newest()
-                if retry_s == FIRST_RETRY_S:
-                    log.warning("pictures wait for the MLflow server: %s", first_line(error))
+                text = str(named(self._uri, error)) if isinstance(error, failures()) else first_line(error)
+                if text != self._told:
+                    log.warning("pictures wait: %s", text)
+                    self._told = text
                 if not self._wait(retry_s):
                     return
                 retry_s = min(2 * retry_s, LONGEST_RETRY_S)
@@ -104,10 +108,28 @@ class PictureLog:
         client = connect(self._uri)
         if self._there is None:
             self._there = _pictures_of(client, run_id)
-        for name, jpeg in pictures.items():
-            if (name, step) not in self._there:
-                client.log_image(run_id, Image.open(io.BytesIO(jpeg)), key=name, step=step, synchronous=True)
-                self._there.add((name, step))
+        _send_missing(client, run_id, step, pictures, self._there)
+
+
+def send_pictures(uri: str, run_id: str, step: int, pictures: Mapping[str, bytes]) -> int:
+    """Sends those that the run has not; returns how many. Raises TrackingError."""
+    client = connect(uri)
+    try:
+        return _send_missing(client, run_id, step, pictures, _pictures_of(client, run_id)) if pictures else 0
+    except failures() as error:
+        raise named(uri, error) from None
+
+
+def _send_missing(
+    client: "MlflowClient", run_id: str, step: int, pictures: Mapping[str, bytes], there: set[tuple[str, int]]
+) -> int:
+    """Adds what it sends to `there`."""
+    missing = [name for name in pictures if (name, step) not in there]
+    for name in missing:
+        image = Image.open(io.BytesIO(pictures[name]))
+        client.log_image(run_id, image, key=name, step=step, synchronous=True)
+        there.add((name, step))
+    return len(missing)
 
 
 def _pictures_of(client: "MlflowClient", run_id: str) -> set[tuple[str, int]]:

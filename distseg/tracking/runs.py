@@ -1,6 +1,10 @@
-"""MLflow runs: opened once, found again by their tag `distseg.run` (a unique name), read, and closed."""
+"""MLflow runs: opened once, found again by their tag `distseg.run` (a unique name), read, and closed.
+
+All of it may be done again after a failure, from any process: what is there already is not made twice.
+"""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -8,14 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from distseg.config import RunConfig, dotted_fields, to_dict
-from distseg.errors import TrackingError, first_line
-from distseg.tracking.client import connect, failures, is_local_file, shown
+from distseg.errors import TrackingError
+from distseg.tracking.client import OPEN_WAIT_S, connect, failures, is_local_file, named, shown, within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 RUN_TAG = "distseg.run"
 VARIED_TAG = "search.params"  # of a trial: the fields that the search varies, which are logged like PARAMS
+SENT_TAG = "distseg.sent"  # set when all of an ended run is there: when it ended, in ms since the epoch
+REPLACED_TAG = "distseg.replaced_by"
 DESCRIPTION_TAG = "mlflow.note.content"
 METRICS_PER_CALL = 1000  # what one log_batch may carry
 DATASET_NAME_LENGTH, DATASET_DIGEST_LENGTH = 500, 12  # MLflow takes 500 and 36; a page shows the whole digest
@@ -66,28 +73,46 @@ def open_run(
     config: RunConfig,
     tags: Mapping[str, str],
     inputs: Sequence[DataInput] = (),
+    *,
+    started_ms: int | None = None,
 ) -> str:
     """Creates the run with its tags, params, inputs and config/resolved.json, or finds it again. Returns its id.
 
-    Raises TrackingError if the server does not answer or refuses.
+    Raises TrackingError if the server does not answer within OPEN_WAIT_S or refuses.
     """
     client = connect(uri)
-    try:
-        run_id = _find_run(client, experiment, run_name)
-        if run_id is None:
-            all_tags = {"stage": "train", **tags, RUN_TAG: run_name}
-            run = client.create_run(_experiment_id(client, uri, experiment), run_name=run_name, tags=all_tags)
-            run_id = str(run.info.run_id)
-            fields = dotted_fields(config)
-            varied = [name for name in tags.get(VARIED_TAG, "").split(",") if name in fields]
-            _log_params(client, run_id, {name: _short(fields[name]) for name in (*PARAMS, *varied)})
-            _log_inputs(client, run_id, inputs)
-            client.log_dict(run_id, to_dict(config), "config/resolved.json")
-        else:
-            client.update_run(run_id, status="RUNNING")
-        return run_id
-    except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
+    end_s = math.inf if is_local_file(uri) else time.monotonic() + OPEN_WAIT_S
+
+    def find_or_create() -> str:
+        try:
+            run = _find_run(client, experiment, run_name)
+            if run is None:
+                experiment_id = _experiment_id(client, uri, experiment)
+                if time.monotonic() > end_s:  # nobody waits any more, and another may be creating it
+                    raise TrackingError(f"MLflow at {shown(uri)}: not done within {OPEN_WAIT_S:.0f} s")
+                all_tags = {"stage": "train", **tags, RUN_TAG: run_name}
+                run = client.create_run(experiment_id, start_time=started_ms, run_name=run_name, tags=all_tags)
+            elif run.info.status != "RUNNING":
+                client.update_run(run.info.run_id, status="RUNNING")
+            _describe(client, run, config, inputs)
+            return str(run.info.run_id)
+        except failures() as error:
+            raise named(uri, error) from None
+
+    return within(OPEN_WAIT_S, uri, find_or_create)
+
+
+def _describe(client: "MlflowClient", run: "MlflowRun", config: RunConfig, inputs: Sequence[DataInput]) -> None:
+    """What is not there yet: the process that created the run may have come no further."""
+    run_id = run.info.run_id
+    if not run.data.params:
+        fields = dotted_fields(config)
+        varied = [name for name in run.data.tags.get(VARIED_TAG, "").split(",") if name in fields]
+        _log_params(client, run_id, {name: _short(fields[name]) for name in (*PARAMS, *varied)})
+    if run.inputs is None or not run.inputs.dataset_inputs:
+        _log_inputs(client, run_id, inputs)
+    if not client.list_artifacts(run_id, "config"):
+        client.log_dict(run_id, to_dict(config), "config/resolved.json")
 
 
 def _short(value: object) -> str:
@@ -136,23 +161,41 @@ def _experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
     return str(client.create_experiment(experiment, artifact_location=artifacts))
 
 
-def find_run(uri: str, experiment: str, run_name: str) -> str:
-    """The id of a run by its name. Raises TrackingError if the server does not answer or has no such run."""
+def find_run(uri: str, experiment: str, run_name: str) -> str | None:
+    """The id of a run by its name, if it is there. Raises TrackingError if the server does not answer or refuses."""
     try:
-        run_id = _find_run(connect(uri), experiment, run_name)
+        run = _find_run(connect(uri), experiment, run_name)
     except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
-    if run_id is None:
-        raise TrackingError(f"MLflow at {shown(uri)} has no run named {run_name} in experiment {experiment}")
-    return run_id
+        raise named(uri, error) from None
+    return None if run is None else str(run.info.run_id)
 
 
-def _find_run(client: "MlflowClient", experiment: str, run_name: str) -> str | None:
+def _find_run(client: "MlflowClient", experiment: str, run_name: str) -> "MlflowRun | None":
+    """Of several, as a server that hangs may have created, the one that has been used."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return None
-    runs = client.search_runs([found.experiment_id], f"tags.`{RUN_TAG}` = '{run_name}'", max_results=1)
-    return str(runs[0].info.run_id) if runs else None
+    runs = _runs_named(client, found.experiment_id, run_name)
+    return min(runs, key=lambda run: (-len(run.data.metrics), run.info.run_id), default=None)
+
+
+def _runs_named(client: "MlflowClient", experiment_id: str, run_name: str) -> "list[MlflowRun]":
+    return list(client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run_name}'"))
+
+
+def delete_replaced(uri: str, experiment: str, run_name: str, replaced_by: str) -> None:
+    """Deletes a run whose last steps no longer belong to its training, if it is there; MLflow can restore it.
+
+    Raises TrackingError.
+    """
+    client = connect(uri)
+    try:
+        run = _find_run(client, experiment, run_name)
+        if run is not None:
+            client.set_tag(run.info.run_id, REPLACED_TAG, replaced_by)
+            client.delete_run(run.info.run_id)
+    except failures() as error:
+        raise named(uri, error) from None
 
 
 def read_history(uri: str, run_id: str, names: Sequence[str]) -> dict[str, list[Point]]:
@@ -161,17 +204,25 @@ def read_history(uri: str, run_id: str, names: Sequence[str]) -> dict[str, list[
     try:
         found = {name: client.get_metric_history(run_id, name) for name in names}
     except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
+        raise named(uri, error) from None
     return {
         name: sorted(Point(metric.step, metric.value, metric.timestamp / 1000) for metric in metrics)
         for name, metrics in found.items()
     }
 
 
-def finish_run(uri: str, run_id: str, status: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
+def finish_run(
+    uri: str,
+    run_id: str,
+    status: str,
+    files: Mapping[str, bytes],
+    tags: Mapping[str, str],
+    *,
+    ended_ms: int | None = None,
+) -> None:
     """Logs what is left to be looked at and the final tags, and closes the run as FINISHED, FAILED or KILLED.
 
-    Raises TrackingError if the server does not answer or refuses.
+    `ended_ms` is when that was, if it is not now. Raises TrackingError if the server does not answer or refuses.
     """
     from mlflow.entities import RunTag
 
@@ -186,9 +237,35 @@ def finish_run(uri: str, run_id: str, status: str, files: Mapping[str, bytes], t
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
                 client.log_artifacts(run_id, folder)
-        client.set_terminated(run_id, status)
+        _delete_doubles(client, run_id)
+        client.set_terminated(run_id, status, ended_ms or int(time.time() * 1000))
     except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
+        raise named(uri, error) from None
+
+
+def mark_sent(uri: str, run_id: str, ended_ms: int) -> None:
+    """Notes that all of the end of the run is there. Raises TrackingError."""
+    try:
+        connect(uri).set_tag(run_id, SENT_TAG, str(ended_ms))
+    except failures() as error:
+        raise named(uri, error) from None
+
+
+def is_sent(uri: str, run_id: str, ended_ms: int) -> bool:
+    """Whether that has been noted of a run that ended then. Raises TrackingError."""
+    try:
+        run = connect(uri).get_run(run_id)
+    except failures() as error:
+        raise named(uri, error) from None
+    return run.data.tags.get(SENT_TAG) == str(ended_ms) and run.info.status != "RUNNING"
+
+
+def _delete_doubles(client: "MlflowClient", run_id: str) -> None:
+    """A server that hung may have created the run once more when nobody waited for it any longer."""
+    run = client.get_run(run_id)
+    for other in _runs_named(client, run.info.experiment_id, run.data.tags.get(RUN_TAG, "")):
+        if other.info.run_id != run_id and not other.data.metrics:
+            client.delete_run(other.info.run_id)
 
 
 def finish_search(
@@ -217,7 +294,7 @@ def finish_search(
             client.log_text(run_id, text, name)
         client.set_terminated(run_id, status)
     except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: {first_line(error)}") from None
+        raise named(uri, error) from None
 
 
 def run_link(uri: str, run_id: str, experiment: str) -> str:

@@ -21,6 +21,7 @@ from distseg.config import (
 )
 from distseg.data.shards import pack
 from tests import programs, ranks
+from tests.chaos.tracking_server import Server
 from tests.recorded import Recorded
 from tests.toy_data import LABELS, toy_samples
 
@@ -86,6 +87,21 @@ def undisturbed(data_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Undi
 def ray_cluster() -> Iterator[dict[str, str]]:
     with programs.ray_cluster() as environment:
         yield environment
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Not started before a test asks for it by `running`."""
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def running(server: Server) -> Server:
+    if not server.is_up():
+        server.start()
+    return server
 
 
 def assert_same_training(recorded: Recorded, run_uri: str, undisturbed: Undisturbed) -> None:

@@ -1,9 +1,10 @@
-"""A proxy on loopback before a real S3 server that spoils some of its answers.
+"""A proxy on loopback before a real server that spoils some of its answers.
 
     with FaultProxy("http://127.0.0.1:9000") as proxy:
-        proxy.spoil(".tar", [status(503, "SlowDown")] * 5)      the next five GETs of a path that contains '.tar'
+        proxy.spoil(".tar", [status(503, "SlowDown")] * 5)      the next five requests of a path that contains '.tar'
 
-Signatures stay valid, as the request is passed on as it came, Host included. One connection to the server per request.
+The server has done what was asked when its answer is spoilt, unless `is_asked` is False. Signatures stay valid, as the
+request is passed on as it came, Host included. One connection to the server per request.
 """
 
 import contextlib
@@ -42,6 +43,10 @@ def status(number: int, code: str) -> Fault:
     return lambda _: Answer(number, {"Content-Type": "application/xml"}, body)
 
 
+def page(number: int, text: str) -> Fault:
+    return lambda _: Answer(number, {"Content-Type": "text/html"}, f"<html>{text}</html>".encode())
+
+
 def reset(_: Answer) -> Answer:
     """Before anything is answered."""
     return Answer(0, {}, b"", 0)
@@ -64,6 +69,7 @@ class FaultProxy:
         self._server_at = urlsplit(endpoint).netloc
         self._part_of_path = ""
         self._faults: deque[Fault] = deque()
+        self._is_asked = True
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,7 +80,8 @@ class FaultProxy:
                 pass
 
             def do_GET(self) -> None:
-                answer = proxy._spoilt(self.path, proxy._ask(self))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                answer = proxy._answer(self, body)
                 if answer.status:
                     self.send_response_only(answer.status)
                     for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
@@ -85,6 +92,8 @@ class FaultProxy:
                     self.close_connection = True
                     at_once = struct.pack("ii", 1, 0)  # RST instead of FIN
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
         class Server(ThreadingHTTPServer):
             def shutdown_request(self, request: Any) -> None:
@@ -101,25 +110,31 @@ class FaultProxy:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._proxy.server_port}"
 
-    def spoil(self, part_of_path: str, faults: Iterable[Fault]) -> None:
+    def spoil(self, part_of_path: str, faults: Iterable[Fault], *, is_asked: bool = True) -> None:
         """From now on; what was left of the faults before is forgotten."""
-        self.num_spoilt, self._part_of_path, self._faults = 0, part_of_path, deque(faults)
+        self.num_spoilt, self._part_of_path, self._faults, self._is_asked = 0, part_of_path, deque(faults), is_asked
 
-    def _spoilt(self, path: str, answer: Answer) -> Answer:
+    def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        fault = self._next_fault(request.path)
+        if fault is None:
+            return self._ask(request, body)
+        return fault(self._ask(request, body) if self._is_asked else Answer(200, {}, b""))
+
+    def _next_fault(self, path: str) -> Fault | None:
         with contextlib.suppress(IndexError):
             if self._part_of_path in path:
                 fault = self._faults.popleft()
                 self.num_spoilt += 1
-                return fault(answer)
-        return answer
+                return fault
+        return None
 
-    def _ask(self, request: BaseHTTPRequestHandler) -> Answer:
+    def _ask(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
         connection = http.client.HTTPConnection(self._server_at, timeout=60)
         with contextlib.closing(connection):
-            connection.putrequest("GET", request.path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(request.command, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
                 connection.putheader(name, value)
-            connection.endheaders()
+            connection.endheaders(body or None)
             response = connection.getresponse()
             kept = ("ETag", "Content-Range", "Content-Type", "Last-Modified", "Accept-Ranges")
             headers = {name: value for name in kept if (value := response.headers[name])}

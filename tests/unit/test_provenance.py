@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from distseg import provenance, runs
+from distseg import provenance, rank
 from distseg.config import RunConfig
 from distseg.data.manifest import load_manifest
 from distseg.errors import DataError
@@ -64,7 +64,7 @@ def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
         tracking=settings,
     )
     with caplog.at_level(logging.WARNING, "distseg"):
-        outcome = runs.train_as_rank(config)
+        outcome = rank.train_as_rank(config)
     assert outcome is not None and [r.message for r in caplog.records if r.name.startswith("distseg")] == []
     client = mlflow.MlflowClient(tracking_uri=store)
     run = client.get_run(outcome.run_id)

@@ -77,9 +77,7 @@ def model_of(saved: Checkpoint, images: str = "same images", **scores: float) ->
 
 def new_run(store: str, name: str, metrics: dict[str, float] | None = None, step: int = 7) -> str:
     run_id = tracking.open_run(store, "exp", name, RunConfig(), {})
-    log = tracking.MetricLog(store, lambda: run_id, earlier=[])
-    log.log(step, metrics or SCORES)
-    assert log.close() == []
+    tracking.send_records(store, run_id, [{"step": step, "time_ms": 1, "metrics": metrics or SCORES}])
     return run_id
 
 
@@ -168,9 +166,8 @@ def test_the_runs_scores_of_that_step_belong_to_the_model_and_are_not_doubled(
     store: str, client: mlflow.MlflowClient, saved: Checkpoint
 ) -> None:
     run_id = new_run(store, "scores", SCORES | {"val/IoU/road": 0.9, "train/loss": 1.0})
-    log = tracking.MetricLog(store, lambda: run_id, earlier=[])
-    log.log(9, {name: value / 2 for name, value in SCORES.items()})  # a later, worse evaluation
-    log.close()
+    worse = {name: value / 2 for name, value in SCORES.items()}
+    tracking.send_records(store, run_id, [{"step": 9, "time_ms": 2, "metrics": worse}])
     model_id = tracking.log_model(store, run_id, model_of(saved))
     model = client.get_logged_model(model_id)
     assert model.status == "READY" and model.name == "small"
