@@ -109,7 +109,7 @@ def test_metrics_arrive_in_order_and_nothing_is_left_when_the_log_closes(store: 
     for step in range(1, 121):
         log.add(record(step, {"train/loss": 1 / step, "train/lr": 0.1}))
     assert log.close() == []
-    assert history(store, run_id, "train/loss") == [(step, round(1 / step, 6)) for step in range(1, 121)]
+    assert history(store, run_id, "train/loss") == [(step, float(f"{1 / step:.6g}")) for step in range(1, 121)]
 
 
 def test_steps_done_again_after_a_crash_are_logged_once(store: str) -> None:
