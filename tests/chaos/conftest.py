@@ -106,7 +106,7 @@ def running(server: Server) -> Server:
 
 def assert_same_training(recorded: Recorded, run_uri: str, undisturbed: Undisturbed) -> None:
     """The disturbed run saw the same samples and learnt the same from them, to the last bit."""
-    assert recorded.values("train/loss") == [round(loss, 6) for loss in undisturbed.losses]  # as it is logged
+    assert recorded.values("train/loss") == [float(f"{loss:.6g}") for loss in undisturbed.losses]  # as it is logged
     found = checkpoint.newest(run_uri)
     assert found is not None and found[1].step == NUM_STEPS
     different = [name for name, tensor in found[1].model.items() if not tensor.equal(undisturbed.weights[name])]

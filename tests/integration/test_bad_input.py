@@ -432,6 +432,10 @@ CASES = {
     "checkpoint without weights": Bad(
         "evaluate --checkpoint {run_without_weights} --data {town}", 1, ("run_without_weights", "checkpoint")
     ),
+    "sync: not a run": Bad("sync {empty}", 1, ("/empty", "no run.json there", "the run's directory")),
+    "sync: password in the URL": Bad(
+        "sync {run} --uri http://me:hunter2@host:1", 2, ("--uri carries a user or password", "MLFLOW_TRACKING_PASSWORD")
+    ),
     "checkpoint damaged": Bad("evaluate --checkpoint {run_damaged} --data {town}", 1, ("run_damaged", "checkpoint")),
     "checkpoint of other classes": Bad(
         "evaluate --checkpoint {run} --data {other_classes}", 1, ("3 classes (toy)", "3 (other)", "label space")
