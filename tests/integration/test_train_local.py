@@ -195,6 +195,7 @@ def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, fol
     assert again == table | {"checkpoint": "network.pt"}
 
 
+@pytest.mark.long
 def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
     trained: programs.Ended, folder: Path
 ) -> None:
@@ -258,6 +259,7 @@ def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.End
     assert broken.code == 1 and "photographs/a.jpg: not a readable image" in broken.err
 
 
+@pytest.mark.long
 def test_export_writes_a_checked_file(trained: programs.Ended, folder: Path) -> None:
     options = ("--checkpoint", trained.printed("run"), "--format", "onnx", "--out", "network.onnx")
     ended = programs.run(folder, programs.plain_environment(), "distseg.export", *options)
@@ -278,6 +280,7 @@ def test_models_compares_the_networks(folder: Path) -> None:
     assert all(row["gflops"] > 0 and row["ms"] is None for row in rows.values())
 
 
+@pytest.mark.long
 def test_torchrun_trains_the_same_without_ray(folder: Path, losses: list[float]) -> None:
     environment = programs.plain_environment() | {"OMP_NUM_THREADS": "1"}
     torchrun = ("torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
@@ -315,6 +318,7 @@ def endless(folder: Path, ray: dict[str, str]) -> Iterator[programs.Program]:
         yield program
 
 
+@pytest.mark.long
 def test_prometheus_finds_every_metric_of_a_training_at_its_node(
     endless: programs.Program, ray: dict[str, str]
 ) -> None:
