@@ -32,7 +32,7 @@ def test_mlflow_keeps_metrics_in_postgres_and_artifacts_in_s3(
     )  # knows the server's address, no credentials
     use_environment(s3_server, monkeypatch)
     listed = boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]
-    assert [Path(item["Key"]).name for item in listed] == ["note.txt"]
+    assert "note.txt" in [Path(item["Key"]).name for item in listed]  # beside what other tests have sent
 
 
 def test_servers_reach_the_hosts(
