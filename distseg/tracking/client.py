@@ -154,3 +154,8 @@ def shown(uri: str) -> str:
     """The URI without a password."""
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if rest else uri
+
+
+def as_logged(value: float) -> float:
+    """A metric as it is kept: six significant digits, so that small learning rates are not rounded away."""
+    return float(f"{value:.6g}")

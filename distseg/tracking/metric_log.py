@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from distseg.errors import first_line
-from distseg.tracking.client import CLOSE_WAIT_S, connect, failures, named
+from distseg.tracking.client import CLOSE_WAIT_S, as_logged, connect, failures, named
 from distseg.tracking.journal import Record
 from distseg.tracking.runs import METRICS_PER_CALL
 
@@ -46,7 +46,7 @@ class Sender:
             for name, value in record["metrics"].items():
                 if record["step"] not in self._steps_logged(name):
                     at = (name, record["step"])
-                    fresh.setdefault(at, Metric(name, float(f"{value:.6g}"), record["time_ms"], record["step"]))
+                    fresh.setdefault(at, Metric(name, as_logged(value), record["time_ms"], record["step"]))
         metrics = list(fresh.values())
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_CALL])

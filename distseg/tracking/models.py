@@ -21,7 +21,7 @@ import numpy as np
 
 import distseg
 from distseg.errors import TrackingError, first_line
-from distseg.tracking.client import connect, failures, patient, shown
+from distseg.tracking.client import as_logged, connect, failures, patient, shown
 from distseg.tracking.runs import DATASET_DIGEST_LENGTH, DESCRIPTION_TAG, DataInput
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def log_model(uri: str, run_id: str, model: TrackedModel) -> str:
 
 
 def _tags(model: TrackedModel) -> dict[str, str]:
-    scores = {name: str(round(value, 6)) for name, value in model.scores.items()}
+    scores = {name: str(as_logged(value)) for name, value in model.scores.items()}
     return {**model.tags, **scores, EVALUATION_TAG: model.evaluated_on.shards_digest, "step": str(model.step)}
 
 
@@ -250,7 +250,7 @@ def _judge(model: TrackedModel, objective: str, number: str, champion: "ModelVer
     """Whether version `number` is to have the alias, and why."""
     if objective not in model.scores:
         return False, f"its evaluation has no {objective}"
-    own = round(model.scores[objective], 6)
+    own = as_logged(model.scores[objective])
     if champion is None:
         return True, f"the first with that alias ({objective} {own:.4f})"
     if str(champion.version) == number:
