@@ -352,6 +352,7 @@ def scraped(ray_folder: Path) -> dict[str, list[Sample]]:
     return found
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_a_run_that_goes_on(folder: Path, ray: dict[str, str], endless: programs.Program) -> None:
     endless.wait_for_step(10)
     programs.interrupt(endless)

@@ -34,7 +34,7 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(tiny_town: str) -> RunConfig:
     """A training of seconds: PSPNet-18 in fp64, no dropout, 20 steps, every step logged."""
     return RunConfig(

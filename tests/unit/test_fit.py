@@ -29,8 +29,15 @@ def steps(logged: dict[int, dict[str, float]]) -> list[int]:
     return [step for step in sorted(logged) if "train/loss" in logged[step]]
 
 
-def test_two_ranks_give_the_losses_of_one_over_20_steps_in_fp64(tiny_config: RunConfig) -> None:
-    one, two = ranks.train(tiny_config, 1), ranks.train(tiny_config, 2)
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config: RunConfig) -> dict[int, dict[str, float]]:
+    return ranks.train(tiny_config, 1)
+
+
+def test_two_ranks_give_the_losses_of_one_over_20_steps_in_fp64(
+    tiny_config: RunConfig, undisturbed: dict[int, dict[str, float]]
+) -> None:
+    one, two = undisturbed, ranks.train(tiny_config, 2)
     assert len(one) == len(two) == 20
     assert (losses(one) - losses(two)).abs().max() < 1e-8
     assert one[20]["val/mIoU"] == two[20]["val/mIoU"]
@@ -45,10 +52,9 @@ def test_two_ranks_give_the_losses_of_one_on_two_steps_in_fp32(tiny_config: RunC
 
 
 def test_stopping_at_step_7_on_two_ranks_and_resuming_on_one_changes_nothing(
-    tiny_config: RunConfig, run_folder: Path
+    tiny_config: RunConfig, undisturbed: dict[int, dict[str, float]], run_folder: Path
 ) -> None:
     config = replace(tiny_config, checkpoint=CheckpointConfig(every_steps=7))
-    undisturbed = ranks.train(tiny_config, 1)
     before = ranks.train(config, 2, folder=run_folder, stop_at=7)
     after = ranks.train(config, 1, folder=run_folder)
     assert (steps(before), steps(after)) == (list(range(1, 8)), list(range(8, 21)))
