@@ -1,9 +1,9 @@
 """python -m distseg.sync RUN_URI [--uri MLFLOW]
 
 Sends what the tracking server has not of a run: the MLflow run itself if the server was never there, metrics with the
-times they were measured at, and of a run that has ended its tables, plots, pictures, report, tags,
-status and model. All of it is read
-from the run's directory, as `train` printed it. Doing it again sends nothing twice. Exit code 0: all is there.
+times they were measured at, and of a run that has ended its tables, plots, pictures, report, tags, status and model.
+All of it is read from the run's directory, as `train` printed it. Doing it again sends nothing twice. Exit code 0: all
+is there.
 """
 
 import sys

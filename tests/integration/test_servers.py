@@ -21,18 +21,19 @@ with mlflow.start_run() as run:
 found = mlflow.get_run(run.info.run_id)
 assert found.data.metrics == {"val/mIoU": 0.5}
 assert mlflow.artifacts.load_text(found.info.artifact_uri + "/note.txt") == "by way of the server"
+print(run.info.run_id)
 """
 
 
 def test_mlflow_keeps_metrics_in_postgres_and_artifacts_in_s3(
     tracking_uri: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subprocess.run(
-        [sys.executable, "-c", CLIENT], check=True, timeout=120
-    )  # knows the server's address, no credentials
+    # It knows the server's address, no credentials.
+    done = subprocess.run([sys.executable, "-c", CLIENT], check=True, timeout=120, stdout=subprocess.PIPE, text=True)
+    run_id = done.stdout.split()[-1]
     use_environment(s3_server, monkeypatch)
     listed = boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]
-    assert "note.txt" in [Path(item["Key"]).name for item in listed]  # beside what other tests have sent
+    assert [Path(item["Key"]).name for item in listed if f"/{run_id}/" in item["Key"]] == ["note.txt"]
 
 
 def test_servers_reach_the_hosts(
