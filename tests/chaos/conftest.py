@@ -1,9 +1,10 @@
 """A training of seconds to disturb, and the same one undisturbed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -20,6 +21,7 @@ from distseg.config import (
     to_dict,
 )
 from distseg.data.shards import pack
+from distseg.tracking.client import as_logged
 from tests import programs, ranks
 from tests.chaos.tracking_server import Server
 from tests.recorded import Recorded
@@ -106,8 +108,19 @@ def running(server: Server) -> Server:
 
 def assert_same_training(recorded: Recorded, run_uri: str, undisturbed: Undisturbed) -> None:
     """The disturbed run saw the same samples and learnt the same from them, to the last bit."""
-    assert recorded.values("train/loss") == [float(f"{loss:.6g}") for loss in undisturbed.losses]  # as it is logged
+    assert recorded.values("train/loss") == [as_logged(loss) for loss in undisturbed.losses]
     found = checkpoint.newest(run_uri)
     assert found is not None and found[1].step == NUM_STEPS
     different = [name for name, tensor in found[1].model.items() if not tensor.equal(undisturbed.weights[name])]
     assert not different and found[1].model.keys() == undisturbed.weights.keys()
+
+
+def print_table(
+    request: pytest.FixtureRequest, layout: str, titles: Iterable[str], rows: Iterable[Iterable[object]]
+) -> None:
+    """Where a person sees it, although pytest keeps what tests print. `layout`: a `str.format` of one row."""
+    capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print()
+        for row in (titles, *rows):
+            print(layout.format(*row))

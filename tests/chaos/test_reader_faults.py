@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from distseg.data.manifest import Manifest, load_manifest
 from distseg.data.reader import Batch, TrainReader, eval_samples
 from distseg.data.shards import pack
 from distseg.errors import DataError, StorageError
+from tests.chaos.conftest import print_table
 from tests.chaos.fault_proxy import Fault, FaultProxy, cut, flip, reset, slow, status
 from tests.toy_data import LABELS, toy_samples
 
@@ -55,11 +56,9 @@ def expected(packed: str) -> list[Batch]:
 def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
     rows: list[Row] = []
     yield rows
-    capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\n{'fault':40} {'met':>4} {'outcome':40} {'s lost':>7} {'lost':>5} {'doubled':>8}")
-        for row in rows:
-            print("{:40} {:4d} {:40} {:7.2f} {:5d} {:8d}".format(*row))
+    titles = ("fault", "met", "outcome", "s lost", "lost", "doubled")
+    shown = [(*row[:3], f"{row.seconds_lost:.2f}", *row[4:]) for row in rows]
+    print_table(request, "{:40} {:>4} {:40} {:>7} {:>5} {:>8}", titles, shown)
 
 
 @pytest.fixture

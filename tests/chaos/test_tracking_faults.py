@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -22,6 +22,7 @@ from distseg import sync
 from distseg.config import RunConfig, to_dict
 from distseg.tracking.client import CLOSE_WAIT_S, FINISH_WAIT_S, OPEN_WAIT_S
 from tests import programs, scripted
+from tests.chaos.conftest import print_table
 from tests.chaos.fault_proxy import Answer, Fault, FaultProxy, page, reset, slow, status
 from tests.chaos.tracking_server import Server
 from tests.conftest import REPOSITORY
@@ -77,14 +78,11 @@ REFUSALS = ("401", "403", "200, a login page")  # without a report: to draw it t
 def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
     rows: list[Row] = []
     yield rows
-    capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        at_end_s = 2 * CLOSE_WAIT_S + FINISH_WAIT_S  # the second for pictures, which these runs have none of
-        print(f"\nheld back at most {OPEN_WAIT_S:.0f} s at the opening, {at_end_s:.0f} s at the end")
-        titles = ("fault", "when", "met", "outcome", "open s", "steps s", "close s", "lost", "doubled")
-        print("{:28} {:12} {:>4} {:24} {:>7} {:>7} {:>7} {:>5} {:>7}".format(*titles))
-        for row in rows:
-            print("{:28} {:12} {:4d} {:24} {:7.2f} {:7.3f} {:7.2f} {:5d} {:7d}".format(*row))
+    at_end_s = 2 * CLOSE_WAIT_S + FINISH_WAIT_S  # the second for pictures, which these runs have none of
+    titles = ("fault", "when", "met", "outcome", "open s", "steps s", "close s", "lost", "doubled")
+    bounds = ("at most", "", "", "", f"{OPEN_WAIT_S:.0f}", "", f"{at_end_s:.0f}", "0", "0")
+    shown = [(*row[:4], *(f"{seconds:.2f}" for seconds in row[4:7]), *row[7:]) for row in rows]
+    print_table(request, "{:28} {:12} {:>4} {:24} {:>7} {:>7} {:>7} {:>5} {:>7}", titles, [*shown, bounds])
 
 
 @pytest.fixture
