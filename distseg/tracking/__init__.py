@@ -3,8 +3,9 @@
 client       the server: which one, how it is reached, how long it is waited for
 runs         a run from its opening to its end
 journal      what a run measured, in its own directory
-metric_log   metrics on their way to the server
-picture_log  pictures of evaluations, likewise, without a journal
+outbox       things on their way to the server, from a thread
+metric_log   metrics on that way
+picture_log  pictures of evaluations, likewise
 models       the network of a run's best checkpoint, and its place in the registry
 views        the experiment's page as it answers which run holds in which condition
 """

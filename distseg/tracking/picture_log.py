@@ -1,32 +1,32 @@
-"""Pictures of evaluations on their way to MLflow: a thread sends them, and no step of training waits for it.
+"""Pictures of evaluations on their way to MLflow.
 
 Bounded: at most MAX_WAITING evaluations wait while the server answers, and only the newest one once it does not. What
 is not sent at the end is not lost: each evaluation's checkpoint has its pictures, and `send_pictures` sends those.
 """
 
 import io
-import logging
 import re
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from distseg.errors import first_line
 from distseg.tracking.client import connect, failures, named
-from distseg.tracking.metric_log import FIRST_RETRY_S, LONGEST_RETRY_S
+from distseg.tracking.outbox import Outbox
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-log = logging.getLogger(__name__)
-
 MAX_WAITING = 4  # evaluations
 
 _STORED = re.compile(r"images/(?P<name>.+)\+step\+(?P<step>\d+)\+timestamp\+\d+\+[^+]+\.png")
+
+
+class _Drawn(NamedTuple):
+    """One evaluation's."""
+
+    step: int
+    pictures: dict[str, bytes]  # name, as `overlay/night`, -> JPEG
 
 
 class PictureLog:
@@ -37,78 +37,30 @@ class PictureLog:
     """
 
     def __init__(self, uri: str, open_run: Callable[[], str], *, told: str = "") -> None:
-        self._uri, self._open_run, self._told = uri, open_run, told
-        self._waiting: deque[tuple[int, dict[str, bytes]]] = deque(maxlen=MAX_WAITING)
-        self._changed = threading.Condition()
-        self._closing_at: float | None = None
-        self._there: set[tuple[str, int]] | None = None  # what the run has
-        self._thread = threading.Thread(target=self._send_all, name="picture-log", daemon=True)
-        self._thread.start()
+        self._uri, self._open_run = uri, open_run
+        self._there: set[tuple[str, int]] | None = None  # what the run has; None: to be asked
+        self._outbox = Outbox(uri, self._send, what="pictures", failed=self._fail, limit=MAX_WAITING, told=told)
 
     def log(self, step: int, pictures: Mapping[str, bytes]) -> None:
         """`pictures`: name, as `overlay/night`, -> JPEG. Beyond MAX_WAITING evaluations the oldest is dropped."""
-        with self._changed:
-            if pictures:
-                self._waiting.append((step, dict(pictures)))
-                self._changed.notify()
+        if pictures:
+            self._outbox.add(_Drawn(step, dict(pictures)))
 
     def close(self, timeout_s: float) -> int | None:
         """Sends what it can within `timeout_s`; the newest step of what is left, None if nothing is."""
-        with self._changed:
-            self._closing_at = time.monotonic() + timeout_s
-            self._changed.notify()
-        self._thread.join(timeout_s + 1)
-        with self._changed:
-            return self._waiting[-1][0] if self._waiting else None
+        left = self._outbox.close(timeout_s)
+        return left[-1].step if left else None
 
-    def _send_all(self) -> None:
-        retry_s = FIRST_RETRY_S
-        while (oldest := self._oldest()) is not None:
-            try:
-                self._send(*oldest)
-            except Exception as error:  # noqa: BLE001 — whatever a broken server makes the client raise
-                self._there = None  # what was sent may have arrived all the same
-                self._keep_the_newest()
-                text = str(named(self._uri, error)) if isinstance(error, failures()) else first_line(error)
-                if text != self._told:
-                    log.warning("pictures wait: %s", text)
-                    self._told = text
-                if not self._wait(retry_s):
-                    return
-                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
-                continue
-            retry_s = FIRST_RETRY_S
-            with self._changed:
-                if self._waiting and self._waiting[0] is oldest:
-                    self._waiting.popleft()
-
-    def _oldest(self) -> tuple[int, dict[str, bytes]] | None:
-        """Left in the queue until it is sent; None when closed and empty, or out of time."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing_at is not None)
-            out_of_time = self._closing_at is not None and time.monotonic() >= self._closing_at
-            return None if not self._waiting or out_of_time else self._waiting[0]
-
-    def _keep_the_newest(self) -> None:
-        with self._changed:
-            while len(self._waiting) > 1:
-                self._waiting.popleft()
-
-    def _wait(self, seconds: float) -> bool:
-        """False when the log is closing and out of time."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing_at is not None, timeout=seconds)
-            if self._closing_at is None:
-                return True
-        time.sleep(max(0.0, min(FIRST_RETRY_S, self._closing_at - time.monotonic())))
-        return time.monotonic() < self._closing_at
-
-    def _send(self, step: int, pictures: Mapping[str, bytes]) -> None:
+    def _send(self, batch: Sequence[_Drawn]) -> None:
         run_id = self._open_run()
         client = connect(self._uri)
         if self._there is None:
             self._there = _pictures_of(client, run_id)
-        _send_missing(client, run_id, step, pictures, self._there)
+        for drawn in batch:
+            _send_missing(client, run_id, drawn.step, drawn.pictures, self._there)
+
+    def _fail(self) -> None:
+        self._there = None  # what was sent may have arrived all the same
 
 
 def send_pictures(uri: str, run_id: str, step: int, pictures: Mapping[str, bytes]) -> int:
