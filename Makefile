@@ -11,7 +11,7 @@ train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; A
 
 test: $(VENV)/.installed  ## what needs no server; `.venv/bin/python -m pytest` adds the rest, skipping what the machine lacks
 	$(RUN) -m pytest -m "not servers and not chaos and not ray and not long" -n 3 --dist loadfile $(ARGS)
-	$(RUN) -m pytest -m "ray and not chaos and not servers" $(ARGS)
+	$(RUN) -m pytest -m "ray and not servers and not chaos and not long" $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .

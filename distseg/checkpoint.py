@@ -15,6 +15,7 @@ import os
 import pickle
 import secrets
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +101,15 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     }
     storage.write_bytes(str(directory / WEIGHTS_FILE), data)
     storage.write_bytes(str(directory / META_FILE), json.dumps(meta, indent=1).encode())
+
+
+def save(run_uri: str, checkpoint: Checkpoint) -> None:
+    """Writes it into a run's directory. The META_FILE comes last: a checkpoint without one does not count."""
+    target = storage.join(run_uri, new_name(checkpoint.step))
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), checkpoint)
+        for name in (WEIGHTS_FILE, META_FILE):
+            storage.upload(Path(folder) / name, storage.join(target, name))
 
 
 def as_one_file(checkpoint: Checkpoint) -> bytes:

@@ -3,9 +3,7 @@
 import json
 import logging
 import os
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -68,11 +66,7 @@ class RunReport:
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
         """Writes the checkpoint and removes what is neither the newest nor one of the best two."""
         assert saved is not None
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint.write(Path(folder), saved)
-            target = storage.join(self.run.uri, checkpoint.new_name(step))
-            for name in (checkpoint.WEIGHTS_FILE, checkpoint.META_FILE):
-                storage.upload(Path(folder) / name, storage.join(target, name))
+        checkpoint.save(self.run.uri, saved)
         checkpoint.prune(self.run.uri)
         self.journal.upload()
 

@@ -6,8 +6,10 @@ goes on from the newest undamaged checkpoint. Errors that a restart would only r
 """
 
 import contextlib
+import glob
 import logging
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -23,7 +25,10 @@ import torch
 import torch.distributed as dist
 from ray.train import CheckpointUploadMode, FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE  # not public, but the only way
+from ray.train.v2._internal.constants import (  # not public, but the only way
+    CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
+    ENV_VARS_TO_PROPAGATE,
+)
 from ray.util.queue import Empty, Queue
 
 from distseg import checkpoint, storage, tracking
@@ -387,9 +392,15 @@ def _reported(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
 class _RayReport(RunReport):
     """Rank 0: Ray Train uploads its checkpoints beside the training, and prunes them."""
 
+    def __init__(self, config: RunConfig, run: Run, saved: Checkpoint | None, show: Show | None = None) -> None:
+        super().__init__(config, run, saved, show)
+        self._prefix = f"distseg-checkpoint-{run.name}-"
+        for left_by_a_killed_worker in Path(tempfile.gettempdir()).glob(f"{glob.escape(self._prefix)}*"):
+            shutil.rmtree(left_by_a_killed_worker, ignore_errors=True)
+
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
         assert saved is not None
-        folder = tempfile.mkdtemp(prefix="distseg-checkpoint-")  # Ray Train removes it after the upload
+        folder = tempfile.mkdtemp(prefix=self._prefix)  # Ray Train removes it after the upload
         checkpoint.write(Path(folder), saved)
         ray.train.report(
             _reported(step, metrics),
@@ -398,6 +409,11 @@ class _RayReport(RunReport):
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         )
         self.journal.upload()
+
+
+def forget_checkpoints(run_uri: str) -> None:
+    """Of a stopped run, before its checkpoints are replaced: Ray Train would look for those it has noted."""
+    storage.delete(storage.join(run_uri, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME))
 
 
 class _RayFollower(Follower):

@@ -8,6 +8,7 @@ from Ray Tune's state, which serves to go on after a crash.
 import contextlib
 import itertools
 import logging
+import math
 import os
 import re
 import statistics
@@ -26,7 +27,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain
 
-from distseg import ray_train, search, storage
+from distseg import ray_population, ray_train, search, storage
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.data.manifest import load_manifest
 from distseg.ending import close
@@ -40,7 +41,8 @@ from distseg.tracking import VARIED_TAG
 log = logging.getLogger(__name__)
 
 Algorithm = Literal["optuna", "random", "grid"]
-Scheduler = Literal["asha", "hyperband", "none"]
+Scheduler = Literal["asha", "hyperband", "pbt", "none"]
+PAUSING: tuple[Scheduler, ...] = ("hyperband", "pbt")  # trials wait for each other
 HEAD = {"node:__internal_head__": 0.001}  # where trials' drivers run; it reserves nothing that a worker could use
 _STATE = "state"  # Ray Tune's own folder below a search's
 
@@ -63,6 +65,11 @@ class Search:
     parent_run_id: str = ""  # MLflow's
 
     def __post_init__(self) -> None:
+        if self.scheduler in PAUSING and self.algorithm == "optuna":
+            raise ConfigError(
+                f"--algorithm optuna: --scheduler {self.scheduler} begins all trials before it could learn from any; "
+                "choose random or grid"
+            )
         several = self.second is not None or self.seeds_per_trial > 1
         if several and self.scheduler != "none":
             what = "a second objective" if self.second else f"seeds_per_trial = {self.seeds_per_trial}"
@@ -103,7 +110,8 @@ def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progr
     _Ends.show = staticmethod(show)
     options: dict[str, Any] = {"search_uri": wanted.uri, "config": to_dict(base), "objective": wanted.objective}
     options |= {"second": wanted.second, "seeds": wanted.seeds_per_trial, "parent_run_id": wanted.parent_run_id}
-    trainable = tune.with_resources(tune.with_parameters(_trial, options=options), HEAD)
+    options["is_population"] = wanted.scheduler == "pbt"
+    trainable = tune.with_resources(tune.with_parameters(_trial, options=options), _place(wanted, base))
     space = dict(wanted.space) if wanted.algorithm != "optuna" else None  # Optuna has been told
     state_uri = storage.join(wanted.uri, _STATE)
     if resume and _has_state(state_uri):
@@ -124,6 +132,18 @@ def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Optuna's, of categories that are tuples
         tuner.fit()
+
+
+def _place(wanted: Search, base: RunConfig) -> dict[str, float]:
+    """What each trial's driver asks for.
+
+    Where trials are paused, as many as the cluster holds share the head, so that the others wait without a process. The
+    limit `max_concurrent_trials` would count those that are paused, and never let the rest begin.
+    """
+    if wanted.scheduler not in PAUSING:
+        return HEAD
+    (name,) = HEAD
+    return {name: math.floor(990 / ray_train.capacity(base, ray.nodes(), ray_train.autoscaler_limits())) / 1000}
 
 
 def _has_state(state_uri: str) -> bool:
@@ -169,16 +189,16 @@ def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
         metric=None if wanted.second else names[0],
         mode=None if wanted.second else modes[0],
         search_alg=algorithm,
-        scheduler=_scheduler(wanted),
+        scheduler=_scheduler(wanted, num_trials, base.seed),
         num_samples=num_trials,
-        max_concurrent_trials=max(1, min(capacity, num_trials)),
+        max_concurrent_trials=None if wanted.scheduler in PAUSING else max(1, min(capacity, num_trials)),
         time_budget_s=None if wanted.hours is None else wanted.hours * 3600,
         trial_name_creator=lambda trial: str(_number(trial)),
         trial_dirname_creator=lambda trial: str(trial.trial_id),
     )
 
 
-def _scheduler(wanted: Search) -> TrialScheduler | None:
+def _scheduler(wanted: Search, num_trials: int, seed: int) -> TrialScheduler | None:
     budget = wanted.budget
     match wanted.scheduler:
         case "asha":
@@ -193,6 +213,8 @@ def _scheduler(wanted: Search) -> TrialScheduler | None:
             return HyperBandScheduler(
                 time_attr="step", max_t=budget.max_steps, reduction_factor=budget.reduction, stop_last_trials=False
             )
+        case "pbt":
+            return ray_population.Population(wanted.space, num_trials, budget.max_steps, seed=seed)
         case "none":
             return None
 
@@ -215,7 +237,12 @@ def _trial(params: Mapping[str, Any], options: Mapping[str, Any]) -> None:
 def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str, folder: str) -> None:
     """The training, or those with different seeds one after the other, begun or taken up again."""
     number = int(tune.get_context().get_trial_name() or 0)
-    config = trial_config(from_dict(options["config"]), params, number, folder)
+    other = params.get(ray_population.TAKES_OVER)
+    params = ray_population.parameters(params)
+    named_by = {} if options["is_population"] else params
+    config = trial_config(from_dict(options["config"]), params, number, folder, named_by)
+    if other is not None:
+        ray_population.take_over(config, options["search_uri"], trial_id, other["trial_id"], other["step"])
     costs = {options["second"]: _cost(config, options["second"])} if options["second"] else {}
     begun = search.Trial(trial_id=trial_id, number=number, params=dict(params), config=to_dict(config), costs=costs)
     search.begin(options["search_uri"], begun)
@@ -246,10 +273,12 @@ def _mean_over_seeds(
     return {name: statistics.fmean(metrics[name] for metrics in last) for name in last[0]}
 
 
-def trial_config(base: RunConfig, params: Mapping[str, Any], number: int, folder: str) -> RunConfig:
-    """The base with the trial's values, named by what distinguishes it."""
+def trial_config(
+    base: RunConfig, params: Mapping[str, Any], number: int, folder: str, named_by: Mapping[str, Any]
+) -> RunConfig:
+    """The base with the trial's values, named by what distinguishes it for good."""
     config = with_overrides(base, params)
-    values = "-".join(re.sub(r"[^A-Za-z0-9_-]", "", search.short(v).replace(".", "_")) for v in params.values())
+    values = "-".join(re.sub(r"[^A-Za-z0-9_-]", "", search.short(v).replace(".", "_")) for v in named_by.values())
     name = f"t{number:02d}-{values}"[:60].rstrip("-")
     return replace(config, name=name, checkpoint=replace(config.checkpoint, uri=folder))
 
@@ -343,7 +372,7 @@ class _Ends(tune.Callback):
         _Ends.show(
             Progress(
                 number=_number(trial),
-                params=trial.config,
+                params=ray_population.parameters(trial.config),
                 status=status,
                 step=int(result.get("step", 0)),
                 objective=result.get("objective"),

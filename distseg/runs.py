@@ -150,6 +150,17 @@ class Run:
         )
         self.attempt, self.run_id = self.attempt + 1, ""
 
+    def take_over(self, other_uri: str, saved: Checkpoint) -> None:
+        """Goes on from a checkpoint of another run, with what that one had logged until then, when it is resumed."""
+        stale = [found.uri for found in checkpoint.found_in(self.uri)]
+        checkpoint.save(self.uri, saved)
+        for uri in stale:
+            storage.delete_tree(uri)
+        records = tracking.read_journal(other_uri)
+        tracking.replace_journal(self.uri, [record for record in records if record["step"] <= saved.step])
+        self.attempt, self.run_id = self.attempt + 1, ""
+        self.write_about()
+
     def write_about(self) -> None:
         """run.json, which `read` reads."""
         about = {name: getattr(self, name) for name in _KEPT} | {"inputs": [used._asdict() for used in self.inputs]}

@@ -3,6 +3,7 @@
     <uri>/search.json                          what was asked
     <uri>/trials/<id>/trial.json               number, parameters, seed
     <uri>/trials/<id>/evaluations/<step>.json  step, time and metrics of each evaluation
+    <uri>/trials/<id>/took_over/<step>.json    of a population: the trial whose training it goes on with from there
     <uri>/trials/<id>/ended.json               finished, stopped (by the scheduler) or failed, and why
     <uri>/trials/<id>/<run>/                   the training, as `distseg.train` makes it
     <uri>/best.json                            the best trial's configuration: `distseg.train --config` takes it
@@ -84,7 +85,7 @@ def trial_folder(search_uri: str, trial_id: str) -> str:
 
 
 def begin(search_uri: str, trial: Trial) -> None:
-    """Records a trial's parameters; doing it again changes nothing."""
+    """Records a trial's parameters, of a population as they are now."""
     names = ("trial_id", "number", "params", "config", "costs")
     body = {name: value for name, value in asdict(trial).items() if name in names}
     _write(storage.join(trial_folder(search_uri, trial.trial_id), "trial.json"), body)
@@ -94,6 +95,20 @@ def record(folder: str, step: int, metrics: Mapping[str, float]) -> None:
     """Records an evaluation; one done again after a crash replaces the one before."""
     evaluation = Evaluation(step=step, time_s=time.time(), metrics=dict(metrics))
     _write(storage.join(folder, "evaluations", f"{step:08d}.json"), asdict(evaluation))
+
+
+def record_take_over(folder: str, trial_id: str, step: int) -> None:
+    """Of a trial that goes on with another's training from about this step."""
+    _write(_took_over_uri(folder, step), {"trial_id": trial_id, "step": step})
+
+
+def has_taken_over(folder: str, trial_id: str, step: int) -> bool:
+    uri = _took_over_uri(folder, step)
+    return storage.exists(uri) and read_json(uri)["trial_id"] == trial_id
+
+
+def _took_over_uri(folder: str, step: int) -> str:
+    return storage.join(folder, "took_over", f"{step:08d}.json")
 
 
 def end(folder: str, status: Status, error: str = "") -> None:

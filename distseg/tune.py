@@ -1,5 +1,5 @@
 """python -m distseg.tune SPACE [--num_trials N] [--objective NAME] [--second parameters|latency_ms]
-                          [--algorithm optuna|random|grid] [--scheduler asha|hyperband|none] [--hours H] [--keep N]
+                          [--algorithm optuna|random|grid] [--scheduler asha|hyperband|pbt|none] [--hours H] [--keep N]
                           [--seeds_per_trial N] [--retrain SEED …] [--recipe NAME|MODULE:FUNCTION] [--config FILE.json]
                           [--dotted.field VALUE …] [--list] [--debug]
        python -m distseg.tune --resume URI [--retrain SEED …]
@@ -117,8 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--num_trials", "--num-trials", type=int, help="in place of the space's budget")
     add("--objective", choices=search.OBJECTIVES, help="in place of the space's; to be maximised")
     add("--second", choices=("parameters", "latency_ms"), help="also to be minimised: gives a Pareto front")
-    add("--algorithm", choices=("optuna", "random", "grid"), default="optuna")
-    add("--scheduler", choices=("asha", "hyperband", "none"), default=None, help="what stops bad trials early; asha")
+    add("--algorithm", choices=("optuna", "random", "grid"), help="optuna; random where trials are paused (hyperband, pbt)")
+    add(
+        "--scheduler", choices=("asha", "hyperband", "pbt", "none"), help="what stops or changes bad trials early; asha"
+    )
     add("--hours", type=float, help="no trial is begun or goes on after so many")
     add("--keep", type=int, default=3, help="so many best trials keep their checkpoints (3)")
     add("--seeds_per_trial", "--seeds-per-trial", type=int, default=1, help="trainings of which a trial is the mean")
@@ -201,7 +203,7 @@ def _base(space: Space, known: argparse.Namespace, overrides: Sequence[str]) -> 
 
 
 def _wanted(space: Space, known: argparse.Namespace, base: RunConfig) -> "Search":
-    from distseg.ray_tune import Search
+    from distseg.ray_tune import PAUSING, Search
 
     budget = replace(
         space.budget,
@@ -209,15 +211,16 @@ def _wanted(space: Space, known: argparse.Namespace, base: RunConfig) -> "Search
         max_steps=base.optim.max_steps,
         evaluate_every=base.evaluate.every_steps or base.optim.max_steps,
     )
-    ranks_whole = known.second is not None or known.seeds_per_trial > 1 or known.algorithm == "grid"
+    algorithm = known.algorithm or ("random" if known.scheduler in PAUSING else "optuna")
+    ranks_whole = known.second is not None or known.seeds_per_trial > 1 or algorithm == "grid"
     name = f"{space.name.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     return Search(
         uri=storage.join(base.checkpoint.uri, name),
-        **_points(space, known.algorithm),
+        **_points(space, algorithm),
         objective=known.objective or space.objective,
         budget=budget,
         second=known.second,
-        algorithm=known.algorithm,
+        algorithm=algorithm,
         scheduler=known.scheduler or ("none" if ranks_whole else "asha"),
         seeds_per_trial=known.seeds_per_trial,
         hours=known.hours,

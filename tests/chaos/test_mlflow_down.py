@@ -60,6 +60,7 @@ def test_a_server_that_comes_back_during_the_training_gets_everything(
     report_gaps("server killed and started again", recorded, last_step=NUM_STEPS // 2)
 
 
+@pytest.mark.ray
 def test_a_server_that_dies_for_good_gets_the_rest_by_sync(
     config: RunConfig, running: Server, ray_cluster: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
         yield environment
 
 
+@pytest.mark.ray
 def test_ray_workers_killed_while_they_pack(
     undisturbed: dict[str, bytes], ray_cluster: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests import programs
 from tests.chaos.conftest import NUM_STEPS, SAVED_EVERY, Undisturbed, assert_same_training, write_config
 from tests.recorded import assert_each_once, only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def test_the_run_survives_the_loss_of_rank_1_before_the_first_checkpoint_and_of_rank_0_later(
@@ -31,6 +32,8 @@ def test_the_run_survives_the_loss_of_rank_1_before_the_first_checkpoint_and_of_
     assert_each_once(recorded, NUM_STEPS)
     assert recorded.values("train/resumed_at") in ([SAVED_EVERY], [2 * SAVED_EVERY])
     assert_same_training(recorded, ended.printed("run"), undisturbed)
+    left = Path(tempfile.gettempdir()).glob(f"distseg-checkpoint-{run_name(config)}-*")
+    assert not list(left), "a killed worker's unsent checkpoint fills the disk"
 
 
 def run_name(config: RunConfig) -> str:

@@ -36,6 +36,7 @@ def test_mlflow_keeps_metrics_in_postgres_and_artifacts_in_s3(
     assert [Path(item["Key"]).name for item in listed if f"/{run_id}/" in item["Key"]] == ["note.txt"]
 
 
+@pytest.mark.ray
 def test_servers_reach_the_hosts(
     ray_hosts: dict[str, str], hosts_s3_server: dict[str, str], hosts_mlflow_server: dict[str, str]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, run_script
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.ray]
 
 SCRIPT = """
 import os, sys, time

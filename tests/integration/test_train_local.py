@@ -216,20 +216,6 @@ def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
     assert tables[0]["mIoU"] != checkpoint.read(uri).metrics["val/mIoU"]
 
 
-@pytest.mark.chaos  # it takes up a training whose result was lost; and a minute and a half
-def test_a_study_is_a_table_made_by_one_command_that_goes_on(folder: Path, ray: dict[str, str]) -> None:
-    command = ("dawn", "--max_steps", "2", "--frames", "36", "18", "--out", "studies")
-    ended = programs.run(folder, ray, "distseg.study", *command)
-    assert ended.code == 0, ended.err
-    assert re.search(r"^\| trained on dawn( \| \d+\.\d){12} \|$", ended.out, re.M), ended.out
-    assert (folder / "studies/dawn.md").read_text().strip() in ended.out
-    (folder / "studies/pspnet-s0/result.json").unlink()
-    again = programs.run(folder, ray, "distseg.study", *command)
-    assert again.code == 0, again.err
-    assert "pspnet-s0 goes on" in again.out and "pspnet-dawn-s0" not in again.out
-    assert (folder / "studies/dawn.md").read_text().strip() in ended.out
-
-
 def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.Ended, folder: Path) -> None:
     photographs = folder / "photographs"
     (photographs / "more").mkdir(parents=True)

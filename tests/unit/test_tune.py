@@ -113,6 +113,8 @@ def test_a_space_that_is_not_there_is_refused() -> None:
         ({"second": "parameters"}, "--scheduler asha: cannot rank half-done trials of a second objective"),
         ({"seeds_per_trial": 2}, "--scheduler asha: cannot rank half-done trials of seeds_per_trial = 2"),
         ({"second": "parameters", "scheduler": "none", "algorithm": "random"}, "a second objective needs optuna"),
+        ({"scheduler": "pbt"}, "--algorithm optuna: --scheduler pbt begins all trials before it could learn"),
+        ({"scheduler": "hyperband"}, "--algorithm optuna: --scheduler hyperband begins all trials"),
         ({"seeds_per_trial": 0}, "--seeds_per_trial 0: must be at least 1"),
         ({"hours": 0.0}, "--hours 0.0: must be positive"),
     ],
@@ -124,6 +126,6 @@ def test_a_search_that_makes_no_sense_is_refused(fields: dict[str, object], prob
 
 def test_a_trial_is_named_by_what_distinguishes_it() -> None:
     params = {"model.bins": (1, 2, 3, 6), "model.se_ratio": None, "optim.lr": 0.00123}
-    config = ray_tune.trial_config(recipes.find("town"), params, 3, "folder")
+    config = ray_tune.trial_config(recipes.find("town"), params, 3, "folder", params)
     assert (config.name, config.checkpoint.uri) == ("t03-1236-None-0_00123", "folder")
     assert (config.model.bins, config.optim.lr) == ((1, 2, 3, 6), 0.00123)
