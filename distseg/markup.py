@@ -7,8 +7,10 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def md(text: str) -> str:
@@ -47,7 +49,7 @@ def _cell(text: str) -> str:
     return html.escape(first) + "".join(f"<br><small>{html.escape(line)}</small>" for line in more)
 
 
-def picture(figure: Figure, alt: str) -> str:
+def picture(figure: "Figure", alt: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     width_px = round(96 * figure.get_figwidth())

@@ -13,16 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from distseg import figures
 from distseg.gallery import images_of_run
 from distseg.intervals import ImageCounts, Interval, Intervals, bootstrap
 from distseg.markup import document, html_table, markdown_table, md, p, picture, section
 from distseg.panels import Overlay
 from distseg.verdict import Standing, Table, loss, remarks, signed, span, standing, verdict
+
+if TYPE_CHECKING:
+    from distseg import figures
 
 ABSENT = "–"
 
@@ -67,7 +69,7 @@ class RunReview:
     data_digest: str = ""
     code_version: str = ""
     cost: Cost = field(default_factory=Cost)
-    history: figures.History = field(default_factory=dict)
+    history: "figures.History" = field(default_factory=dict)
     images: ImageCounts | None = None  # for intervals, and for comparing runs image by image
     matrix_KK: npt.ArrayLike | None = None  # int64: the pooled confusion matrix
     palette: Sequence[tuple[int, int, int]] = ()  # of the table's classes, as the panels have them
@@ -102,6 +104,8 @@ def run_markdown(review: RunReview, *, figure_url: str = "", links: Mapping[str,
 
 
 def run_page(review: RunReview) -> str:
+    from distseg import figures  # here, as it takes half a second that every process of a training would pay
+
     intervals = review.intervals
     s = standing(review.table)
     known = intervals.conditions if intervals else None

@@ -9,6 +9,7 @@ import contextlib
 import glob
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -311,11 +312,20 @@ def own_error(error: BaseException | None) -> DistsegError | None:
     return None
 
 
+_OUT_OF_MEMORY = re.compile(r"low on memory.*?([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", re.DOTALL)
+
+
 def _cause(error: TrainingFailedError) -> DistsegError:
     own = own_error(error)
     if own is not None:
         return own
     failures = getattr(error, "worker_failures", {})
+    for text in map(str, (*failures.values(), error)):
+        if found := _OUT_OF_MEMORY.search(text):
+            return ResourceError(
+                f"a machine ran out of memory ({found[1]} of {found[2]} in use) and Ray killed the training there; "
+                "lower data.batch_size, data.crop_px or the size of the network, or use machines with more memory"
+            )
     for rank, failure in failures.items():
         return TrainingError(f"worker {rank} failed and restarts are used up: {_last_line(failure)}")
     return TrainingError(f"training failed: {_last_line(error)}")

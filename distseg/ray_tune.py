@@ -26,12 +26,13 @@ from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, TrialSchedule
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain
+from ray.util.state import list_actors
 
 from distseg import ray_population, ray_train, search, storage
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.data.manifest import load_manifest
 from distseg.ending import close
-from distseg.errors import ConfigError, DistsegError
+from distseg.errors import ConfigError, DistsegError, ResourceError, first_line
 from distseg.inference import latency_ms, resolve_precision
 from distseg.models import build_model
 from distseg.runs import Run, check_run
@@ -86,12 +87,29 @@ class Search:
 def check(wanted: Search, base: RunConfig) -> None:
     """Joins the Ray cluster. Nothing else is begun or written.
 
-    Raises ConfigError and others for a point that cannot be trained, ResourceError if the cluster can never hold one.
+    Raises ConfigError and others for a point that cannot be trained, ResourceError if the cluster can never hold one or
+    cannot stop one.
     """
     for point in wanted.first or [{}]:
         check_run(with_overrides(base, point))
     ray_train.join_cluster(wanted.uri)
     ray_train.check_resources(base, ray.nodes(), ray_train.autoscaler_limits())
+    if wanted.scheduler != "none":
+        check_places_come_free()
+
+
+def check_places_come_free() -> None:
+    """Raises ResourceError on a cluster where the workers of a stopped trial would keep their place for good.
+
+    What frees it, a helper of Ray Train, asks Ray's dashboard whether the trial is still there.
+    """
+    try:
+        list_actors(limit=1, timeout=10, raise_on_missing_output=False)
+    except Exception as error:  # noqa: BLE001 — Ray names none
+        raise ResourceError(
+            f"the Ray cluster's dashboard does not answer ({first_line(error)}); start the head with "
+            "--include-dashboard=true, or choose --scheduler none, which stops no trial"
+        ) from None
 
 
 def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progress"], None]) -> None:

@@ -8,16 +8,17 @@ import io
 import itertools
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from distseg import figures
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, to_dict
 from distseg.intervals import ImageCounts
 from distseg.overlays import from_tensors
 from distseg.pages import Cost, RunReview, model_card, run_page
 from distseg.tracking import History, Point
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVES = ("train/loss", "val/mIoU", "val/mIoU_worst")
 CONDITIONS_PLOT = "plots/condition_miou.png"
@@ -69,6 +70,8 @@ def _mean(points: Sequence[Point]) -> float | None:
 
 
 def files_of(review: RunReview) -> dict[str, bytes]:
+    from distseg import figures  # here, as it takes half a second that every process of a training would pay
+
     intervals = review.intervals
     plots = {
         CONDITIONS_PLOT: figures.condition_bars(review.table, intervals.conditions if intervals else None),
@@ -86,7 +89,7 @@ def files_of(review: RunReview) -> dict[str, bytes]:
     return files
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

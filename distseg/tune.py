@@ -117,7 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--num_trials", "--num-trials", type=int, help="in place of the space's budget")
     add("--objective", choices=search.OBJECTIVES, help="in place of the space's; to be maximised")
     add("--second", choices=("parameters", "latency_ms"), help="also to be minimised: gives a Pareto front")
-    add("--algorithm", choices=("optuna", "random", "grid"), help="optuna; random where trials are paused (hyperband, pbt)")
+    add(
+        "--algorithm",
+        choices=("optuna", "random", "grid"),
+        help="optuna; random where trials are paused (hyperband, pbt)",
+    )
     add(
         "--scheduler", choices=("asha", "hyperband", "pbt", "none"), help="what stops or changes bad trials early; asha"
     )

@@ -13,7 +13,6 @@ block of a dilated stage at the previous stage's dilation. As in torchvision, a 
 
 from collections.abc import Mapping
 
-import torchvision
 from torch import Tensor, nn
 
 Dilations = tuple[int, int, int]  # of the 3x3 convolutions of stages 2, 3 and 4
@@ -202,6 +201,8 @@ def imagenet_state(backbone: str) -> dict[str, Tensor]:
 
     Raises OSError if they cannot be downloaded or written, RuntimeError if what came is damaged.
     """
+    import torchvision  # here, as it imports PyTorch's compiler, which takes seconds
+
     family = backbone.replace("resnet", "ResNet").replace("vgg", "VGG").replace("_bn", "_BN")
     try:
         weights = torchvision.models.get_weight(f"{family}_Weights.IMAGENET1K_V1")

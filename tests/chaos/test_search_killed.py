@@ -1,6 +1,7 @@
 """A search loses a trial, then its machine: the other trials go on, and `--resume` ends it with what was asked."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -8,7 +9,7 @@ import pytest
 from mlflow.entities import Run
 
 from distseg import search
-from distseg.config import RunConfig, from_dict
+from distseg.config import RunConfig, ScalingConfig, from_dict
 from distseg.search import Trial
 from tests import programs
 from tests.chaos.conftest import NUM_STEPS, write_config
@@ -30,12 +31,14 @@ BUDGET = Budget(num_trials=3, max_steps={NUM_STEPS}, evaluate_every={EVALUATED_E
 
 def test_a_search_outlives_a_trial_and_its_driver(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "my_space.py").write_text(SPACE)
+    config = replace(config, scaling=ScalingConfig(num_workers=1))  # two trials at a time
     arguments = ("my_space", "--config", write_config(config, tmp_path), "--scheduler", "none")
     with (
         programs.own_environment() as environment,
         programs.start(tmp_path, environment, "distseg.tune", *arguments) as driver,
     ):
         driver.wait_for(r"trial 2: step 0 +failed")
+        driver.wait_for(r"trial 1: step \d+ .*finished")
         driver.wait_for(r"trial 3: step 20 ")
         driver.kill_all()
     (folder,) = Path(config.checkpoint.uri).iterdir()

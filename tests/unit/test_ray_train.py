@@ -1,0 +1,26 @@
+"""What a user reads when Ray ends a training."""
+
+import pytest
+import ray.train
+
+from distseg.errors import DistsegError, ResourceError, TrainingError
+from distseg.ray_train import _cause
+
+KILLED = """4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: af94)
+was 22.47GB used / 23.54GB limit (0.954368)
+Refer to the documentation on how to address the out of memory issue: https://docs.example.com/debug-memory.html."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (ray.train.ControllerError(RuntimeError(KILLED)), ResourceError, "22.47GB of 23.54GB in use"),
+        (ray.train.WorkerGroupError("", {1: RuntimeError(KILLED)}), ResourceError, "lower data.batch_size"),
+        (ray.train.WorkerGroupError("", {1: RuntimeError("x\nlast")}), TrainingError, "worker 1 failed .*: last$"),
+        (ray.train.ControllerError(RuntimeError("x\nlast")), TrainingError, "training failed: last$"),
+    ],
+)
+def test_one_line_says_why(failure: ray.train.TrainingFailedError, kind: type[DistsegError], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        raise _cause(failure)
+    assert "\n" not in str(caught.value)
