@@ -37,7 +37,7 @@ from distseg.search import Budget, ObjectiveName
 from distseg.train import ensure_town, read_config_file, train_once
 
 if TYPE_CHECKING:
-    from distseg.ray_tune import Progress, Search
+    from distseg.ray_tune import Algorithm, Progress, Search
 
 PROG = "python -m distseg.tune"
 SPACES = "tune_spaces"
@@ -215,7 +215,7 @@ def _wanted(space: Space, known: argparse.Namespace, base: RunConfig) -> "Search
         max_steps=base.optim.max_steps,
         evaluate_every=base.evaluate.every_steps or base.optim.max_steps,
     )
-    algorithm = known.algorithm or ("random" if known.scheduler in PAUSING else "optuna")
+    algorithm: Algorithm = known.algorithm or ("random" if known.scheduler in PAUSING else "optuna")
     ranks_whole = known.second is not None or known.seeds_per_trial > 1 or algorithm == "grid"
     name = f"{space.name.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     return Search(

@@ -152,10 +152,16 @@ def own_environment() -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def ray_cluster(*, dashboard: bool = False) -> Iterator[dict[str, str]]:
-    """A Ray cluster of two CPUs on this machine, for programs that join it. The dashboard costs seconds."""
+def ray_cluster(num_cpus: int = 2, *, dashboard: bool = False) -> Iterator[dict[str, str]]:
+    """A Ray cluster on this machine, for programs that join it. The dashboard costs seconds."""
     folder, environment = short_directory(), plain_environment() | _RAY
-    options = ["--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--include-dashboard={str(dashboard).lower()}"]
+    options = [
+        "--head",
+        "--block",
+        f"--num-cpus={num_cpus}",
+        "--num-gpus=0",
+        f"--include-dashboard={str(dashboard).lower()}",
+    ]
     try:
         with contextlib.ExitStack() as running:
             for attempt in range(3):  # Ray gives its own processes 30 s to start: too little on a crowded machine

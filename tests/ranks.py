@@ -74,8 +74,8 @@ def train(
 
 
 def start_ranks(function: Callable[..., None], arguments: tuple[Any, ...], num_ranks: int) -> None:
-    """`function(rank, *arguments)` in as many processes, forked from one that has imported torch and nothing more."""
-    multiprocessing.set_forkserver_preload(["tests.ranks"])
+    """`function(rank, *arguments)` in as many processes, forked from one that has imported torch, no more."""
+    multiprocessing.set_forkserver_preload(["tests.ranks", "torch._dynamo"])  # the latter by every optimiser
     start_processes(function, arguments, nprocs=num_ranks, start_method="forkserver")
 
 

@@ -7,36 +7,20 @@ from pathlib import Path
 import pytest
 
 from distseg.data import town
-from distseg.data.processes import in_processes
-from distseg.data.shards import pack
 from tests import programs
 from tests.browser import opened_browser
+from tests.small_town import arguments, pack_town
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
-
-FIELDS = {
-    "name": "seen",
-    "optim.max_steps": 4,
-    "optim.warmup_steps": 0,
-    "data.batch_size": 4,
-    "data.crop_px": "32 32",
-    "data.num_threads": 1,
-    "evaluate.every_steps": 2,
-    "tracking.log_every_steps": 1,
-    "precision": "fp32",
-}
 
 
 @pytest.fixture(scope="module")
 def trained(mlflow_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> programs.Ended:
     """A training of four steps, which ended well."""
     folder = tmp_path_factory.mktemp("seen")
-    num_frames = {"train": 18, "val": 18}  # two of each condition
-    splits = {split: town.samples(split, num_frames=num, size=(64, 96)) for split, num in num_frames.items()}
-    pack(splits, town.LABELS, str(folder / "town"), dataset="town", run=in_processes(2))
-    fields = [word for name, value in FIELDS.items() for word in (f"--{name}", *str(value).split())]
-    environment = programs.alone() | mlflow_server
-    ended = programs.run(folder, environment, "distseg.train", "town", "--data.uri", "town", *fields)
+    pack_town(folder)
+    fields = arguments(**{"name": "seen", "optim.max_steps": 4})
+    ended = programs.run(folder, programs.alone() | mlflow_server, "distseg.train", *fields)
     assert ended.code == 0, ended.err
     return ended
 

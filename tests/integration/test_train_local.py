@@ -1,4 +1,4 @@
-"""`train` as a newcomer runs it: a local Ray, SQLite, a small town; then resumed, evaluated, and without Ray."""
+"""`train` as a newcomer runs it: a local Ray, SQLite, a small town; then resumed, stopped, and without Ray."""
 
 import json
 import math
@@ -8,10 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -21,38 +18,19 @@ from distseg.ray_metrics import DESCRIPTIONS
 from tests import programs
 from tests.conftest import free_port
 from tests.recorded import STEP_METRICS, Recorded, assert_each_once, only_run
+from tests.small_town import EVALUATIONS, NUM_STEPS, arguments, pack_town
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
 
-NUM_STEPS, EVALUATED_EVERY, MORE_STEPS = 6, 2, 8
-SIZE = ("--size", "64", "96")
-FIELDS = {
-    "name": "local",
-    "optim.warmup_steps": 0,
-    "data.batch_size": 4,
-    "data.crop_px": "32 32",
-    "data.num_threads": 1,
-    "scaling.num_workers": 2,
-    "evaluate.every_steps": EVALUATED_EVERY,
-    "tracking.log_every_steps": 1,
-    "precision": "fp32",
-}
-EVALUATIONS = [2, 4, 6]
+MORE_STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the program is started; it keeps all it makes in `runs` there. The data are in `town`."""
     folder = tmp_path_factory.mktemp("local")
-    frames = ("--train", "36", "--val", "18", "--num_processes", "1")
-    packed = programs.run(folder, programs.plain_environment(), "distseg.pack", "town", "--out", "town", *SIZE, *frames)
-    assert packed.code == 0, packed.err
+    pack_town(folder)
     return folder
-
-
-def arguments(**changed: object) -> list[str]:
-    fields = FIELDS | {"data.uri": "town", "optim.max_steps": NUM_STEPS} | changed
-    return [word for name, value in fields.items() for word in (f"--{name}", *str(value).split())]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +41,7 @@ def ray(folder: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, ray: dict[str, str]) -> programs.Ended:
-    return programs.run(folder, ray, "distseg.train", "town", *arguments())
+    return programs.run(folder, ray, "distseg.train", *arguments())
 
 
 @pytest.fixture(scope="module")
@@ -154,15 +132,6 @@ def test_mlflow_has_the_same_two_images_of_each_condition_at_every_evaluation(re
     }
 
 
-def test_runs_are_compared_on_one_page(trained: programs.Ended, folder: Path) -> None:
-    run = trained.printed("run")
-    command = ("compare", run, trained.printed("checkpoint"), "--out", "compared.html")
-    ended = programs.run(folder, programs.plain_environment(), "distseg.report", *command)
-    assert ended.code == 0, ended.err
-    page = (folder / "compared.html").read_text()
-    assert Path(run).name in page and all(name in page for name in town.CONDITIONS)
-
-
 def test_the_best_two_checkpoints_and_the_newest_are_kept(recorded: Recorded, trained: programs.Ended) -> None:
     by_score = sorted(zip(recorded.values("val/mIoU"), EVALUATIONS, strict=True))
     kept = {step for _, step in by_score[-2:]} | {NUM_STEPS}
@@ -170,108 +139,11 @@ def test_the_best_two_checkpoints_and_the_newest_are_kept(recorded: Recorded, tr
     assert f"checkpoint_{by_score[-1][1]:08d}" in trained.printed("checkpoint")
 
 
-def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, folder: Path) -> None:
-    uri = trained.printed("checkpoint")
-    options = ("--checkpoint", uri, "--data", str(folder / "town"), "--json", "table.json", "--precision", "fp32")
-    ended = programs.run(folder / "evaluate", programs.plain_environment(), "distseg.evaluate", *options)
-    assert ended.code == 0, ended.err
-    table = json.loads((folder / "evaluate" / "table.json").read_text())
-    saved = checkpoint.read(uri)
-    assert table["mIoU"] == saved.metrics["val/mIoU"]
-    same = {name: value for name, value in table.items() if name not in ("checkpoint", "data", "data_digest")}
-    assert same == {name: value for name, value in saved.tables.items() if name != "step"}
-    assert (table["checkpoint"], table["data_digest"]) == (uri, saved.manifest_digest)
-    assert {name: site["num_images"] for name, site in table["sites"].items()} == {"highway": 9, "new-york": 9}
-    for name, support in table["support"].items():
-        assert sum(site["support"][name] for site in table["sites"].values()) == support
-
-    one_file = ("--checkpoint", uri, "--format", "weights", "--out", "network.pt")
-    ended = programs.run(folder / "evaluate", programs.plain_environment(), "distseg.export", *one_file)
-    assert ended.code == 0, ended.err
-    options = ("--checkpoint", "network.pt", *options[2:])
-    ended = programs.run(folder / "evaluate", programs.plain_environment(), "distseg.evaluate", *options)
-    assert ended.code == 0, ended.err
-    again = json.loads((folder / "evaluate" / "table.json").read_text())
-    assert again == table | {"checkpoint": "network.pt"}
-
-
-@pytest.mark.long
-def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
-    trained: programs.Ended, folder: Path
-) -> None:
-    uri = trained.printed("checkpoint")
-    averaged = ("--scales", "0.75", "1", "1.5", "--flip", "--sliding", "--window", "48", "64")
-    options = ("--checkpoint", uri, "--data", str(folder / "town"), "--precision", "fp32", *averaged)
-    environment = programs.plain_environment() | {"OMP_NUM_THREADS": "1"}
-    torchrun = ("torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m")
-    tables = []
-    for num_ranks, start in ((1, ()), (2, torchrun)):
-        place = folder / f"ranks-{num_ranks}"
-        words = (*start, "distseg.evaluate", *options, "--json", "table.json")
-        ended = programs.run(place, environment, *words)
-        assert ended.code == 0, ended.err
-        tables.append(json.loads((place / "table.json").read_text()))
-    assert tables[0] == tables[1]
-    assert tables[0]["num_images"] == 18
-    assert tables[0]["mIoU"] != checkpoint.read(uri).metrics["val/mIoU"]
-
-
-def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.Ended, folder: Path) -> None:
-    photographs = folder / "photographs"
-    (photographs / "more").mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(photographs / "a.png")
-    Image.fromarray(noise[:40, :, 0]).save(photographs / "more" / "b.jpg")  # grey
-    (photographs / "notes.txt").write_text("not an image")
-    options = ("--checkpoint", trained.printed("run"), "--images", "photographs", "--out", "predicted")
-    ended = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
-    assert ended.code == 0, ended.err
-    written = sorted(str(path.relative_to(folder / "predicted")) for path in (folder / "predicted").rglob("*.png"))
-    assert written == ["label/a.png", "label/more/b.png", "overlay/a.png", "overlay/more/b.png"]
-    with Image.open(folder / "predicted/label/a.png") as label:
-        assert (label.mode, label.size) == ("P", (70, 50))
-        ids = np.asarray(label)
-        assert ids.max() < town.LABELS.num_classes
-        palette = np.array(town.LABELS.palette, dtype=np.uint8)
-        assert np.array_equal(np.asarray(label.convert("RGB")), palette[ids])
-    with Image.open(folder / "predicted/overlay/more/b.png") as tinted:
-        assert tinted.size == (70, 40)
-
-    (photographs / "a.jpg").write_bytes(b"no image")
-    clash = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
-    assert clash.code == 1 and "a.jpg and a.png would be written to the same file" in clash.err
-    (photographs / "a.png").unlink()
-    broken = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
-    assert broken.code == 1 and "photographs/a.jpg: not a readable image" in broken.err
-
-
-@pytest.mark.long
-def test_export_writes_a_checked_file(trained: programs.Ended, folder: Path) -> None:
-    options = ("--checkpoint", trained.printed("run"), "--format", "onnx", "--out", "network.onnx")
-    ended = programs.run(folder, programs.plain_environment(), "distseg.export", *options)
-    assert ended.code == 0, ended.err
-    assert re.search(r"differs by at most \S+ on random images of 3 sizes", ended.out)
-    session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"images": np.zeros((1, 3, 77, 101), dtype=np.float32)})
-    assert logits.shape == (1, town.LABELS.num_classes, 77, 101)
-
-
-def test_models_compares_the_networks(folder: Path) -> None:
-    options = ("--no_timing", "--num_classes", "21", "--size", "64", "96", "--json", "networks.json")
-    ended = programs.run(folder, programs.plain_environment(), "distseg.models", *options)
-    assert ended.code == 0, ended.err
-    rows = {row["name"]: row for row in json.loads((folder / "networks.json").read_text())["networks"]}
-    assert rows["enet"]["parameters"] == 360_023
-    assert rows["pspnet resnet50"]["parameters"] == 48_957_802
-    assert all(row["gflops"] > 0 and row["ms"] is None for row in rows.values())
-
-
-@pytest.mark.long
 def test_torchrun_trains_the_same_without_ray(folder: Path, losses: list[float]) -> None:
     environment = programs.plain_environment() | {"OMP_NUM_THREADS": "1"}
     torchrun = ("torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
     overrides = arguments(**{"tracking.experiment": "torchrun", "evaluate.every_steps": 0})
-    ended = programs.run(folder, environment, *torchrun, "-m", "distseg.train", "town", *overrides)
+    ended = programs.run(folder, environment, *torchrun, "-m", "distseg.train", *overrides)
     assert ended.code == 0, ended.err
     recorded = only_run(f"sqlite:///{folder}/runs/mlflow.db", "torchrun")
     assert ended.printed("MLflow run") == recorded.run.info.run_id
@@ -300,7 +172,7 @@ def endless(folder: Path, ray: dict[str, str]) -> Iterator[programs.Program]:
     tracked = {"tracking.experiment": "interrupted", "checkpoint.every_steps": 3, "evaluate.every_steps": 5}
     fields = arguments(**tracked, **{"optim.max_steps": 100_000, "data.uri": folder / "town"})
     impatient = ray | {"RAY_metrics_report_interval_ms": "1000"}  # Ray's own is 10 s
-    with programs.start(folder / "interrupted", impatient, "distseg.train", "town", *fields) as program:
+    with programs.start(folder / "interrupted", impatient, "distseg.train", *fields) as program:
         yield program
 
 
