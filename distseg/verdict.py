@@ -90,6 +90,8 @@ def verdict(table: Table, intervals: Intervals | None = None, trained_on: Sequen
             f"{trained}scores mIoU {s.miou[s.best]:.2f} on {table['num_images']} images (condition: {s.best}){sure}"
         )
     lost = loss(s.miou[s.best], s.miou[s.worst])
+    if not lost:
+        return _sentence(f"{trained}works alike at all {len(s.miou)} conditions (mIoU {s.miou[s.worst]:.2f})")
     return _sentence(
         f"{trained}works best at {s.best} (mIoU {s.miou[s.best]:.2f}) and loses {lost:.2f} at {s.worst} "
         f"({s.miou[s.worst]:.2f}, the worst of {len(s.miou)} conditions); {_how_sure(intervals)}"

@@ -55,6 +55,11 @@ def test_verdict_says_when_chance_could_explain_the_loss() -> None:
     assert "which condition is the worst is not sure" in " ".join(remarks(made.table, intervals)).lower()
 
 
+def test_verdict_when_nothing_is_lost() -> None:
+    made = example({"dawn": 80, "fog": 80}, spread=0)
+    assert verdict(made.table, bootstrap(made.images)) == "Works alike at all 2 conditions (mIoU 0.67)."
+
+
 def test_verdict_says_when_it_cannot_be_known() -> None:
     made = example(num_images=3)
     assert "too few images to tell" in verdict(made.table, bootstrap(made.images))
