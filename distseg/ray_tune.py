@@ -358,7 +358,7 @@ class _Ends(tune.Callback):
         self._search_uri, self._objective, self._keep = search_uri, objective, keep
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial, "running")
+        self._tell(trial, "running", trial.last_result)  # of one that was paused
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -70,6 +70,7 @@ class Trial:
     status: Status = "running"
     error: str = ""
     costs: dict[str, float] = field(default_factory=dict)  # second objectives, to be minimised
+    took_over: tuple[dict[str, Any], ...] = ()  # of a population, by step: {"step", "trial_id"} of whom
 
     @property
     def steps(self) -> int:
@@ -105,6 +106,11 @@ def record_take_over(folder: str, trial_id: str, step: int) -> None:
 def has_taken_over(folder: str, trial_id: str, step: int) -> bool:
     uri = _took_over_uri(folder, step)
     return storage.exists(uri) and read_json(uri)["trial_id"] == trial_id
+
+
+def _read_take_overs(folder: str) -> list[dict[str, Any]]:
+    entries = storage.list_files(storage.join(folder, "took_over"))
+    return sorted((read_json(entry.uri) for entry in entries), key=lambda taken: taken["step"])
 
 
 def _took_over_uri(folder: str, step: int) -> str:
@@ -148,7 +154,8 @@ def _read_trial(folder: str) -> Trial:
     if has_ended(folder):
         fields |= read_json(storage.join(folder, "ended.json"))
     try:
-        return Trial(**fields, evaluations=tuple(read_evaluations(folder)))
+        evaluations, took_over = tuple(read_evaluations(folder)), tuple(_read_take_overs(folder))
+        return Trial(**fields, evaluations=evaluations, took_over=took_over)
     except TypeError as error:
         raise DataError(f"{folder}: damaged ({error}); remove it, or search anew") from None
 
@@ -218,6 +225,11 @@ def markdown(
     failed = [f"- trial {trial.number}: {trial.error}" for trial in trials if trial.status == "failed"]
     if failed:
         lines += ["", "Failed:", "", *failed]
+    numbers = {trial.trial_id: trial.number for trial in trials}
+    taken = [(t["step"], trial.number, numbers[t["trial_id"]]) for trial in trials for t in trial.took_over]
+    if taken:
+        lines += ["", "Taken over:", ""]
+        lines += [f"- step {step}: trial {number} went on as trial {other}" for step, number, other in sorted(taken)]
     if importances:
         lines += ["", "Importance of each parameter (PED-ANOVA; shares of 1):", ""]
         lines += [f"- {name}: {value:.2f}" for name, value in importances.items()]

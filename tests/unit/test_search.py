@@ -102,6 +102,18 @@ def test_the_table_has_every_trial_best_first_and_says_why_some_failed() -> None
     assert "- trial 3: no such thing" in lines and "- loss.aux_weight: 1.00" in lines
 
 
+def test_who_took_over_whom_is_recorded_and_told(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    for number in (1, 2):
+        search.begin(uri, trial(number, {}))
+    taker = search.trial_folder(uri, trial(2, {}).trial_id)
+    assert not search.has_taken_over(taker, trial(1, {}).trial_id, 8)
+    search.record_take_over(taker, trial(1, {}).trial_id, 8)
+    assert search.has_taken_over(taker, trial(1, {}).trial_id, 8)
+    assert not search.has_taken_over(taker, trial(1, {}).trial_id, 16)
+    assert "- step 8: trial 2 went on as trial 1" in search.markdown(search.read_trials(uri), "val/mIoU").splitlines()
+
+
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="num_trials = 0: must be at least 1"):
         Budget(num_trials=0, max_steps=1, evaluate_every=1)
