@@ -1,6 +1,7 @@
 """The learning rate by hand, the two groups, and optimisers that restore exactly."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distseg.config import ModelConfig, OptimConfig
+from distseg.loop import restore_states
 from distseg.models import SegmentationModel, build_model
 from distseg.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
 
@@ -115,6 +117,20 @@ def test_a_restored_optimiser_goes_on_exactly_whatever_the_memory_format(name: s
     step(restored, restored_optimizer, 2)
     for ours, theirs in zip(restored.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_restored_is_the_state_not_what_the_configuration_says(model: SegmentationModel) -> None:
+    """A population goes on from another trial's checkpoint with values of its own."""
+    theirs = build_optimizer(model, OptimConfig(momentum=0.5, weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    theirs.step()
+    saved = SimpleNamespace(step=1, model=model.state_dict(), optimizer=copy.deepcopy(theirs.state_dict()))
+    ours = build_optimizer(model, OptimConfig(momentum=0.9, weight_decay=0.1))
+    restore_states(model, ours, saved)  # type: ignore[arg-type]
+    assert {(group["momentum"], group["weight_decay"]) for group in ours.param_groups} == {(0.9, 0.1)}
+    for parameter in model.parameters():
+        assert torch.equal(ours.state[parameter]["momentum_buffer"], theirs.state[parameter]["momentum_buffer"])
 
 
 def test_the_moving_average_forgets_its_beginning_sooner_than_its_end() -> None:
