@@ -13,6 +13,7 @@ A trial is judged by its last evaluation, not by its luckiest.
 """
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -191,14 +192,31 @@ def best_so_far(trials: Iterable[Trial], objective: ObjectiveName) -> list[tuple
     return curve
 
 
+def random_search(trials: Iterable[Trial], objective: ObjectiveName, max_steps: int) -> list[tuple[int, float]]:
+    """(optimiser steps, expected best objective) of 1, 2, … of these trials, drawn at random and trained in full.
+
+    A trial that was stopped counts with what it had then, so that this is a little less than random search would find.
+    """
+    scores = sorted(t.score(objective) or 0.0 for t in trials if t.evaluations and t.status != "failed")
+    curve = []
+    for count in range(1, len(scores) + 1):
+        chances = (math.comb(below, count - 1) / math.comb(len(scores), count) for below in range(len(scores)))
+        curve.append((count * max_steps, sum(c * s for c, s in zip(chances, scores, strict=True))))
+    return curve
+
+
 def markdown(
     trials: Sequence[Trial],
     objective: ObjectiveName,
     *,
     second: SecondName | None = None,
     importances: Mapping[str, float] | None = None,
+    max_steps: int | None = None,
 ) -> str:
-    """All trials as a table, best first; then what failed and why; then how much each parameter mattered."""
+    """All trials as a table, best first; what failed and why; how much each parameter mattered.
+
+    With the `max_steps` of a trial, also the best so far against the steps spent, beside random search.
+    """
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     order = ranked(trials, objective)
     rest = [trial for trial in trials if trial not in order]
@@ -233,7 +251,23 @@ def markdown(
     if importances:
         lines += ["", "Importance of each parameter (PED-ANOVA; shares of 1):", ""]
         lines += [f"- {name}: {value:.2f}" for name, value in importances.items()]
+    if max_steps is not None and len(order) > 1:
+        lines += ["", *_against_random_search(trials, objective, max_steps)]
     return "\n".join(lines) + "\n"
+
+
+def _against_random_search(trials: Sequence[Trial], objective: ObjectiveName, max_steps: int) -> list[str]:
+    spent = best_so_far(trials, objective)
+    lines = [
+        f"| steps spent | best {objective} so far | random search among the same trials, expected |",
+        "|---|---|---|",
+    ]
+    for steps, expected in random_search(trials, objective, max_steps):
+        found = [best for at, best in spent if at <= steps]
+        lines.append(f"| {steps:,} | {f'{found[-1]:.4f}' if found else '-'} | {expected:.4f} |")
+        if steps >= spent[-1][0]:
+            break
+    return lines
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

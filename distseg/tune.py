@@ -302,7 +302,13 @@ def _conclude(wanted: "Search", base: RunConfig, status: str) -> search.Trial | 
 
     trials = search.read_trials(wanted.uri)
     best = next(iter(search.ranked(trials, wanted.objective)), None)
-    table = search.markdown(trials, wanted.objective, second=wanted.second, importances=importances(wanted, trials))
+    table = search.markdown(
+        trials,
+        wanted.objective,
+        second=wanted.second,
+        importances=importances(wanted, trials),
+        max_steps=wanted.budget.max_steps,
+    )
     storage.write_bytes(storage.join(wanted.uri, "search.md"), table.encode())
     print(table)
     texts = {"search.md": table}

@@ -102,6 +102,20 @@ def test_the_table_has_every_trial_best_first_and_says_why_some_failed() -> None
     assert "- trial 3: no such thing" in lines and "- loss.aux_weight: 1.00" in lines
 
 
+def test_random_search_is_the_expected_best_of_a_draw() -> None:
+    trials = [
+        trial(1, {8: 0.2}),
+        trial(2, {8: 0.6}),
+        trial(3, {4: 0.4}, status="stopped"),
+        trial(4, {}, status="failed"),
+    ]
+    # Of two of three: (0.4 + 0.6 + 0.6) / 3.
+    steps, expected = zip(*search.random_search(trials, "val/mIoU", 8), strict=True)
+    assert steps == (8, 16, 24) and expected == pytest.approx((0.4, 1.6 / 3, 0.6))
+    lines = search.markdown(trials, "val/mIoU", max_steps=8).splitlines()
+    assert lines[-3:] == ["| 8 | 0.2000 | 0.4000 |", "| 16 | 0.6000 | 0.5333 |", "| 24 | 0.6000 | 0.6000 |"]
+
+
 def test_who_took_over_whom_is_recorded_and_told(tmp_path: Path) -> None:
     uri = str(tmp_path)
     for number in (1, 2):
