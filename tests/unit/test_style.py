@@ -124,7 +124,7 @@ def test_a_stopped_style_network_goes_on_exactly(style_config: RunConfig, tmp_pa
     assert (losses({**after, **before}) - losses(undisturbed)).abs().max() < 1e-8
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, 0.5])
+@pytest.mark.parametrize("kl_weight", [pytest.param(0.0, marks=pytest.mark.long), 0.5])
 def test_training_on_composites_is_the_same_on_one_and_two_ranks(restyled_config: RunConfig, kl_weight: float) -> None:
     config = replace(restyled_config, style=replace(restyled_config.style, kl_weight=kl_weight))
     one, two = ranks.train(config, 1), ranks.train(config, 2)
