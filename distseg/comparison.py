@@ -245,13 +245,16 @@ def _compared_table(
     return html_table(header, rows)
 
 
+_PLACES = ("name", "checkpoint.uri", "tracking.uri", "tracking.experiment")  # say nothing of what was computed
+
+
 def _differing(runs: Sequence[RunReview]) -> str:
     flat = [dict(_dotted(run.config)) for run in runs]
     names = list(dict.fromkeys(name for fields in flat for name in fields))
     rows = [
         (name, *(fields.get(name, ABSENT) for fields in flat))
         for name in names
-        if len({fields.get(name) for fields in flat}) > 1
+        if len({fields.get(name) for fields in flat}) > 1 and name not in _PLACES
     ]
     if not rows:
         return p("Their configurations are the same.")
