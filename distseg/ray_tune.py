@@ -147,8 +147,7 @@ def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progr
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Optuna's, of categories that are tuples
+    with _tuples_as_categories():
         tuner.fit()
 
 
@@ -196,7 +195,8 @@ def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
     modes = ["max", "min"][: len(names)]
     algorithm: Any
     if wanted.algorithm == "optuna":
-        space = OptunaSearch.convert_search_space(dict(wanted.space))
+        with _tuples_as_categories():
+            space = OptunaSearch.convert_search_space(dict(wanted.space))
         metric, mode = (names, modes) if wanted.second else (names[0], modes[0])
         algorithm = OptunaSearch(space, metric=metric, mode=mode, points_to_evaluate=points, seed=base.seed)
     else:
@@ -214,6 +214,14 @@ def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
         trial_name_creator=lambda trial: str(_number(trial)),
         trial_dirname_creator=lambda trial: str(trial.trial_id),
     )
+
+
+@contextlib.contextmanager
+def _tuples_as_categories() -> Iterator[None]:
+    """Optuna warns of each that its databases could not hold it; there is no database here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _scheduler(wanted: Search, num_trials: int, seed: int) -> TrialScheduler | None:
@@ -436,7 +444,8 @@ def _number(trial: Any) -> int:
 def importances(wanted: Search, trials: Sequence[search.Trial]) -> dict[str, float]:
     """How much of the objective's variation each parameter explains (PED-ANOVA), largest first; {} for a few trials."""
     judged = [trial for trial in trials if trial.evaluations and trial.status != "failed"]
-    distributions = OptunaSearch.convert_search_space(dict(wanted.space))
+    with _tuples_as_categories():
+        distributions = OptunaSearch.convert_search_space(dict(wanted.space))
     varied = {name for name in wanted.space if len({str(trial.params.get(name)) for trial in judged}) > 1}
     if len(judged) < 4 or not varied:
         return {}
