@@ -660,6 +660,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,4 +1,4 @@
-"""What users do with a trained network, by the programs: compare, evaluate, predict, export. They need no Ray."""
+"""What users do with a trained network, by the programs: compare, evaluate, predict, export, go on. No Ray."""
 
 import json
 import re
@@ -13,7 +13,8 @@ from distseg import checkpoint
 from distseg.data import town
 from tests import programs
 from tests.conftest import free_port
-from tests.small_town import arguments, pack_town
+from tests.recorded import only_run
+from tests.small_town import NUM_STEPS, arguments, pack_town
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -136,3 +137,18 @@ def test_models_compares_the_networks(folder: Path) -> None:
     assert rows["enet"]["parameters"] == 360_023
     assert rows["pspnet resnet50"]["parameters"] == 48_957_802
     assert all(row["gflops"] > 0 and row["ms"] is None for row in rows.values())
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(trained: programs.Ended, folder: Path) -> None:
+    store, end = f"sqlite:///{folder}/runs/mlflow.db", NUM_STEPS + 2
+    losses = only_run(store, "distseg").values("train/loss")
+    more = ("--resume", trained.printed("run"), "--optim.max_steps", str(end))
+    ended = programs.run(folder, programs.alone(), "distseg.train", *more)
+    assert ended.code == 0, ended.err
+    recorded = only_run(store, "distseg")
+    assert ended.printed("MLflow run") == recorded.run.info.run_id == trained.printed("MLflow run")
+    assert ended.printed("run") == trained.printed("run")
+    assert recorded.steps("train/loss") == list(range(1, end + 1))
+    assert recorded.values("train/loss")[:NUM_STEPS] == losses
+    assert recorded.values("train/resumed_at") == [NUM_STEPS]
+    assert recorded.run.info.status == "FINISHED"

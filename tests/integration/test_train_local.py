@@ -1,4 +1,4 @@
-"""`train` as a newcomer runs it: a local Ray, SQLite, a small town; then resumed, stopped, and without Ray."""
+"""`train` as a newcomer runs it: a local Ray, SQLite, a small town; then stopped, and without Ray."""
 
 import json
 import math
@@ -21,8 +21,6 @@ from tests.recorded import STEP_METRICS, Recorded, assert_each_once, only_run
 from tests.small_town import EVALUATIONS, NUM_STEPS, arguments, pack_town
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
-
-MORE_STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -149,21 +147,6 @@ def test_torchrun_trains_the_same_without_ray(folder: Path, losses: list[float])
     assert ended.printed("MLflow run") == recorded.run.info.run_id
     assert recorded.values("train/loss") == losses
     assert_each_once(recorded, NUM_STEPS)
-
-
-def test_a_resumed_run_goes_on_in_the_same_mlflow_run(
-    folder: Path, ray: dict[str, str], trained: programs.Ended, losses: list[float]
-) -> None:
-    more = ("--resume", trained.printed("run"), "--optim.max_steps", str(MORE_STEPS))
-    ended = programs.run(folder, ray, "distseg.train", *more)
-    assert ended.code == 0, ended.err
-    recorded = only_run(f"sqlite:///{folder}/runs/mlflow.db", "distseg")
-    assert ended.printed("MLflow run") == recorded.run.info.run_id == trained.printed("MLflow run")
-    assert ended.printed("run") == trained.printed("run")
-    assert recorded.steps("train/loss") == list(range(1, MORE_STEPS + 1))
-    assert recorded.values("train/loss")[:NUM_STEPS] == losses
-    assert recorded.values("train/resumed_at") == [NUM_STEPS]
-    assert recorded.run.info.status == "FINISHED"
 
 
 @pytest.fixture(scope="module")
