@@ -100,8 +100,8 @@ class Run:
         run_id = tracking.open_run(
             *place, self.mlflow_name, config, given, self.inputs, started_ms=self.started_ms or None
         )
-        if self.attempt > 1:
-            tracking.delete_replaced(*place, self._name_of(self.attempt - 1), replaced_by=run_id)
+        for earlier in range(1, self.attempt):
+            tracking.delete_replaced(*place, self._name_of(earlier), replaced_by=run_id)
         return run_id
 
     def open(self, config: RunConfig, manifest: Manifest, saved: Checkpoint | None) -> None:

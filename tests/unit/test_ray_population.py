@@ -2,15 +2,23 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import pytest
 from ray import tune
 from ray.tune.experiment import Trial
 
-from distseg.errors import ConfigError
-from distseg.ray_population import FACTORS, TAKES_OVER, Population, parameters, perturbed
+from distseg import checkpoint, search, tracking
+from distseg.config import RunConfig
+from distseg.errors import CheckpointError, ConfigError
+from distseg.ray_population import FACTORS, TAKES_OVER, Population, parameters, perturbed, take_over
+from distseg.runs import Run
+from tests import scripted
+from tests.recorded import Recorded
 
 SPACE = {"loss.aux_weight": tune.uniform(0.0, 1.0), "model.se_ratio": tune.choice((None, 8, 16))}
 
@@ -97,3 +105,42 @@ def test_values_are_perturbed_within_their_space() -> None:
 def test_a_space_that_cannot_change_meanwhile_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--scheduler pbt: nothing of model\.bins, data\.crop_px may change"):
         Population({"model.bins": tune.choice(((1,),)), "data.crop_px": tune.choice((32,))}, 4, 40, seed=0)
+
+
+def test_a_trial_goes_on_as_another_with_values_of_its_own(tiny_town: str, tmp_path: Path) -> None:
+    store, uri = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "search")
+
+    def config_of(trial_id: str) -> RunConfig:
+        return scripted.config_of(search.trial_folder(uri, trial_id), store, tiny_town)
+
+    stopped = {"before_step": scripted.stop_at(25), "is_drawn": False}
+    other = scripted.train(replace(config_of("other"), seed=1), **stopped)  # type: ignore[arg-type]
+    mine = scripted.train(config_of("mine"), **stopped)  # type: ignore[arg-type]
+    first_id = Run.read(mine.run_uri).run_id
+    changed = replace(config_of("mine"), optim=replace(config_of("mine").optim, lr=0.5))
+
+    saved = checkpoint.newest(other.run_uri)
+    assert saved is not None
+    Run.read(mine.run_uri).take_over(other.run_uri, saved[1])  # and killed before it is recorded
+    for _ in range(2):
+        take_over(changed, uri, "mine", "other", 10)
+    (found,) = checkpoint.found_in(mine.run_uri)
+    assert checkpoint.read(found.uri).config == changed and found.step == 10
+    assert [record["step"] for record in tracking.read_journal(mine.run_uri)][-1] == 10
+    assert Run.read(mine.run_uri).attempt == 3, "taken over twice, not three times"
+
+    scripted.train(changed, resume=mine.run_uri, is_drawn=False)
+    runs = mlflow.MlflowClient(tracking_uri=store).search_runs(["1"])
+    assert len(runs) == 2 and first_id not in {run.info.run_id for run in runs}
+    (recorded,) = [Recorded(store, run) for run in runs if run.info.run_id == Run.read(mine.run_uri).run_id]
+    assert recorded.steps("train/loss") == list(range(1, 31))
+    assert recorded.values("train/resumed_at") == [10]
+
+
+def test_who_has_no_checkpoint_cannot_be_taken_over(tiny_town: str, tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    for trial_id in ("mine", "other"):
+        config = scripted.config_of(search.trial_folder(uri, trial_id), "off", tiny_town)
+        scripted.train(config, before_step=scripted.stop_at(5), is_drawn=False)
+    with pytest.raises(CheckpointError, match="none of its checkpoints can be read"):
+        take_over(config, uri, "mine", "other", 10)
