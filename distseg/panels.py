@@ -108,6 +108,15 @@ def as_jpeg(panel_HW3: Bytes) -> bytes:
     raise ValueError(f"a panel of {panel_HW3.shape} makes {len(data)} bytes of JPEG, more than {MAX_JPEG_BYTES}")
 
 
+def without_prediction(jpeg: bytes) -> bytes:
+    """A panel's upper half, input and truth, and nothing below: what there is to show before the first step."""
+    sheet = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    middle = sheet.height // 2
+    sheet.paste("white", (0, middle, sheet.width, sheet.height))
+    sheet.paste(_caption("step 0: nothing is predicted yet", sheet.width), (0, middle))
+    return as_jpeg(np.asarray(sheet))
+
+
 def _resized(image: Bytes, truth: Bytes, predicted: Bytes, tile_px: int) -> tuple[Bytes, Bytes, Bytes]:
     scale = tile_px / max(truth.shape)
     size = tuple(max(1, round(side * scale)) for side in (truth.shape[1], truth.shape[0]))

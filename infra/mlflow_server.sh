@@ -47,6 +47,8 @@ start() {
   claim_state "$state"
   # The job backend, on by default, is a second service of 2 GB that nothing here uses.
   export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+  # Browsers ask from the server's own address, which MLflow takes for its own only if that is localhost.
+  export MLFLOW_SERVER_CORS_ALLOWED_ORIGINS=${MLFLOW_SERVER_CORS_ALLOWED_ORIGINS:-http://$host:$port}
   unset MLFLOW_TRACKING_URI
   (cd "$state" && exec setsid "$python" -m $mark --workers "$workers" >"$state/server.log" 2>&1 </dev/null) &
   echo $! >"$state/pid"

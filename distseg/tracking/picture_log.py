@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
+from distseg.panels import without_prediction
 from distseg.tracking.client import connect, failures, named
 from distseg.tracking.outbox import Outbox
 
@@ -75,12 +76,17 @@ def send_pictures(uri: str, run_id: str, step: int, pictures: Mapping[str, bytes
 def _send_missing(
     client: "MlflowClient", run_id: str, step: int, pictures: Mapping[str, bytes], there: set[tuple[str, int]]
 ) -> int:
-    """Adds what it sends to `there`."""
+    """Adds what it sends to `there`. MLflow's page begins at step 0, where it would show an empty grid."""
     missing = [name for name in pictures if (name, step) not in there]
     for name in missing:
-        image = Image.open(io.BytesIO(pictures[name]))
-        client.log_image(run_id, image, key=name, step=step, synchronous=True)
-        there.add((name, step))
+        shown = (
+            {step: pictures[name]}
+            if (name, 0) in there
+            else {0: without_prediction(pictures[name]), step: pictures[name]}
+        )
+        for at, jpeg in shown.items():
+            client.log_image(run_id, Image.open(io.BytesIO(jpeg)), key=name, step=at, synchronous=True)
+            there.add((name, at))
     return len(missing)
 
 

@@ -43,6 +43,18 @@ def test_a_panel_shows_errors_orange_and_void_hatched() -> None:
         assert set(np.unique(void)) == {110, 205}
 
 
+def test_before_the_first_step_there_is_input_and_truth_alone() -> None:
+    grey = torch.full((3, 20, 40), 100, dtype=torch.uint8)
+    zeros_HW = torch.zeros(20, 40, dtype=torch.uint8)
+    panel_HW3 = panels.panel(panels.shrink(grey, zeros_HW, zeros_HW + 1), LABELS.palette, tile_px=80)
+    begun = np.asarray(Image.open(io.BytesIO(panels.without_prediction(panels.as_jpeg(panel_HW3)))))
+    assert begun.shape == panel_HW3.shape
+    image, truth, *below = tiles(begun, 40, 80)
+    assert abs(image.astype(int) - 100).max() < 8
+    assert abs(truth.astype(int) - LABELS.palette[0]).max() < 8
+    assert all((tile[2:] > 240).all() for tile in below)
+
+
 @pytest.mark.parametrize("size", [(128, 192), (1024, 2048), (50, 33), (1, 1)])
 def test_a_panel_of_any_size_fits_its_box(size: tuple[int, int]) -> None:
     void_HW = np.full(size, 255, dtype=np.uint8)

@@ -159,11 +159,12 @@ def test_pictures_arrive_once_each_also_when_an_evaluation_is_done_again(store: 
         log.log(20, pictures)
         log.log(30, {})
         assert log.close(timeout_s=60) is None
-    assert image_names(store, run_id) == [f"images/overlay~night{n}+step+20" for n in (" 2", "")]
+    both = [f"images/overlay~night{n}+step+{step}" for n in (" 2", "") for step in (0, 20)]
+    assert image_names(store, run_id) == both
     log = tracking.PictureLog(store, lambda: run_id)
     log.log(30, pictures)
     assert log.close(timeout_s=60) is None
-    assert len(image_names(store, run_id)) == 4
+    assert len(image_names(store, run_id)) == 6
 
 
 def test_pictures_that_a_run_has_not_are_sent(store: str) -> None:
@@ -171,7 +172,9 @@ def test_pictures_that_a_run_has_not_are_sent(store: str) -> None:
     pictures = {"overlay/fog": jpeg("red"), "overlay/night": jpeg("blue")}
     assert tracking.send_pictures(store, run_id, 20, {"overlay/fog": jpeg("red")}) == 1
     assert [tracking.send_pictures(store, run_id, 20, pictures) for _ in range(2)] == [1, 0]
-    assert image_names(store, run_id) == ["images/overlay~fog+step+20", "images/overlay~night+step+20"]
+    assert image_names(store, run_id) == [
+        f"images/overlay~{name}+step+{step}" for name in ("fog", "night") for step in (0, 20)
+    ]
 
 
 def test_of_pictures_that_cannot_be_sent_the_newest_are_kept(dead_server: str) -> None:
