@@ -17,6 +17,7 @@ import logging
 import os
 import queue
 import shlex
+import subprocess
 import sys
 import threading
 import time
@@ -147,6 +148,21 @@ def job_environment(wanted: Sequence[str], environment: os._Environ[str] | dict[
 # ---- the cluster
 
 
+def code_version(working_dir: str) -> dict[str, str]:
+    """For the job, which gets no .git: the commit that its runs are recorded with. Nothing outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", working_dir, "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"DISTSEG_CODE_VERSION": described.stdout.strip()}
+
+
 def _connect(address: str) -> JobSubmissionClient:
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray would otherwise prefer to its argument
     return _ask(address, REQUEST_S, lambda: JobSubmissionClient(address))
@@ -161,7 +177,10 @@ def _submit(client: JobSubmissionClient, options: argparse.Namespace) -> str:
         lambda: client.submit_job(
             entrypoint=shlex.join(options.command),
             submission_id=options.submission_id,
-            runtime_env={"working_dir": options.working_dir, "env_vars": {**stopping, **options.env}},
+            runtime_env={
+                "working_dir": options.working_dir,
+                "env_vars": {**stopping, **code_version(options.working_dir), **options.env},
+            },
         ),
     )
 

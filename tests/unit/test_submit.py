@@ -1,8 +1,11 @@
 """The client's side of a job: arguments, exit statuses, log streams that break. Real clusters: tests/integration."""
 
 import io
+import re
+import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -73,6 +76,15 @@ def test_bad_arguments(arguments: list[str], expected: str, capsys: pytest.Captu
     assert stopped.value.code == 2
     assert expected in error
     assert "sec-ret" not in error
+
+
+def test_a_job_knows_the_commit_of_its_working_directory(tmp_path: Path) -> None:
+    assert submit.code_version(str(tmp_path)) == {}
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    (version,) = submit.code_version(str(tmp_path)).values()
+    assert re.fullmatch("[0-9a-f]{12}", version)
 
 
 def test_the_address_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
