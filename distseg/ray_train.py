@@ -7,6 +7,7 @@ goes on from the newest undamaged checkpoint. Errors that a restart would only r
 
 import contextlib
 import glob
+import json
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR  # not public
 from ray.train import CheckpointUploadMode, FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import (  # not public, but the only way
@@ -58,10 +60,12 @@ def train(
     show: Show | None = None,
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[UserCallback] = (),
+    job: str = "",
 ) -> Outcome:
     """Trains on the Ray cluster of this process (RAY_ADDRESS, a running one, or one started here).
 
-    `tags` are the MLflow run's; `callbacks` hear what rank 0 reports: step and scores of each checkpoint.
+    `tags` are the MLflow run's; `callbacks` hear what rank 0 reports: step and scores of each checkpoint; `job` is
+    `job_id` of the process that began it all, by default this one.
 
     Everything that can be known to fail is checked before anything is created. Raises the errors of `fit`, and
     ResourceError if the cluster can never hold what is asked.
@@ -75,7 +79,7 @@ def train(
     join_cluster(run.uri)
     check_resources(config, ray.nodes(), autoscaler_limits())
     check_reachable(run, ray.nodes())
-    run.job_id = _job_id()
+    run.job_id = job or job_id()
     run.open(config, manifest, saved)
     status = "FAILED"
     try:
@@ -207,8 +211,10 @@ def check_reachable(run: Run, nodes: list[dict[str, Any]]) -> None:
         )
 
 
-def _job_id() -> str:
-    return os.environ.get("RAY_JOB_SUBMISSION_ID") or str(ray.get_runtime_context().get_job_id())
+def job_id() -> str:
+    """What `ray job list` names this process by, if it is a submitted job, else the number of its connection to Ray."""
+    submitted = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    return submitted.get("metadata", {}).get("job_submission_id") or str(ray.get_runtime_context().get_job_id())
 
 
 def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[UserCallback]) -> TorchTrainer:

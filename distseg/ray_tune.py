@@ -128,7 +128,7 @@ def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progr
     _Ends.show = staticmethod(show)
     options: dict[str, Any] = {"search_uri": wanted.uri, "config": to_dict(base), "objective": wanted.objective}
     options |= {"second": wanted.second, "seeds": wanted.seeds_per_trial, "parent_run_id": wanted.parent_run_id}
-    options["is_population"] = wanted.scheduler == "pbt"
+    options |= {"is_population": wanted.scheduler == "pbt", "job": ray_train.job_id()}
     trainable = tune.with_resources(tune.with_parameters(_trial, options=options), _place(wanted, base))
     space = dict(wanted.space) if wanted.algorithm != "optuna" else None  # Optuna has been told
     state_uri = storage.join(wanted.uri, _STATE)
@@ -276,15 +276,15 @@ def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str,
     seeds = range(config.seed, config.seed + options["seeds"])
     if len(seeds) == 1:
         relay = _Relay(folder, options["objective"], costs, tells_tune=True)
-        ray_train.train(config, resume=search.run_of(folder), tags=tags, callbacks=[relay])
+        ray_train.train(config, resume=search.run_of(folder), tags=tags, callbacks=[relay], job=options["job"])
     else:
-        metrics = _mean_over_seeds(config, seeds, folder, tags, options["objective"])
+        metrics = _mean_over_seeds(config, seeds, folder, tags, options)
         search.record(folder, config.optim.max_steps, metrics)
         tune.report({"objective": search.score(metrics, options["objective"]), "step": config.optim.max_steps, **costs})
 
 
 def _mean_over_seeds(
-    config: RunConfig, seeds: Sequence[int], folder: str, tags: Mapping[str, str], objective: ObjectiveName
+    config: RunConfig, seeds: Sequence[int], folder: str, tags: Mapping[str, str], options: Mapping[str, Any]
 ) -> dict[str, float]:
     """The mean of each metric over one training after the other, which differ by their seeds."""
     last: list[dict[str, float]] = []
@@ -292,8 +292,8 @@ def _mean_over_seeds(
         place = storage.join(folder, f"seed-{seed}")
         seeded = replace(config, seed=seed, checkpoint=replace(config.checkpoint, uri=place))
         if not search.has_ended(place):
-            relay = _Relay(place, objective, {}, tells_tune=False)
-            ray_train.train(seeded, resume=search.run_of(place), tags=tags, callbacks=[relay])
+            relay = _Relay(place, options["objective"], {}, tells_tune=False)
+            ray_train.train(seeded, resume=search.run_of(place), tags=tags, callbacks=[relay], job=options["job"])
             search.end(place, "finished")
         last.append(search.read_evaluations(place)[-1].metrics)
     return {name: statistics.fmean(metrics[name] for metrics in last) for name in last[0]}

@@ -1,10 +1,13 @@
 """What a user reads when Ray ends a training."""
 
+import json
+
 import pytest
 import ray.train
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from distseg.errors import DistsegError, ResourceError, TrainingError
-from distseg.ray_train import _cause
+from distseg.ray_train import _cause, job_id
 
 KILLED = """4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: af94)
 was 22.47GB used / 23.54GB limit (0.954368)
@@ -24,3 +27,9 @@ def test_one_line_says_why(failure: ray.train.TrainingFailedError, kind: type[Di
     with pytest.raises(kind, match=words) as caught:
         raise _cause(failure)
     assert "\n" not in str(caught.value)
+
+
+def test_a_submitted_job_is_named_as_ray_job_list_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_abc"}}
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(known))
+    assert job_id() == "raysubmit_abc"
