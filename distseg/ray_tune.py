@@ -228,9 +228,11 @@ def _scheduler(wanted: Search, num_trials: int, seed: int) -> TrialScheduler | N
     budget = wanted.budget
     match wanted.scheduler:
         case "asha":
+            if budget.evaluate_every >= budget.max_steps:
+                return None  # there is nothing to stop
             return ASHAScheduler(
                 time_attr="step",
-                max_t=budget.max_steps,
+                max_t=budget.max_steps - 1,  # no rung at the end, where a stop would only cut off the report
                 grace_period=budget.evaluate_every,
                 reduction_factor=budget.reduction,
                 stop_last_trials=False,  # they end by themselves, in order

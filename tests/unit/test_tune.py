@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,21 @@ def test_a_space_that_is_not_there_is_refused() -> None:
 def test_a_search_that_makes_no_sense_is_refused(fields: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         wanted(**fields)
+
+
+def test_asha_stops_bad_trials_but_none_at_its_end() -> None:
+    scheduler: Any = ray_tune._scheduler(wanted(), 4, 0)  # evaluated at steps 2, 4, 6, 8
+    assert scheduler.set_search_properties("objective", "max")
+    said = {}
+    for name, objective in (("good", 0.9), ("bad", 0.1)):
+        trial = SimpleNamespace(trial_id=name)
+        scheduler.on_trial_add(None, trial)
+        for step in (2, 4, 6, 8):
+            said[name, step] = scheduler.on_trial_result(None, trial, {"step": step, "objective": objective})
+    assert [said["bad", step] for step in (2, 4, 8)] == ["STOP", "STOP", "CONTINUE"]
+    assert {said["good", step] for step in (2, 4, 6, 8)} == {"CONTINUE"}
+    whole = Budget(num_trials=4, max_steps=8, evaluate_every=8)
+    assert ray_tune._scheduler(wanted(budget=whole), 4, 0) is None
 
 
 def test_a_trial_is_named_by_what_distinguishes_it() -> None:
