@@ -444,7 +444,10 @@ def _number(trial: Any) -> int:
 
 
 def importances(wanted: Search, trials: Sequence[search.Trial]) -> dict[str, float]:
-    """How much of the objective's variation each parameter explains (PED-ANOVA), largest first; {} for a few trials."""
+    """How much of the objective's variation each parameter explains (PED-ANOVA), largest first; {} for a few trials.
+
+    The objective at the last step that all came to: what was stopped early has less for that reason alone.
+    """
     judged = [trial for trial in trials if trial.evaluations and trial.status != "failed"]
     with _tuples_as_categories():
         distributions = OptunaSearch.convert_search_space(dict(wanted.space))
@@ -456,7 +459,7 @@ def importances(wanted: Search, trials: Sequence[search.Trial]) -> dict[str, flo
         study = optuna.create_study(direction="maximize")
         for trial in judged:
             params = {name: _hashable(trial.params[name]) for name in distributions}
-            value = trial.score(wanted.objective)
+            value = trial.score(wanted.objective, search.comparable_step(judged))
             study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
         found = optuna.importance.get_param_importances(study, params=sorted(varied))
     return dict(found)

@@ -77,9 +77,10 @@ class Trial:
     def steps(self) -> int:
         return self.evaluations[-1].step if self.evaluations else 0
 
-    def score(self, objective: ObjectiveName) -> float | None:
-        """Of the last evaluation; None before the first."""
-        return score(self.evaluations[-1].metrics, objective) if self.evaluations else None
+    def score(self, objective: ObjectiveName, by_step: int | None = None) -> float | None:
+        """Of the last evaluation, or the last that was not after a step; None if there is none."""
+        done = [e for e in self.evaluations if by_step is None or e.step <= by_step]
+        return score(done[-1].metrics, objective) if done else None
 
 
 def trial_folder(search_uri: str, trial_id: str) -> str:
@@ -192,6 +193,11 @@ def best_so_far(trials: Iterable[Trial], objective: ObjectiveName) -> list[tuple
     return curve
 
 
+def comparable_step(trials: Iterable[Trial]) -> int:
+    """The last step to which all that were evaluated came: beyond it those that were stopped would seem worse."""
+    return min((t.steps for t in trials if t.evaluations and t.status != "failed"), default=0)
+
+
 def random_search(trials: Iterable[Trial], objective: ObjectiveName, max_steps: int) -> list[tuple[int, float]]:
     """(optimiser steps, expected best objective) of 1, 2, … of these trials, drawn at random and trained in full.
 
@@ -249,7 +255,8 @@ def markdown(
         lines += ["", "Taken over:", ""]
         lines += [f"- step {step}: trial {number} went on as trial {other}" for step, number, other in sorted(taken)]
     if importances:
-        lines += ["", "Importance of each parameter (PED-ANOVA; shares of 1):", ""]
+        at = f"at step {comparable_step(order)} of {len(order)} trials"
+        lines += ["", f"Importance of each parameter (PED-ANOVA {at}; shares of 1, of a few dozen trials a hint):", ""]
         lines += [f"- {name}: {value:.2f}" for name, value in importances.items()]
     if max_steps is not None and len(order) > 1:
         lines += ["", *_against_random_search(trials, objective, max_steps)]

@@ -102,6 +102,12 @@ def test_the_table_has_every_trial_best_first_and_says_why_some_failed() -> None
     assert "- trial 3: no such thing" in lines and "- loss.aux_weight: 1.00" in lines
 
 
+def test_trials_are_comparable_where_all_of_them_came() -> None:
+    trials = [trial(1, {4: 0.2, 8: 0.6}), trial(2, {4: 0.3}, status="stopped"), trial(3, {}, status="failed")]
+    assert search.comparable_step(trials) == 4
+    assert [t.score("val/mIoU", 4) for t in trials] == [0.2, 0.3, None]
+
+
 def test_random_search_is_the_expected_best_of_a_draw() -> None:
     trials = [
         trial(1, {8: 0.2}),

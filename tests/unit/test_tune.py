@@ -1,5 +1,6 @@
 """Spaces and what is asked of a search, before anything runs."""
 
+import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from distseg import ray_tune, recipes, tune
 from distseg.config import RunConfig, StyleConfig, with_overrides
 from distseg.errors import ConfigError
 from distseg.ray_tune import Search
-from distseg.search import Budget
+from distseg.search import Budget, Evaluation, Trial
 from tests.conftest import REPOSITORY
 
 SPACES = ("aux_loss", "depth", "improved_pspnet", "optim", "pyramid_bins", "se_ratio")
@@ -138,6 +139,23 @@ def test_asha_stops_bad_trials_but_none_at_its_end() -> None:
     assert {said["good", step] for step in (2, 4, 6, 8)} == {"CONTINUE"}
     whole = Budget(num_trials=4, max_steps=8, evaluate_every=8)
     assert ray_tune._scheduler(wanted(budget=whole), 4, 0) is None
+
+
+def test_a_parameter_is_not_important_because_trials_with_it_were_trained_longer() -> None:
+    space = {name: ray_tune.choices([{name: 0.0}, {name: 1.0}])[name] for name in ("helps", "goes_on")}
+    trials = []
+    for number, (helps, goes_on) in enumerate(5 * list(itertools.product((0.0, 1.0), repeat=2))):
+        early = Evaluation(step=2, time_s=0.0, metrics={"val/mIoU": 0.1 + helps / 10 + number / 1000})
+        late = Evaluation(step=8, time_s=1.0, metrics={"val/mIoU": 0.9})
+        evaluations = (early, late) if goes_on else (early,)
+        params = {"helps": helps, "goes_on": goes_on}
+        trials.append(
+            Trial(
+                trial_id=str(number), number=number, params=params, config={}, evaluations=evaluations, status="stopped"
+            )
+        )
+    found = ray_tune.importances(wanted(space=space), trials)
+    assert found["helps"] > 0.9 > found["goes_on"]
 
 
 def test_a_trial_is_named_by_what_distinguishes_it() -> None:
