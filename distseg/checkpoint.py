@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import pickle
 import secrets
 import subprocess
 import tempfile
@@ -38,7 +37,7 @@ from distseg.config import (
 )
 from distseg.data.manifest import Manifest
 from distseg.data.sample import LabelSpace
-from distseg.errors import CheckpointError, ConfigError, DataError, first_line
+from distseg.errors import CheckpointError, ConfigError, DataError, StorageError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +103,16 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 def save(run_uri: str, checkpoint: Checkpoint) -> None:
-    """Writes it into a run's directory. The META_FILE comes last: a checkpoint without one does not count."""
-    target = storage.join(run_uri, new_name(checkpoint.step))
+    """Writes it into a run's directory."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), checkpoint)
-        for name in (WEIGHTS_FILE, META_FILE):
-            storage.upload(Path(folder) / name, storage.join(target, name))
+        upload(Path(folder), storage.join(run_uri, new_name(checkpoint.step)))
+
+
+def upload(folder: Path, uri: str) -> None:
+    """The META_FILE comes last: a checkpoint without one does not count."""
+    for name in (WEIGHTS_FILE, META_FILE):
+        storage.upload(folder / name, storage.join(uri, name))
 
 
 def as_one_file(checkpoint: Checkpoint) -> bytes:
@@ -159,15 +162,26 @@ def _encode(checkpoint: Checkpoint) -> bytes:
 def read(uri: str) -> Checkpoint:
     """Loads the checkpoint directory at `uri`. Raises CheckpointError naming it if it is absent, damaged or too new."""
     meta = _read_meta(uri)
-    data = storage.read_bytes(storage.join(uri, WEIGHTS_FILE))
+    data = _read_part(uri, WEIGHTS_FILE)
     if hashlib.sha256(data).hexdigest() != meta["sha256"]:
         raise CheckpointError(f"{uri}: {WEIGHTS_FILE} is damaged (its SHA-256 differs from {META_FILE}); use another")
     return _decode(data, uri)
 
 
+def _read_part(uri: str, name: str) -> bytes:
+    """Raises CheckpointError for one that is not there: half written by a killed process, or deleted meanwhile."""
+    part = storage.join(uri, name)
+    try:
+        return storage.read_bytes(part)
+    except StorageError:
+        if storage.exists(part):
+            raise
+        raise CheckpointError(f"{uri}: has no {name}; use another checkpoint") from None
+
+
 def _read_meta(uri: str) -> dict[str, Any]:
     try:
-        meta = json.loads(storage.read_bytes(storage.join(uri, META_FILE)))
+        meta = json.loads(_read_part(uri, META_FILE))
         if meta["format"] != FORMAT:
             raise CheckpointError(
                 f"{uri}: format {meta['format']}, this distseg reads {FORMAT}; use a matching version"
@@ -180,7 +194,7 @@ def _read_meta(uri: str) -> dict[str, Any]:
 def _decode(data: bytes, uri: str) -> Checkpoint:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 — whatever torch makes of bytes that are no checkpoint, such as a text's
         raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({first_line(error)})") from None
     try:
         if content.pop("format") != FORMAT:
@@ -256,6 +270,7 @@ def prune(run_uri: str, metric: str = "val/mIoU") -> None:
 
 def resolve(uri: str) -> tuple[str, Checkpoint]:
     """What a user names: a checkpoint's directory, a run's (its best by val/mIoU), or a file of `as_one_file`."""
+    uri = uri.rstrip("/")
     if storage.exists(uri):
         return uri, _decode(storage.read_bytes(uri), uri)
     if storage.exists(storage.join(uri, META_FILE)):

@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -36,8 +36,9 @@ class ModelConfig:
     ] = "resnet50"
     """Of pspnet, a ResNet; of fcn, a ResNet (the dilated baseline) or VGG16 (FCN-32s, -16s, -8s)."""
     pretrained: str | None = None
-    """'imagenet' (torchvision's weights of the backbone), or a file or s3:// URI of such a state dict, or of a whole
-    PSPNet in its authors' layout. None: random."""
+    """A checkpoint, run or weights file of distseg, all of whose weights are taken, but for the last layers if it was
+    trained on other classes; 'imagenet' (torchvision's weights of the backbone), or a file or s3:// URI of such a state
+    dict, or of a whole PSPNet in its authors' layout. None: random."""
     stem: Literal["torchvision", "deep"] = "torchvision"
     """A ResNet's first layers: one 7x7 convolution, or the PSPNet authors' three 3x3."""
     bins: tuple[int, ...] = (1, 2, 3, 6)
@@ -79,6 +80,12 @@ class ModelConfig:
         _require(self.recurrence >= 0, "model.recurrence", self.recurrence, "must not be negative")
         channels = 64 * self.width
         _require(channels >= 1 and channels == int(channels), "model.width", self.width, "must be a multiple of 1/64")
+        _require(
+            self.pretrained != "imagenet" or self.has_known_backbone,
+            "model.pretrained",
+            self.pretrained,
+            f"there are no ImageNet weights of {self.name}; give a checkpoint or run of distseg, or leave it out",
+        )
         gated = int(channels) if self.name == "fcn_attention" else 512
         _require(
             self.se_ratio is None or (1 <= self.se_ratio <= gated and gated % self.se_ratio == 0),
@@ -107,22 +114,27 @@ class ModelConfig:
         return self.name == "fcn" and self.backbone.startswith("vgg16")
 
     @property
+    def has_known_backbone(self) -> bool:
+        """A ResNet or VGG16, which others have trained too."""
+        return "backbone" in _MODEL_FIELDS[self.name]
+
+    @property
     def has_aux_head(self) -> bool:
         """Whether it can have one: `loss.aux_weight` must be 0 for the others."""
         return self.name in ("pspnet", "fcn") and not self._is_vgg_fcn
 
 
 _MODEL_FIELDS = {
-    name: {"name", "dropout", *fields.split()}
+    name: {"name", "dropout", "pretrained", *fields.split()}
     for name, fields in {
-        "pspnet": "backbone pretrained stem bins pool reduce se_ratio dilations",
-        "fcn": "backbone pretrained stem dilations",
-        "fcn on vgg16": "backbone pretrained fcn_stride",
+        "pspnet": "backbone stem bins pool reduce se_ratio dilations",
+        "fcn": "backbone stem dilations",
+        "fcn on vgg16": "backbone fcn_stride",
         "fcn_attention": "se_ratio downsample skips width",
         "enet": "",
         "unet": "width",
         "r2unet": "width recurrence",
-        "adain": "backbone pretrained stem dilations style_depth",
+        "adain": "backbone stem dilations style_depth",
     }.items()
 }
 
@@ -319,6 +331,8 @@ class ScalingConfig:
     """What the run asks of the cluster."""
 
     num_workers: int = 1
+    min_workers: int | None = None
+    """Go on with as few as these when machines are lost, with more again as they come back; None: wait for all."""
     gpu: bool = False
     cpus_per_worker: int = 1
     max_failures: int = 3
@@ -326,6 +340,9 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1")
+        least = self.num_workers if self.min_workers is None else self.min_workers
+        bounds = f"must be from 1 to scaling.num_workers = {self.num_workers}"
+        _require(1 <= least <= self.num_workers, "scaling.min_workers", self.min_workers, bounds)
         _require(self.cpus_per_worker >= 1, "scaling.cpus_per_worker", self.cpus_per_worker, "must be at least 1")
         _require(self.max_failures >= 0, "scaling.max_failures", self.max_failures, "must not be negative")
 
@@ -406,7 +423,14 @@ class RunConfig:
         name_is_plain = bool(self.name) and self.name.replace("-", "").replace("_", "").isalnum()
         _require(name_is_plain, "name", self.name, "use letters, digits, '-' and '_'")
         _require(self.seed >= 0, "seed", self.seed, "must not be negative")
-        check_divides(self.data.batch_size, self.scaling.num_workers, self.optim.accumulate_steps)
+        workers = range(self.scaling.min_workers or self.scaling.num_workers, self.scaling.num_workers + 1)
+        check_divides(self.data.batch_size, workers, self.optim.accumulate_steps)
+        _require(
+            self.scaling.min_workers is None or self.checkpoint.every_steps + self.evaluate.every_steps > 0,
+            "scaling.min_workers",
+            self.scaling.min_workers,
+            "each change of their number goes back to a checkpoint; give checkpoint.every_steps",
+        )
         _require(
             self.model.has_aux_head or self.loss.aux_weight == 0,
             "loss.aux_weight",
@@ -431,12 +455,16 @@ class RunConfig:
         return self.data.batch_size // self.optim.accumulate_steps
 
 
-def check_divides(batch_size: int, num_workers: int, accumulate_steps: int = 1) -> None:
-    """Each worker gets the same whole number of samples in each micro-batch. Raises ConfigError with sizes that do."""
-    unit = num_workers * accumulate_steps
+def check_divides(batch_size: int, num_workers: Sequence[int], accumulate_steps: int = 1) -> None:
+    """Each worker gets the same whole number of samples in each micro-batch, with any of these numbers of workers.
+
+    Raises ConfigError with sizes that do.
+    """
+    unit = math.lcm(*num_workers) * accumulate_steps
     below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
     nearest = " or ".join(str(size) for size in (below, above) if size)
-    shares = f"{num_workers} workers" + (f" x {accumulate_steps} accumulated steps" if accumulate_steps > 1 else "")
+    shares = f"{num_workers[-1]} workers" if len(num_workers) == 1 else f"{num_workers[0]} to {num_workers[-1]} workers"
+    shares += f" x {accumulate_steps} accumulated steps" if accumulate_steps > 1 else ""
     _require(
         batch_size % unit == 0,
         "data.batch_size",

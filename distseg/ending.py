@@ -62,11 +62,12 @@ def close(run: Run, status: str) -> Outcome:
     A server that does not take it is only warned of, after at most tracking's FINISH_WAIT_S.
     """
     run.status, run.ended_ms = status, now_ms()
-    found = checkpoint.best(run.uri)
-    uri, saved = found if found else ("", None)
+    uri, saved = "", None
     handed_over, is_sent = HandedOver(), True
     try:
         run.write_about()
+        if found := checkpoint.best(run.uri):
+            uri, saved = found
         handed_over = _finish(run, read_config(run.uri), saved)
         run.write_about()  # with the MLflow run's id, if only now it is known
     except (TrackingError, StorageError, CheckpointError) as error:

@@ -7,6 +7,7 @@ The others write a checkpoint's network for use without distseg. Input `images`:
 Their file is run on random input of several sizes and compared with the checkpoint before it counts as written.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def write_program(deployed: Deployed, options: Arguments) -> float:
         write, load = FORMATS[options.format]
         write(deployed, options.size, file)
         difference = largest_difference(deployed, load(file), options.size)
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:
             raise DistsegError(
                 f"the exported network differs from the checkpoint by {difference:.1e} of its largest logit "
                 f"(limit {TOLERANCE}); nothing is written"
@@ -102,7 +103,10 @@ def largest_difference(deployed: Deployed, run: Run, size: tuple[int, int]) -> f
         h, w = (max(2, -(-side // deployed.multiple)) * deployed.multiple for side in (h, w))
         images = torch.rand(batch, 3, h, w, generator=generator) * 255
         expected = deployed(images)
-        worst = max(worst, ((run(images) - expected).abs().max() / expected.abs().max()).item())
+        here = ((run(images) - expected).abs().max() / expected.abs().max()).item()
+        worst = here if math.isnan(here) else max(worst, here)
+        if math.isnan(worst):
+            break
     return worst
 
 

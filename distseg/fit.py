@@ -7,7 +7,7 @@ step). What is random is seeded from (seed, position) or (seed, step, rank), so 
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig
 from distseg.data.manifest import Manifest, Shard, combined_digest, load_manifest
 from distseg.data.reader import Batch, Part, TrainReader, eval_samples
+from distseg.data.sample import LabelSpace
 from distseg.errors import ConfigError, DataError
 from distseg.loop import (
     FiniteLosses,
@@ -40,7 +41,7 @@ from distseg.models import SegmentationModel, build_model, check_batch
 from distseg.models.adain import Statistics, StyleNetwork
 from distseg.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
 from distseg.style import Restyler, TowardsSource, load_network, source_style, style_shards
-from distseg.weights import load_pretrained, put_into
+from distseg.weights import Pretrained, load_pretrained, put_into
 
 
 @dataclass
@@ -132,7 +133,7 @@ def prepare(config: RunConfig, world: World) -> Training:
     manifest, parts, val_shards = select_data(config)
     precision = agreed_precision(config, world)
     torch.manual_seed(config.seed)
-    model = new_model(config, manifest.label_space.num_classes, load_pretrained(config.model))
+    model = new_model(config, manifest.label_space, load_pretrained(config.model))
     model.to(world.device, torch.float64 if precision == "fp64" else torch.float32)
     model.to(memory_format=torch.channels_last)
     if world.size > 1:
@@ -208,20 +209,20 @@ def check(config: RunConfig) -> Manifest:
     if config.style.network is not None:
         load_network(config.style.network)
         style_shards(config, manifest)
-    state = load_pretrained(config.model)
-    with torch.device("cpu" if state else "meta"):  # shapes alone say whether the network can be built
-        new_model(config, manifest.label_space.num_classes, state)
+    pretrained = load_pretrained(config.model)
+    with torch.device("cpu" if pretrained else "meta"):  # shapes alone say whether the network can be built
+        new_model(config, manifest.label_space, pretrained)
     return manifest
 
 
-def new_model(config: RunConfig, num_classes: int, pretrained: Mapping[str, Tensor] | None) -> SegmentationModel:
+def new_model(config: RunConfig, labels: LabelSpace, pretrained: Pretrained | None) -> SegmentationModel:
     """The run's network, in fp32. Raises ConfigError for fields, CheckpointError for weights that do not fit."""
     try:
-        model = build_model(config.model, num_classes, aux=config.loss.aux_weight > 0)
+        model = build_model(config.model, labels.num_classes, aux=config.loss.aux_weight > 0)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if pretrained is not None:
-        put_into(model, pretrained, config.model)
+        put_into(model, pretrained, config.model, labels)
     return model
 
 

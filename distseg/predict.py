@@ -65,9 +65,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def image_names(uri: str) -> list[str]:
     """The photographs below a directory, relative to it. Raises DataError if there are none or two give one result."""
-    root = storage.join(uri, "") + "/"
+    root = uri.rstrip("/") + "/"
     found = (entry.uri.removeprefix(root) for entry in storage.list_files(uri))
     names = [name for name in found if name.lower().endswith(SUFFIXES)]
+    if outside := [name for name in names if ".." in name.split("/")]:
+        raise DataError(f"{uri}: {outside[0]} would be written outside --out; rename it")
     if not names:
         raise DataError(f"{uri}: no images below it ({', '.join(SUFFIXES)}); give the directory they are in")
     results: dict[str, str] = {}

@@ -89,7 +89,7 @@ class RunReport:
 
 def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | None = None) -> Outcome | None:
     """One rank of a training without Ray, alone or as torchrun's environment says. The outcome on rank 0, else None."""
-    check_divides(config.data.batch_size, int(os.environ.get("WORLD_SIZE", 1)), config.optim.accumulate_steps)
+    check_divides(config.data.batch_size, [int(os.environ.get("WORLD_SIZE", 1))], config.optim.accumulate_steps)
     config = with_absolute_paths(config)
     manifest = check_run(config)
     world = torchrun_world()

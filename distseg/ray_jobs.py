@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import ray
 
+from distseg import ray_cluster
 from distseg.data.processes import Runner
 from distseg.errors import DistsegError, ResourceError, first_line
-from distseg.ray_train import join_cluster
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -24,7 +24,7 @@ def in_ray_tasks(uri: str) -> Runner:
     Tasks must give the same however often they run: one whose host dies is run again elsewhere. `uri` is where they
     write: on several hosts, a place that all of them see.
     """
-    join_cluster(uri)
+    ray_cluster.join(uri)
     return _run
 
 

@@ -1,21 +1,23 @@
 """config -> TorchTrainer -> fit: one training over a Ray cluster, with Ray Train V2.
 
 Every worker of the group is one rank. Rank 0 hands checkpoints to Ray Train, which uploads them beside the training to
-`<checkpoint.uri>/<run name>`, keeps the best two by val/mIoU and the newest, and replaces lost workers; the new group
-goes on from the newest undamaged checkpoint. Errors that a restart would only repeat stop the run at once.
+`<checkpoint.uri>/<run name>`, keeps the best two by val/mIoU and the newest, and replaces lost workers, or goes on with
+fewer where `scaling.min_workers` allows it; the new group goes on from the newest undamaged checkpoint. Errors that a
+restart would only repeat stop the run at once.
 """
 
 import contextlib
 import glob
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import signal
-import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,20 +27,21 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR  # not public
+from ray.exceptions import RayError
 from ray.train import CheckpointUploadMode, FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import (  # not public, but the only way
     CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
     ENV_VARS_TO_PROPAGATE,
 )
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback  # not public either
 from ray.util.queue import Empty, Queue
 
-from distseg import checkpoint, storage, tracking
+from distseg import checkpoint, ray_cluster, storage
 from distseg.checkpoint import Checkpoint
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.ending import Outcome, close
-from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError, first_line
+from distseg.errors import DistsegError, ResourceError, TrainingError, first_line
 from distseg.loop import World
 from distseg.rank import Follower, RunReport
 from distseg.ray_metrics import Exporter
@@ -48,8 +51,10 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = checkpoint.NUM_BEST_KEPT
 NO_SCORE = -1.0  # of a checkpoint without an evaluation; Ray Train complains of each that has none
-POLL_INTERVAL_S = "0.2"  # a checkpoint counts only once Ray Train's controller has polled for it (its default: 2 s)
-CONNECT_TIMEOUT_S = 10.0
+SHORTAGE_AFTER_S, SHORTAGE_EVERY_S = 20.0, 300.0  # without workers before that is said, and until it is said again
+GROUP_START_TIMEOUT_S = "20"  # then an elastic run tries another number of workers (Ray Train's default: 60)
+RESIZE_INTERVAL_S = 300.0  # a machine that comes back is taken in by a restart, so not at once (Ray Train: 60)
+STARTING, STARTED = True, False  # said to who watches: workers are waited for, they train. Plain: it imports no more
 COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
 
 
@@ -76,53 +81,30 @@ def train(
     run.tags |= tags or {}
     saved = saved_before(run, config, manifest)
     storage.check_writable(run.uri.rpartition("/")[0])
-    join_cluster(run.uri)
-    check_resources(config, ray.nodes(), autoscaler_limits())
-    check_reachable(run, ray.nodes())
-    run.job_id = job or job_id()
+    if config.scaling.min_workers:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROUP_START_TIMEOUT_S)
+    ray_cluster.join(run.uri)
+    ray_cluster.check_resources(config)
+    ray_cluster.check_reachable(run)
+    run.job_id = job or ray_cluster.job_id()
+    if resume:
+        _forget_if_broken(run.uri)
     run.open(config, manifest, saved)
     status = "FAILED"
     try:
-        with _watching(show) as watcher, _interruptible(), _named_cluster():
+        with _watching(config, show) as watcher, _interruptible(), _named_cluster():
             _trainer(config, run, watcher, callbacks).fit()
         status = "FINISHED"
     except TrainingFailedError as error:
         raise _cause(error) from error
+    except RayError as error:  # what controls the training died, or could not begin
+        raise TrainingError(f"training failed: {_last_line(error)}") from error
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         outcome = close(run, status)
     return outcome
-
-
-# ---------------------------------------------------------------------------------------------------------- the cluster
-
-
-# Ray Train writes to S3 by pyarrow, whose checksums by default take the form of trailers, which S3 servers before 2025
-# (Ceph 16 among them) refuse with status 411.
-PLAIN_CHECKSUMS = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
-
-
-def join_cluster(run_uri: str) -> None:
-    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
-    if ray.is_initialized():
-        return
-    check_address(os.environ.get("RAY_ADDRESS", ""))
-    try:
-        needs_plain = storage.is_s3(run_uri) and not PLAIN_CHECKSUMS.keys() & os.environ.keys()
-        env_vars = PLAIN_CHECKSUMS if needs_plain else {}
-        os.environ.update(env_vars)
-        ray.init(
-            # Workers' warnings come by the watcher; their tracebacks are in Ray's logs, and here with --debug.
-            log_to_driver=log.isEnabledFor(logging.DEBUG),
-            logging_level=logging.WARNING,
-            runtime_env={"env_vars": env_vars} if env_vars else None,
-        )
-    except Exception as error:  # noqa: BLE001 — what Ray raises where its own processes do not start is no narrower
-        address = os.environ.get("RAY_ADDRESS", "")
-        raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -143,80 +125,6 @@ def _named_cluster() -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = given
 
 
-def check_address(address: str) -> None:
-    """Raises ResourceError if nobody listens at a host:port; Ray itself would try for minutes and say nothing."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():  # none, "auto" or "local"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ResourceError(
-            f"RAY_ADDRESS = {address}: no Ray cluster answers there ({error.strerror or error}); "
-            "start one, correct it or unset it"
-        ) from None
-
-
-def check_resources(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapping[str, int] | None) -> None:
-    """Raises ResourceError with the numbers if the cluster can never hold the workers.
-
-    `nodes` is `ray.nodes()`, `limits` what an autoscaler may grow to. What others use right now comes free again.
-    """
-    scaling = config.scaling
-    if limits is not None and limits.get("CPU", 0) >= scaling.num_workers * scaling.cpus_per_worker:
-        return
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    fits = _num_workers_that_fit(config, nodes)
-    if fits >= scaling.num_workers:
-        return
-    each = f"{scaling.cpus_per_worker} CPU" + (" and 1 GPU" if scaling.gpu else "")
-    has = f"{int(sum(r.get('CPU', 0) for r in alive))} CPUs, {int(sum(r.get('GPU', 0) for r in alive))} GPUs"
-    raise ResourceError(
-        f"scaling.num_workers = {scaling.num_workers}: the cluster ({len(alive)} machines, {has}) can hold {fits} "
-        f"workers of {each} each; lower scaling.num_workers or scaling.cpus_per_worker, or add machines"
-    )
-
-
-def _num_workers_that_fit(config: RunConfig, nodes: list[dict[str, Any]]) -> int:
-    fits = 0
-    for resources in (node["Resources"] for node in nodes if node["Alive"]):
-        by_cpu = int(resources.get("CPU", 0)) // config.scaling.cpus_per_worker
-        fits += min(by_cpu, int(resources.get("GPU", 0))) if config.scaling.gpu else by_cpu
-    return fits
-
-
-def capacity(config: RunConfig, nodes: list[dict[str, Any]], limits: Mapping[str, int] | None) -> int:
-    """How many such trainings the cluster, or what its autoscaler may make of it, can hold at a time; at least 1."""
-    fits = _num_workers_that_fit(config, nodes)
-    if limits is not None:
-        by_cpu = limits.get("CPU", 0) // config.scaling.cpus_per_worker
-        fits = max(fits, min(by_cpu, limits.get("GPU", 0)) if config.scaling.gpu else by_cpu)
-    return max(1, fits // config.scaling.num_workers)
-
-
-def autoscaler_limits() -> dict[str, int] | None:
-    """The most of each resource that the cluster's autoscaler may bring up; None without an autoscaler."""
-    from ray._private.state import state  # not public, but the only place that knows
-
-    return state.get_max_resources_from_cluster_config()
-
-
-def check_reachable(run: Run, nodes: list[dict[str, Any]]) -> None:
-    """Raises ConfigError if several machines would need a file that only one has."""
-    hosts = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
-    if len(hosts) > 1 and tracking.is_local_file(run.tracking_uri):
-        raise ConfigError(
-            f"tracking.uri = {run.tracking_uri!r} is a file of one machine and the cluster has {len(hosts)}; "
-            "give an MLflow server's URL, or off"
-        )
-
-
-def job_id() -> str:
-    """What `ray job list` names this process by, if it is a submitted job, else the number of its connection to Ray."""
-    submitted = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
-    return submitted.get("metadata", {}).get("job_submission_id") or str(ray.get_runtime_context().get_job_id())
-
-
 def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[UserCallback]) -> TorchTrainer:
     scaling = config.scaling
     options = {
@@ -224,32 +132,38 @@ def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[Us
         "run": {**vars(run)},
         "watcher": watcher,
     }
-    settings: dict[str, Any] = {  # a dict, since type checkers see the arguments of Ray Train's first version
+    asked: dict[str, Any] = {  # dicts, since type checkers see the arguments of Ray Train's first version
+        "num_workers": (scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
+        "use_gpu": scaling.gpu,
+        "resources_per_worker": {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.gpu else {})},
+        "elastic_resize_monitor_interval_s": RESIZE_INTERVAL_S,
+    }
+    settings: dict[str, Any] = {
         "name": run.name,
         "storage_path": run.uri.rpartition("/")[0],
         "failure_config": FailureConfig(max_failures=scaling.max_failures),
         "checkpoint_config": ray.train.CheckpointConfig(
             num_to_keep=CHECKPOINTS_KEPT, checkpoint_score_attribute="val/mIoU", checkpoint_score_order="max"
         ),
-        "callbacks": [_StopOnOurErrors(), *callbacks],
+        "callbacks": [_Failures(watcher), _Groups(watcher), *callbacks],
         "logging_config": LoggingConfig(log_level="WARNING"),
     }
     return TorchTrainer(
         _worker,
         train_loop_config=options,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.num_workers,
-            use_gpu=scaling.gpu,
-            resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.gpu else {})},
-        ),
+        scaling_config=ray.train.ScalingConfig(**asked),
         torch_config=TorchConfig(timeout_s=int(config.data.deadline_s + COLLECTIVE_SLACK_S)),
         run_config=ray.train.RunConfig(**settings),
     )
 
 
 @contextlib.contextmanager
-def _watching(show: Show | None) -> Iterator[Queue]:
-    """A queue for what rank 0 logs, as Show takes it, and all ranks' warnings; shown by a thread of this process."""
+def _watching(config: RunConfig, show: Show | None) -> Iterator[Queue]:
+    """A queue for what rank 0 logs, as Show takes it, and all ranks' warnings; shown by a thread of this process.
+
+    It also warns when the workers are waited for, as otherwise a cluster that is full or has lost a machine says
+    nothing.
+    """
     # On the head, which outlives other machines; in a trial of a search, where it is placed with the trial's driver.
     is_placed = ray.util.get_current_placement_group() is not None
     watcher = Queue(
@@ -258,11 +172,31 @@ def _watching(show: Show | None) -> Iterator[Queue]:
     done = threading.Event()
 
     def draw() -> None:
+        due_s = time.monotonic() + SHORTAGE_AFTER_S  # when to say that workers are waited for
         while not (done.is_set() and watcher.empty()):
             with contextlib.suppress(Empty):
-                _show_item(watcher.get(timeout=0.5), show)
+                item = watcher.get(timeout=0.5)
+                if item is STARTING:
+                    due_s = min(due_s, time.monotonic() + SHORTAGE_AFTER_S)
+                elif item is STARTED:
+                    due_s = math.inf
+                elif isinstance(item, str):
+                    log.warning("%s", item)
+                elif show is not None:
+                    show(*item)
+            if time.monotonic() > due_s:
+                if missing := ray_cluster.shortage(config):
+                    log.warning("waiting for workers: %s", missing)
+                due_s = time.monotonic() + (SHORTAGE_EVERY_S if missing else SHORTAGE_AFTER_S)
 
-    thread = threading.Thread(target=draw, name="progress", daemon=True)
+    def draw_while_it_lasts() -> None:
+        try:
+            draw()
+        except Exception as error:  # noqa: BLE001 — whatever Ray raises: training goes on without being watched
+            if not done.is_set():
+                log.warning("progress is no longer shown: %s", first_line(error))
+
+    thread = threading.Thread(target=draw_while_it_lasts, name="progress", daemon=True)
     thread.start()
     try:
         yield watcher
@@ -270,13 +204,6 @@ def _watching(show: Show | None) -> Iterator[Queue]:
         done.set()
         thread.join(timeout=5)
         watcher.shutdown(force=True)
-
-
-def _show_item(item: tuple[int, dict[str, float], str] | str, show: Show | None) -> None:
-    if isinstance(item, str):
-        log.warning("%s", item)
-    elif show is not None:
-        show(*item)
 
 
 @contextlib.contextmanager
@@ -296,14 +223,37 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-class _StopOnOurErrors(UserCallback):
-    """In the controller: an error that distseg raised on purpose would only be raised again after a restart."""
+class _Failures(UserCallback):
+    """In the controller: says which worker failed; an error that distseg raised on purpose stops the run."""
+
+    def __init__(self, watcher: Queue) -> None:
+        self._watcher, self._told = watcher, ""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
             own = own_error(error)
             if own is not None:
-                raise own
+                raise own  # a restart would only raise it again
+        failed = "; ".join(f"worker {rank} failed: {_last_line(e)}" for rank, e in sorted(worker_exceptions.items()))
+        if failed != self._told:  # asked again and again while Ray waits for the others
+            _send(self._watcher, failed)
+            _send(self._watcher, STARTING)
+            self._told = failed
+
+
+class _Groups(WorkerGroupCallback):
+    """In the controller: a group of workers is asked for, at the start, after a failure and when it grows."""
+
+    def __init__(self, watcher: Queue) -> None:
+        self._watcher, self._num_workers = watcher, 0
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        _send(self._watcher, STARTING)
+        now, before = worker_group_context.num_workers, self._num_workers
+        if before:
+            others = "" if now == before else f" with {now} workers instead of {before}"
+            _send(self._watcher, f"starting again from the newest checkpoint{others}")
+        self._num_workers = now
 
 
 def own_error(error: BaseException | None) -> DistsegError | None:
@@ -355,6 +305,8 @@ def _worker(options: Mapping[str, Any]) -> None:
     watcher = options["watcher"]
     logging.getLogger("distseg").addHandler(_WarningsToDriver(watcher, world.rank))
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
+    if world.rank == 0:
+        _send(watcher, STARTED)
     saved = agreed_checkpoint(run.uri, world)
     with contextlib.ExitStack() as opened:
         report: Follower | RunReport = _RayFollower()
@@ -423,8 +375,32 @@ class _RayReport(RunReport):
             checkpoint=ray.train.Checkpoint.from_directory(folder),
             checkpoint_dir_name=checkpoint.new_name(step),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._upload,
         )
         self.journal.upload()
+
+    def _upload(self, saved: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """In our order: Ray Train's own would write what marks a checkpoint as whole before the weights."""
+        target = storage.join(self.run.uri, name)
+        with saved.as_directory() as folder:
+            checkpoint.upload(Path(folder), target)
+        return ray.train.Checkpoint(target)
+
+
+def _forget_if_broken(run_uri: str) -> None:
+    """What Ray Train noted of the checkpoints, if it names one that is no longer there, or is another Ray's."""
+    uri = storage.join(run_uri, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)
+    if not storage.exists(uri):
+        return
+    try:
+        noted = json.loads(storage.read_bytes(uri))
+        results = [*noted["checkpoint_results"], *noted["pending_training_results"]]
+        places = [storage.join(run_uri, result["checkpoint_dir_name"], checkpoint.META_FILE) for result in results]
+        is_sound = noted["ray_version"] == ray.__version__ and all(map(storage.exists, places))
+    except (ValueError, KeyError, TypeError):
+        is_sound = False
+    if not is_sound:
+        storage.delete(uri)
 
 
 def forget_checkpoints(run_uri: str) -> None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import optuna
-import ray
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -28,7 +27,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain
 from ray.util.state import list_actors
 
-from distseg import ray_population, ray_train, search, storage
+from distseg import ray_cluster, ray_population, ray_train, search, storage
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.data.manifest import load_manifest
 from distseg.ending import close
@@ -92,8 +91,13 @@ def check(wanted: Search, base: RunConfig) -> None:
     """
     for point in wanted.first or [{}]:
         check_run(with_overrides(base, point))
-    ray_train.join_cluster(wanted.uri)
-    ray_train.check_resources(base, ray.nodes(), ray_train.autoscaler_limits())
+    if base.scaling.min_workers is not None:
+        raise ConfigError(
+            f"scaling.min_workers = {base.scaling.min_workers}: each trial of a search has scaling.num_workers "
+            "workers; leave it out"
+        )
+    ray_cluster.join(wanted.uri)
+    ray_cluster.check_resources(base)
     if wanted.scheduler != "none":
         check_places_come_free()
 
@@ -128,7 +132,7 @@ def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progr
     _Ends.show = staticmethod(show)
     options: dict[str, Any] = {"search_uri": wanted.uri, "config": to_dict(base), "objective": wanted.objective}
     options |= {"second": wanted.second, "seeds": wanted.seeds_per_trial, "parent_run_id": wanted.parent_run_id}
-    options |= {"is_population": wanted.scheduler == "pbt", "job": ray_train.job_id()}
+    options |= {"is_population": wanted.scheduler == "pbt", "job": ray_cluster.job_id()}
     trainable = tune.with_resources(tune.with_parameters(_trial, options=options), _place(wanted, base))
     space = dict(wanted.space) if wanted.algorithm != "optuna" else None  # Optuna has been told
     state_uri = storage.join(wanted.uri, _STATE)
@@ -160,7 +164,7 @@ def _place(wanted: Search, base: RunConfig) -> dict[str, float]:
     if wanted.scheduler not in PAUSING:
         return HEAD
     (name,) = HEAD
-    return {name: math.floor(990 / ray_train.capacity(base, ray.nodes(), ray_train.autoscaler_limits())) / 1000}
+    return {name: math.floor(990 / ray_cluster.capacity(base)) / 1000}
 
 
 def _has_state(state_uri: str) -> bool:
@@ -190,7 +194,7 @@ def choices(points: Sequence[Mapping[str, Any]]) -> dict[str, Domain]:
 
 def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
     budget, points = wanted.budget, [dict(point) for point in wanted.first]
-    capacity = ray_train.capacity(base, ray.nodes(), ray_train.autoscaler_limits())
+    capacity = ray_cluster.capacity(base)
     names = ["objective", *([wanted.second] if wanted.second else [])]
     modes = ["max", "min"][: len(names)]
     algorithm: Any

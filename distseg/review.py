@@ -55,11 +55,13 @@ def _cost(config: RunConfig, history: History) -> Cost:
     hours = sum(gap for gap in gaps_s if gap < PAUSE_S) / 3600 if gaps_s else None
     scaling = config.scaling
     cores = scaling.num_workers * scaling.cpus_per_worker
+    device = f"{scaling.num_workers} GPUs" if scaling.gpu else f"{cores} CPU cores"
+    is_known = hours is not None and scaling.min_workers in (None, scaling.num_workers)
     return Cost(
-        device=f"{scaling.num_workers} GPUs" if scaling.gpu else f"{cores} CPU cores",
+        device=device if scaling.min_workers in (None, scaling.num_workers) else f"at most {device}",
         wall_hours=hours,
-        gpu_hours=None if hours is None else hours * scaling.num_workers * scaling.gpu,
-        cpu_hours=None if hours is None else hours * cores,
+        gpu_hours=hours * scaling.num_workers * scaling.gpu if hours is not None and is_known else None,
+        cpu_hours=hours * cores if hours is not None and is_known else None,
         images_per_s=_mean(history.get("train/images_per_s", ())),
         data_wait_fraction=_mean(history.get("train/data_wait_fraction", ())),
     )

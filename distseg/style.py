@@ -159,14 +159,11 @@ def new_network(model: ModelConfig) -> StyleNetwork:
 
 
 def encoder_state(model: ModelConfig) -> dict[str, Tensor]:
-    assert model.pretrained is not None
-    if model.pretrained != "imagenet" and checkpoint.is_there(model.pretrained):
-        _, saved = checkpoint.resolve(model.pretrained)
-        prefix = "backbone."
-        return {key.removeprefix(prefix): v for key, v in saved.evaluated.items() if key.startswith(prefix)}
-    state = load_pretrained(model)
-    assert state is not None
-    return state
+    pretrained, prefix = load_pretrained(model), "backbone."
+    assert pretrained is not None
+    if isinstance(pretrained, Checkpoint):
+        return {key.removeprefix(prefix): v for key, v in pretrained.evaluated.items() if key.startswith(prefix)}
+    return pretrained
 
 
 @dataclass

@@ -13,6 +13,8 @@ directory, and `python -m distseg.sync` sends it. A SQLite file is no server: it
 
 import contextlib
 import os
+import posixpath
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +156,11 @@ def shown(uri: str) -> str:
     """The URI without a password."""
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if rest else uri
+
+
+def metric_name(name: str) -> str:
+    """As MLflow takes it: a class may have any name, but one metric that is refused would hold back all others."""
+    return posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", name)).lstrip("./")
 
 
 def as_logged(value: float) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from distseg.tracking.client import CLOSE_WAIT_S, as_logged, connect, failures, named
+from distseg.tracking.client import CLOSE_WAIT_S, as_logged, connect, failures, metric_name, named
 from distseg.tracking.journal import Record
 from distseg.tracking.outbox import Outbox
 from distseg.tracking.runs import METRICS_PER_CALL
@@ -31,7 +31,7 @@ class Sender:
 
         fresh: dict[tuple[str, int], Metric] = {}
         for record in records:
-            for name, value in record["metrics"].items():
+            for name, value in ((metric_name(name), value) for name, value in record["metrics"].items()):
                 if record["step"] not in self._steps_logged(name):
                     at = (name, record["step"])
                     fresh.setdefault(at, Metric(name, as_logged(value), record["time_ms"], record["step"]))

@@ -111,6 +111,7 @@ def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.End
         assert tinted.size == (70, 40)
 
     (photographs / "a.jpg").write_bytes(b"no image")
+    options = ("--checkpoint", trained.printed("run") + "/", "--images", "photographs/", "--out", "predicted")
     clash = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
     assert clash.code == 1 and "a.jpg and a.png would be written to the same file" in clash.err
     (photographs / "a.png").unlink()

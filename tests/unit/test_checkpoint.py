@@ -122,6 +122,29 @@ def test_a_directory_half_written_is_not_a_checkpoint(tmp_path: Path) -> None:
         checkpoint.resolve(str(tmp_path))
 
 
+def test_one_that_lacks_its_weights_is_passed_over_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ray Train's own upload was in no order, so a killed worker could leave a META_FILE alone."""
+    saved(tmp_path, 1)
+    later = saved(tmp_path, 2, metrics={"val/mIoU": 0.9})
+    (later / checkpoint.WEIGHTS_FILE).unlink()
+    newest, best = checkpoint.newest(str(tmp_path)), checkpoint.best(str(tmp_path))
+    assert newest is not None and best is not None
+    assert (newest[1].step, best[1].step) == (1, 1)
+    assert f"{later}: has no {checkpoint.WEIGHTS_FILE}" in caplog.text
+
+
+def test_an_upload_marks_a_checkpoint_as_whole_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: list[str] = []
+    monkeypatch.setattr("distseg.storage.upload", lambda _, uri: uploaded.append(uri))
+    checkpoint.upload(tmp_path, "s3://b/c")
+    assert uploaded == [f"s3://b/c/{checkpoint.WEIGHTS_FILE}", f"s3://b/c/{checkpoint.META_FILE}"]
+
+
+def test_a_run_may_be_named_with_a_slash_at_its_end(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    assert checkpoint.resolve(f"{tmp_path}/")[1].step == 3
+
+
 def test_only_damaged_checkpoints_are_not_no_checkpoints(tmp_path: Path) -> None:
     assert checkpoint.newest(str(tmp_path)) is None
     (saved(tmp_path, 1) / checkpoint.META_FILE).write_text("{")
@@ -147,3 +170,10 @@ def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(6)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: not a distseg checkpoint"):
         checkpoint.resolve(str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("content", [b"this is text", b"step: 3\n", b"M\x00", b""])
+def test_any_bytes_that_are_no_checkpoint_are_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"log\.txt: cannot be loaded as a checkpoint \([^\n]*\)$"):
+        checkpoint.resolve(str(tmp_path / "log.txt"))

@@ -34,6 +34,16 @@ def test_a_batch_is_refused_exactly_when_it_cannot_be_shared(batch: int, workers
             with_overrides(RunConfig(), overrides)
 
 
+def test_a_batch_must_be_shared_by_any_number_of_workers_that_may_be_left() -> None:
+    elastic = {"scaling.num_workers": 4, "scaling.min_workers": 2, "checkpoint.every_steps": 10}
+    with pytest.raises(ConfigError, match=r"data.batch_size = 16: cannot be shared by 2 to 4 workers; .* are 12 or 24"):
+        with_overrides(RunConfig(), elastic)
+    elastic["data.batch_size"] = 24
+    assert with_overrides(RunConfig(), elastic).scaling.min_workers == 2
+    with pytest.raises(ConfigError, match=r"scaling.min_workers = 2: .*give checkpoint.every_steps"):
+        with_overrides(RunConfig(), elastic | {"checkpoint.every_steps": 0})
+
+
 def test_dotted_fields_are_what_overrides_take() -> None:
     config = RunConfig()
     assert with_overrides(config, dotted_fields(config)) == config
@@ -71,6 +81,8 @@ def test_integers_are_taken_where_fractions_are_asked_but_not_the_other_way() ->
         ("data.mix_weights", [1, 2], "data.mix_weights = .*: give 1 weights"),
         ("data.mix_weights", [-1], "data.mix_weights = .*: each must be positive and finite"),
         ("data.mix_weights", [math.inf], "data.mix_weights = .*: each must be positive and finite"),
+        ("scaling.min_workers", 2, "scaling.min_workers = 2: must be from 1 to scaling.num_workers = 1"),
+        ("scaling.min_workers", 0, "scaling.min_workers = 0: must be from 1"),
         ("seed", True, "must be of type int"),
         ("name", "a/b", "use letters, digits"),
     ],

@@ -1,5 +1,7 @@
 """What holds for every network: shapes at any size, gradients, weights, precision, determinism."""
 
+import itertools
+import math
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,7 @@ import torch
 
 from distseg import export
 from distseg.config import ModelConfig
+from distseg.errors import DistsegError
 from distseg.models import MODELS, SegmentationModel, build_model
 
 NUM_CLASSES = 7
@@ -130,6 +133,24 @@ def test_exported_networks_give_the_same_logits_at_other_sizes(
         warnings.simplefilter("ignore")  # the exporters' own use of what Python and they deprecate
         write(deployed, (96, 128), tmp_path / "model.pt2")
         assert export.largest_difference(deployed, load(tmp_path / "model.pt2"), (96, 128)) < 1e-5
+
+
+@pytest.mark.parametrize("sick", [math.nan, math.inf])
+def test_an_exported_network_that_gives_no_numbers_is_refused(
+    sick: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed = export.Deployed(build(VARIANTS["enet"]).eval())
+    calls = itertools.count()
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        factor = sick if next(calls) == 1 else 1.0  # at one of the three sizes
+        return torch.as_tensor(deployed(images) * factor)
+
+    monkeypatch.setitem(export.FORMATS, "onnx", (lambda *_: None, lambda _: run))
+    options = export.Arguments(checkpoint="", format="onnx", out=str(tmp_path / "out.onnx"), size=(64, 64))
+    with pytest.raises(DistsegError, match=rf"differs from the checkpoint by {sick}.*nothing is written"):
+        export.write_program(deployed, options)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 @every_variant

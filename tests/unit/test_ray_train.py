@@ -1,13 +1,17 @@
 """What a user reads when Ray ends a training."""
 
 import json
+from pathlib import Path
 
 import pytest
 import ray.train
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from distseg.checkpoint import META_FILE
 from distseg.errors import DistsegError, ResourceError, TrainingError
-from distseg.ray_train import _cause, job_id
+from distseg.ray_cluster import job_id
+from distseg.ray_train import _cause, _forget_if_broken
 
 KILLED = """4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: af94)
 was 22.47GB used / 23.54GB limit (0.954368)
@@ -33,3 +37,26 @@ def test_a_submitted_job_is_named_as_ray_job_list_names_it(monkeypatch: pytest.M
     known = {"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_abc"}}
     monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(known))
     assert job_id() == "raysubmit_abc"
+
+
+@pytest.mark.parametrize(
+    ("noted", "is_kept"),
+    [
+        ({"ray_version": ray.__version__, "checkpoint_results": ["there"]}, True),
+        ({"ray_version": ray.__version__, "checkpoint_results": ["there", "deleted"]}, False),
+        ({"ray_version": "2.1", "checkpoint_results": ["there"]}, False),
+        ({"ray_version": ray.__version__}, False),
+    ],
+)
+def test_what_ray_noted_of_checkpoints_that_are_gone_does_not_stop_a_resumed_run(
+    noted: dict[str, object], is_kept: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / META_FILE).touch()
+    snapshot = tmp_path / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    if isinstance(names := noted.get("checkpoint_results"), list):
+        noted = {**noted, "checkpoint_results": [{"checkpoint_dir_name": name} for name in names]}
+    snapshot.write_text(json.dumps({"pending_training_results": [], **noted}))
+    _forget_if_broken(str(tmp_path))
+    assert snapshot.exists() == is_kept
+    _forget_if_broken(str(tmp_path / "there"))  # a run that Ray did not train

@@ -47,6 +47,12 @@ def test_the_images_are_the_same_on_one_and_two_ranks_and_add_up_to_the_table(
     assert images[0].counts_N3K[:, 0].sum(0).tolist() == list(one.tables["support"].values())
     assert reviews[0].cost.wall_hours == pytest.approx(108 / 3600)  # the pause is not counted
     assert reviews[0].cost.images_per_s == 5.0
+    assert reviews[0].cost.cpu_hours == reviews[0].cost.wall_hours
+    elastic = replace(config.scaling, num_workers=2, min_workers=1)
+    checkpoints = replace(config.checkpoint, every_steps=1)
+    unsteady = replace(one, config=replace(config, scaling=elastic, checkpoint=checkpoints))
+    cost = review_of("a run", unsteady, history=history).cost
+    assert (cost.device, cost.cpu_hours, cost.gpu_hours) == ("at most 2 CPU cores", None, None)
 
     assert [o.kind for o in reviews[0].overlays].count("fixed") == 18  # both images of each condition
     assert reviews[0].overlays == reviews[1].overlays

@@ -103,6 +103,16 @@ def test_records_are_sent_once_with_the_times_they_were_made_at(store: str) -> N
     assert points == [(1, 0.5, 1.001), (2, 0.5, 1.002), (3, 0.5, 1.003)]
 
 
+def test_a_class_may_have_a_name_that_mlflow_refuses(store: str) -> None:
+    run_id = tracking.open_run(store, "exp", "run-names", RunConfig(), {})
+    records = [record(1, {"val/IoU/tree (palm)": 0.5, "val/IoU/a&b": 0.25, "val/IoU/road/": 0.125, "val/mIoU": 0.75})]
+    assert tracking.send_records(store, run_id, records) == 4
+    assert tracking.send_records(store, run_id, records) == 0
+    for name, value in (("tree _palm_", 0.5), ("a_b", 0.25), ("road", 0.125)):
+        assert history(store, run_id, f"val/IoU/{name}") == [(1, value)]
+    assert history(store, run_id, "val/mIoU") == [(1, 0.75)]
+
+
 def test_metrics_arrive_in_order_and_nothing_is_left_when_the_log_closes(store: str) -> None:
     run_id = tracking.open_run(store, "exp", "run-log", RunConfig(), {})
     log = tracking.MetricLog(store, lambda _: run_id, earlier=[])

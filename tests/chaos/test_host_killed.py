@@ -1,0 +1,69 @@
+"""A host of the cluster dies for good: the job goes on with the worker that is left; no step is lost or double."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distseg import checkpoint
+from distseg.config import CheckpointConfig, RunConfig, ScalingConfig
+from distseg.data.shards import pack
+from tests import programs, ranks
+from tests.chaos.conftest import NUM_STEPS, SAVED_EVERY, write_config
+from tests.conftest import REPOSITORY, make_bucket, run_script, use_environment
+from tests.recorded import assert_each_once, only_run
+from tests.toy_data import LABELS, toy_samples
+
+pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(900)]
+
+KILLED_AT = SAVED_EVERY + 5  # steps
+
+
+def test_a_job_goes_on_with_one_worker_when_the_host_of_the_other_dies(
+    config: RunConfig,
+    ray_hosts: dict[str, str],
+    hosts_s3_server: dict[str, str],
+    hosts_mlflow_server: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_environment(hosts_s3_server | hosts_mlflow_server, monkeypatch)
+    bucket = make_bucket()
+    groups = (("day", "town"), ("night", "town"))
+    samples = {
+        split: toy_samples(length, split, groups, size_hw=(40, 56)) for split, length in (("train", 24), ("val", 4))
+    }
+    pack(samples, LABELS, f"{bucket}/toy", dataset="toy")
+    config = replace(
+        config,
+        model=replace(config.model, dropout=0.0),
+        data=replace(config.data, uri=f"{bucket}/toy"),
+        scaling=ScalingConfig(num_workers=2, min_workers=1),
+        checkpoint=replace(config.checkpoint, uri=f"{bucket}/runs"),
+        tracking=replace(config.tracking, uri=hosts_mlflow_server["MLFLOW_TRACKING_URI"], experiment="host-killed"),
+        precision="fp64",  # so that one rank and two agree
+    )
+    undisturbed = ranks.train(replace(config, checkpoint=CheckpointConfig()), 1, folder=tmp_path / "undisturbed")
+
+    named = [f"--env={name}" for name in (*hosts_s3_server, "MLFLOW_TRACKING_URI")]
+    job = ("python", "-m", "distseg.train", "--config", write_config(config, tmp_path))
+    arguments = ("cluster.submit", "--working-dir", str(REPOSITORY), *named, "--", *job)
+    environment = programs.plain_environment() | ray_hosts | hosts_s3_server | hosts_mlflow_server
+    try:
+        with programs.start(tmp_path / "submit", environment, *arguments) as submitted:
+            submitted.wait_for_step(KILLED_AT)
+            run_script("cluster/local_hosts.sh", "kill", "1", env=ray_hosts)
+            submitted.wait_for("starting again from the newest checkpoint with 1 workers instead of 2")
+            ended = submitted.wait()
+    finally:
+        run_script("cluster/local_hosts.sh", "start", "1", env=ray_hosts)
+    assert ended.code == 0, ended.out + ended.err
+    recorded = only_run(config.tracking.uri, "host-killed")
+    assert_each_once(recorded, NUM_STEPS)
+    assert recorded.values("train/resumed_at") == [SAVED_EVERY]
+    losses = [undisturbed[step]["train/loss"] for step in range(1, NUM_STEPS + 1)]
+    assert recorded.values("train/loss") == pytest.approx(losses, rel=1e-5)
+    found = checkpoint.newest(ended.printed("run"))
+    assert found is not None and found[1].step == NUM_STEPS
+    sys.stderr.write(ended.out)
