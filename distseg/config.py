@@ -426,12 +426,6 @@ class RunConfig:
         workers = range(self.scaling.min_workers or self.scaling.num_workers, self.scaling.num_workers + 1)
         check_divides(self.data.batch_size, workers, self.optim.accumulate_steps)
         _require(
-            self.scaling.min_workers is None or self.checkpoint.every_steps + self.evaluate.every_steps > 0,
-            "scaling.min_workers",
-            self.scaling.min_workers,
-            "each change of their number goes back to a checkpoint; give checkpoint.every_steps",
-        )
-        _require(
             self.model.has_aux_head or self.loss.aux_weight == 0,
             "loss.aux_weight",
             self.loss.aux_weight,

@@ -62,10 +62,16 @@ def check_address(address: str) -> None:
 def check_resources(config: RunConfig) -> None:
     """Raises ResourceError with the numbers if the cluster can never hold the workers.
 
-    What an autoscaler may bring counts; what others use right now comes free again.
+    What an autoscaler may bring counts; what others use right now comes free again. Raises ConfigError where each
+    change of the number of workers would begin again at step 0.
     """
-    scaling, limits = config.scaling, _autoscaler_limits()
-    least = scaling.min_workers or scaling.num_workers
+    scaling = config.scaling
+    if scaling.min_workers and not config.checkpoint.every_steps + config.evaluate.every_steps:
+        raise ConfigError(
+            f"scaling.min_workers = {scaling.min_workers}: each change of the number of workers goes back to a "
+            "checkpoint; give checkpoint.every_steps"
+        )
+    least, limits = scaling.min_workers or scaling.num_workers, _autoscaler_limits()
     if limits is not None and limits.get("CPU", 0) >= least * scaling.cpus_per_worker:
         return
     if _num_workers_that_fit(config) >= least:

@@ -1,6 +1,5 @@
 """A host of the cluster dies for good: the job goes on with the worker that is left; no step is lost or double."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,4 +65,3 @@ def test_a_job_goes_on_with_one_worker_when_the_host_of_the_other_dies(
     assert recorded.values("train/loss") == pytest.approx(losses, rel=1e-5)
     found = checkpoint.newest(ended.printed("run"))
     assert found is not None and found[1].step == NUM_STEPS
-    sys.stderr.write(ended.out)

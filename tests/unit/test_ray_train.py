@@ -9,8 +9,9 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from distseg.checkpoint import META_FILE
-from distseg.errors import DistsegError, ResourceError, TrainingError
-from distseg.ray_cluster import job_id
+from distseg.config import RunConfig, ScalingConfig
+from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
+from distseg.ray_cluster import check_resources, job_id
 from distseg.ray_train import _cause, _forget_if_broken
 
 KILLED = """4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: af94)
@@ -31,6 +32,12 @@ def test_one_line_says_why(failure: ray.train.TrainingFailedError, kind: type[Di
     with pytest.raises(kind, match=words) as caught:
         raise _cause(failure)
     assert "\n" not in str(caught.value)
+
+
+def test_a_changing_number_of_workers_needs_checkpoints() -> None:
+    config = RunConfig(scaling=ScalingConfig(num_workers=2, min_workers=1))
+    with pytest.raises(ConfigError, match=r"scaling.min_workers = 1: .*; give checkpoint.every_steps"):
+        check_resources(config)
 
 
 def test_a_submitted_job_is_named_as_ray_job_list_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
