@@ -85,14 +85,13 @@ def check_resources(config: RunConfig) -> None:
 def shortage(config: RunConfig) -> str:
     """Why a training that has asked for workers gets none; empty if it gets them."""
     least = config.scaling.min_workers or config.scaling.num_workers
-    waiting = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
-    if _num_workers_that_fit(config) >= least and not any(len(group["bundles"]) >= least for group in waiting):
+    pending = [len(g["bundles"]) for g in placement_group_table().values() if g["state"] == "PENDING"]
+    asked = max((number for number in pending if least <= number <= config.scaling.num_workers), default=0)
+    if not asked and _num_workers_that_fit(config) >= least:
         return ""
     free = ray.available_resources()
-    return (
-        f"{least} are needed; {_what_fits(config)}; free are {int(free.get('CPU', 0))} CPUs, "
-        f"{int(free.get('GPU', 0))} GPUs"
-    )
+    has = f"{int(free.get('CPU', 0))} CPUs, {int(free.get('GPU', 0))} GPUs"
+    return f"{asked or least} are asked for; {_what_fits(config)}; free are {has}"
 
 
 def _what_fits(config: RunConfig) -> str:
