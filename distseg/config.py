@@ -99,7 +99,7 @@ class ModelConfig:
         if self.name in ("pspnet", "adain"):
             needs = f"{self.name} needs a ResNet"
             _require(not self.backbone.startswith("vgg16"), "model.backbone", self.backbone, needs)
-        own = _MODEL_FIELDS["fcn on vgg16" if self._is_vgg_fcn else self.name]
+        own = self.own_fields
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
             _require(
@@ -108,6 +108,11 @@ class ModelConfig:
                 value,
                 f"{self.name}{f' on {self.backbone}' if self.name == 'fcn' else ''} has no such option; leave it out",
             )
+
+    @property
+    def own_fields(self) -> set[str]:
+        """Those that the network has; the others keep their defaults, which say nothing of it."""
+        return _MODEL_FIELDS["fcn on vgg16" if self._is_vgg_fcn else self.name]
 
     @property
     def _is_vgg_fcn(self) -> bool:

@@ -4,7 +4,6 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,12 +59,9 @@ def test_a_server_that_comes_back_during_the_training_gets_everything(
     report_gaps("server killed and started again", recorded, last_step=NUM_STEPS // 2)
 
 
-@pytest.mark.ray
-def test_a_server_that_dies_for_good_gets_the_rest_by_sync(
-    config: RunConfig, running: Server, ray_cluster: Mapping[str, str], tmp_path: Path
-) -> None:
+def test_a_server_that_dies_for_good_gets_the_rest_by_sync(config: RunConfig, running: Server, tmp_path: Path) -> None:
     arguments = ("distseg.train", "--config", write_config(config, tmp_path))
-    with programs.start(tmp_path / "first", ray_cluster, *arguments) as driver:
+    with programs.start(tmp_path / "first", programs.alone(), *arguments) as driver:
         driver.wait_for_step(5)
         running.kill()
         ended = driver.wait()

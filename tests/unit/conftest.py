@@ -1,5 +1,6 @@
 """Small packed data that many unit tests train and evaluate on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def tiny_config(tiny_town: str) -> RunConfig:
         tracking=TrackingConfig(log_every_steps=1, uri="off"),
         precision="fp64",
     )
+
+
+@pytest.fixture(scope="session")
+def light_config(tiny_config: RunConfig) -> RunConfig:
+    """The same with a network of a twentieth of the weights, for what does not depend on the network."""
+    unet = ModelConfig(name="unet", width=0.125, dropout=0.0)
+    return replace(tiny_config, model=unet, loss=replace(tiny_config.loss, aux_weight=0.0))
 
 
 @pytest.fixture

@@ -53,14 +53,14 @@ def test_gpus_are_named_and_a_damaged_file_is_refused() -> None:
 
 
 def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
-    tiny_config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    light_config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    settings = replace(tiny_config.tracking, uri=store, register="tiny")
+    settings = replace(light_config.tracking, uri=store, register="tiny")
     config = replace(
-        tiny_config,
-        optim=replace(tiny_config.optim, max_steps=2),
-        checkpoint=replace(tiny_config.checkpoint, uri=str(tmp_path / "runs")),
+        light_config,
+        optim=replace(light_config.optim, max_steps=2),
+        checkpoint=replace(light_config.checkpoint, uri=str(tmp_path / "runs")),
         tracking=settings,
     )
     with caplog.at_level(logging.WARNING, "distseg"):
@@ -87,5 +87,6 @@ def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
     assert version.run_id == outcome.run_id and float(version.tags["val/mIoU"]) == run.data.metrics["val/mIoU"]
     assert version.description is not None and version.description.startswith("# tiny")
     model = client.get_logged_model(handed.model_uri.removeprefix("models:/"))
-    assert model.status == "READY" and model.params["model.backbone"] == "resnet18"
+    assert model.status == "READY" and model.params["model.name"] == "unet"
+    assert not {"model.backbone", "model.bins"} & (model.params.keys() | run.data.params.keys()), "it has neither"
     assert "viewStateShareKey=distseg-train-v1-" in handed.view_link

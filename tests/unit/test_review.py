@@ -34,9 +34,9 @@ def history() -> dict[str, list[Point]]:
 
 
 def test_the_images_are_the_same_on_one_and_two_ranks_and_add_up_to_the_table(
-    tiny_config: RunConfig, tmp_path: Path, history: dict[str, list[Point]]
+    light_config: RunConfig, tmp_path: Path, history: dict[str, list[Point]]
 ) -> None:
-    config = replace(tiny_config, precision="fp64")
+    config = replace(light_config, precision="fp64")
     one, two = (trained(config, num, tmp_path / str(num)) for num in (1, 2))
     reviews = [review_of("a run", saved, dataset="town", history=history) for saved in (one, two)]
     images = [review.images for review in reviews]
@@ -70,9 +70,9 @@ def test_the_images_are_the_same_on_one_and_two_ranks_and_add_up_to_the_table(
 
 
 def test_a_checkpoint_from_before_there_were_counts_is_reviewed_without_intervals(
-    tiny_config: RunConfig, tmp_path: Path
+    light_config: RunConfig, tmp_path: Path
 ) -> None:
-    saved = replace(trained(tiny_config, 1, tmp_path), evaluation={})
+    saved = replace(trained(light_config, 1, tmp_path), evaluation={})
     files = files_of(review_of("old", saved))
     assert "tables/images.json" not in files and "plots/confusion_matrix.png" not in files
     assert b"<html" in files["report/index.html"]

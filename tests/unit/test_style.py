@@ -57,13 +57,13 @@ def network_uri(style_config: RunConfig, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def restyled_config(tiny_config: RunConfig, network_uri: str) -> RunConfig:
+def restyled_config(light_config: RunConfig, network_uri: str) -> RunConfig:
     """A segmentation of dawn, its images restyled to night and winter."""
     return replace(
-        tiny_config,
+        light_config,
         style=StyleConfig(network=network_uri, conditions=TARGETS, kl_weight=0.5),
-        data=replace(tiny_config.data, train_conditions=("dawn",)),
-        optim=replace(tiny_config.optim, max_steps=4),
+        data=replace(light_config.data, train_conditions=("dawn",)),
+        optim=replace(light_config.optim, max_steps=4),
     )
 
 
@@ -192,9 +192,9 @@ def test_a_style_network_segments_nothing(network_uri: str) -> None:
         load_model(checkpoint.read(network_uri), torch.device("cpu"), "fp32")
 
 
-def test_a_segmentation_network_is_no_style_network(tiny_config: RunConfig, tmp_path: Path) -> None:
-    fit(replace(tiny_config, optim=replace(tiny_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
-    with pytest.raises(CheckpointError, match="a checkpoint of pspnet, not of a style network"):
+def test_a_segmentation_network_is_no_style_network(light_config: RunConfig, tmp_path: Path) -> None:
+    fit(replace(light_config, optim=replace(light_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
+    with pytest.raises(CheckpointError, match="a checkpoint of unet, not of a style network"):
         load_network(str(tmp_path))
 
 
