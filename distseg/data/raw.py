@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from distseg import storage
 from distseg.data.sample import LabelledImage, LabelSpace, Sample
@@ -36,6 +36,7 @@ Colour = tuple[int, int, int]
 
 _LEFT_BEHIND = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECASE)  # as any part of a path
 _MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # where the byte stands: after the signature, then the IHDR chunk's length, type and sizes
 
 
@@ -202,16 +203,23 @@ def _rgb_png(image: Image.Image) -> bytes:
 
 def decode(data: bytes, uri: str, rawmode: str = "") -> Image.Image:
     """The whole of an encoded image. `rawmode`: how Pillow takes the bytes of a pixel apart, if not as usual."""
+    if not data:
+        raise DataError(f"{uri}: not a readable image (the file is empty)")
     try:
+        if data.startswith(_PNG_SIGNATURE) and not rawmode:  # who gives a rawmode has decoded it without before
+            Image.open(io.BytesIO(data)).verify()  # checksums, which Pillow passes over as it decodes pixels
         image = Image.open(io.BytesIO(data))
         if rawmode:
             image.tile = [tile._replace(args=rawmode) for tile in image.tile]
         image.load()
+    except UnidentifiedImageError as error:
+        raise DataError(f"{uri}: not a readable image (of no known format, or its beginning is damaged)") from error
     except (
         OSError,
         SyntaxError,
         ValueError,
         EOFError,
+        IndexError,
         struct.error,
         zlib.error,
         Image.DecompressionBombError,
@@ -239,8 +247,13 @@ def read_ids(uri: str) -> Ids:
     return ids_HW
 
 
+def bit_depth(data: bytes, image: Image.Image) -> int:
+    """Of a channel, as the file has it."""
+    return data[_PNG_BIT_DEPTH] if image.format == "PNG" else 8
+
+
 def is_16_bit_rgb(data: bytes, image: Image.Image) -> bool:
-    return image.format == "PNG" and image.mode == "RGB" and data[_PNG_BIT_DEPTH] == 16
+    return image.format == "PNG" and image.mode == "RGB" and bit_depth(data, image) == 16
 
 
 # ---- classes

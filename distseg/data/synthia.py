@@ -181,8 +181,8 @@ def read_classes(uri: str) -> raw.Ids:
     data = storage.read_bytes(uri)
     high = raw.decode(data, uri)
     if not raw.is_16_bit_rgb(data, high):
-        kind = f"{high.format} {high.mode}"
-        raise DataError(f"{uri}: SYNTHIA's label maps are PNG of three 16-bit channels, this one is {kind} of 8 bits")
+        kind = f"{high.format} {high.mode} of {raw.bit_depth(data, high)} bits"
+        raise DataError(f"{uri}: SYNTHIA's label maps are PNG of three 16-bit channels, this one is {kind}")
     low = raw.decode(data, uri, rawmode="RGB;16L")  # the second byte of each two, which PNG writes high byte first
     ids_HW: raw.Ids = np.asarray(high, dtype=np.uint16)[..., 0] * 256 + np.asarray(low)[..., 0]
     return ids_HW

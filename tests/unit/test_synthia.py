@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL.PngImagePlugin import PngImageFile
 
 from distseg.data import raw, synthia
 from distseg.errors import ConfigError, DataError
-from tests.raw_files import png, write_grey, write_photograph, write_synthia
+from tests.raw_files import png, write_deep_grey, write_grey, write_photograph, write_synthia
 
 DRIVES = ("01-DAWN", "01-WINTERNIGHT", "02-FALL", "04-SOFTRAIN", "05-FALL")
 
@@ -57,6 +58,32 @@ def test_label_maps_of_8_bits_are_refused(tmp_path: Path) -> None:
     for name, kind in (("rgb.png", "PNG RGB"), ("grey.png", "PNG L")):
         with pytest.raises(DataError, match=rf"{name}: SYNTHIA's label maps are .* this one is {kind} of 8 bits"):
             synthia.read_classes(str(tmp_path / name))
+
+
+def test_label_maps_of_deep_grey_are_refused_as_what_they_are(tmp_path: Path) -> None:
+    write_deep_grey(tmp_path / "deep.png", np.full((2, 3), 700, dtype=np.uint16))
+    with pytest.raises(DataError, match="three 16-bit channels, this one is PNG I;16 of 16 bits"):
+        synthia.read_classes(str(tmp_path / "deep.png"))
+
+
+def test_a_damaged_label_map_is_named_by_checking_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    verify = PngImageFile.verify
+
+    def counted(image: PngImageFile) -> None:
+        calls.append(image)
+        verify(image)
+
+    monkeypatch.setattr(PngImageFile, "verify", counted)
+    path = tmp_path / "l.png"
+    write_synthia(path, np.zeros((2, 3), dtype=np.uint16))
+    synthia.read_classes(str(path))
+    assert len(calls) == 1
+    data = bytearray(path.read_bytes())
+    data[-13] ^= 1  # of the checksum of its pixels
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"l\.png: not a readable image .*checksum"):
+        synthia.read_classes(str(path))
 
 
 def test_tables() -> None:
