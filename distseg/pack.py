@@ -115,6 +115,10 @@ class PackADE20K(_FromFiles):
 class PackFolder(_FromFiles):
     """A data set of one's own: images/, labels/, classes.json, perhaps conditions.csv (distseg.data.folder)."""
 
+    splits: tuple[str, ...] = ()
+    """Those to pack; by default those that exist: the values of conditions.csv's column split, else images/train, val
+    and test, else all, which is everything below images/."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackTown(_Writing):
@@ -219,7 +223,10 @@ def _from_files(command: _FromFiles) -> tuple[LabelSpace, dict[str, Iterable[Sam
     options = {name: getattr(command, name) for name in added}
     if options.get("sbd"):
         options["sbd"] = storage.absolute(options["sbd"])
-    return data_set.labels(root), {split: data_set.samples(root, split, **options) for split in command.splits}
+    splits = command.splits
+    if isinstance(command, PackFolder) and not splits:
+        splits = folder.splits(root)
+    return data_set.labels(root), {split: data_set.samples(root, split, **options) for split in splits}
 
 
 def _pack(command: PackTown | _FromFiles) -> int:

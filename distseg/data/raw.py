@@ -48,6 +48,8 @@ class Files(NamedTuple):
 
     folder: str
     endings: tuple[str, ...]
+    refused: tuple[str, ...] = ()  # endings of files that are an error; all others are passed over
+    remedy: str = ""  # for these
 
 
 class Pair(NamedTuple):
@@ -66,17 +68,20 @@ def find(root: str, files: Files, layout: str) -> dict[str, str]:
     names = _names(folder)
     if not names:
         raise DataError(f"{folder}: no such folder, or an empty one; {layout}")
-    found = _by_stem(folder, names, files.endings)
+    found = _by_stem(folder, names, files)
     if not found:
         raise DataError(f"{folder}: no file in it ends in {' or '.join(files.endings)}; {layout}")
     return found
 
 
-def pairs(root: str, images: Files, labels: Files, layout: str) -> list[Pair]:
-    """Each photograph with the annotation of the same name. Raises DataError if either is missing."""
+def pairs(root: str, images: Files, labels: Files, layout: str, *, labels_root: str = "") -> list[Pair]:
+    """Each photograph with the annotation of the same name. Raises DataError if either is missing.
+
+    `labels_root`: the annotations' root, if not `root`.
+    """
     image_uris = find(root, images, layout)
-    folder = storage.join(root, labels.folder)
-    label_uris = _by_stem(folder, _names(folder), labels.endings)
+    folder = storage.join(labels_root or root, labels.folder)
+    label_uris = _by_stem(folder, _names(folder), labels)
     for name, image in image_uris.items():
         if name not in label_uris:
             why = "" if label_uris else f", as is every other of its folder; {layout}"
@@ -93,10 +98,12 @@ def _names(folder: str) -> list[str]:
     return [name for name in names if not any(_LEFT_BEHIND.fullmatch(part) for part in name.split("/"))]
 
 
-def _by_stem(folder: str, names: list[str], endings: tuple[str, ...]) -> dict[str, str]:
+def _by_stem(folder: str, names: list[str], files: Files) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
-        ending = next((ending for ending in endings if name.lower().endswith(ending.lower())), "")
+        if name.lower().endswith(files.refused):
+            raise DataError(f"{folder}/{name}: cannot be packed; {files.remedy}")
+        ending = next((ending for ending in files.endings if name.lower().endswith(ending.lower())), "")
         stem = name[: -len(ending)]
         if ending and stem in found:
             raise DataError(f"{folder}/{name}: {found[stem]} has the same name; remove one of them")
@@ -145,7 +152,8 @@ def plain_key(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
     if plain == name and len(name) <= _MAX_KEY_LENGTH:
         return name
-    return f"{plain[: _MAX_KEY_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()  # a file's name need not be UTF-8
+    return f"{plain[: _MAX_KEY_LENGTH - 9]}-{digest[:8]}"
 
 
 def load_pair(image_uri: str, label_uri: str, labels: LabelSpace, read: Callable[[str], Ids]) -> LabelledImage:

@@ -234,9 +234,16 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, names: list[str], messa
         pairs(tmp_path)
 
 
+def test_files_of_other_kinds_can_be_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.TIF", "images/c.tif", "images/notes.txt")
+    files = raw.Files("images", (".jpg",), refused=(".tif",), remedy="convert it")
+    with pytest.raises(DataError, match=r"images/b\.TIF: cannot be packed; convert it"):
+        raw.find(str(tmp_path), files, "the layout")
+
+
 def test_keys_are_plain_and_stay_apart() -> None:
     assert raw.plain_key("aachen_000000_000019") == "aachen_000000_000019"
-    names = ["a b", "a.b", "a_b", "ä", "ö", "x/y", "x-y", "z" * 90, "z" * 91, "z" * 92]
+    names = ["a b", "a.b", "a_b", "ä", "ö", "x/y", "x-y", "z" * 90, "z" * 91, "z" * 92, "k\udcf6ln"]
     keys = [raw.plain_key(name) for name in names]
     assert len(set(keys)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,90}", key) for key in keys)
