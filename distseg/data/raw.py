@@ -1,5 +1,6 @@
 """The door to raw data sets, in a directory or in S3: what a folder holds, and one pair of photograph and label map.
 
+    place, home       where below the root that is given the data set begins
     find, pairs       the files of a folder by name; photographs with their annotations, none left over on either side
     sample            a pair as a Sample, whose `load` reads it by `load_pair`
     read_ids          a label PNG -> raw ids (H, W)
@@ -20,7 +21,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -93,6 +94,11 @@ def pairs(root: str, images: Files, labels: Files, layout: str, *, labels_root: 
     return [Pair(name, image, label_uris[name]) for name, image in image_uris.items()]
 
 
+def folders(uri: str) -> list[str]:
+    """The names of those right below, sorted."""
+    return [name for name in storage.list_folders(uri) if not _LEFT_BEHIND.fullmatch(name)]
+
+
 def _names(folder: str) -> list[str]:
     names = [entry.uri.removeprefix(f"{folder}/") for entry in storage.list_files(folder)]
     return [name for name in names if not any(_LEFT_BEHIND.fullmatch(part) for part in name.split("/"))]
@@ -112,12 +118,25 @@ def _by_stem(folder: str, names: list[str], files: Files) -> dict[str, str]:
     return found
 
 
+def places(root: str, candidates: tuple[str, ...]) -> Iterator[str]:
+    """`root`, then `candidates` below it."""
+    yield root
+    yield from (storage.join(root, candidate) for candidate in candidates)
+
+
+def place(root: str, folder: str, candidates: tuple[str, ...]) -> str | None:
+    """`root`, or the first of `candidates` below it, that has `folder`, a name or a path; None if none has it."""
+    above, _, name = folder.rpartition("/")
+    found = (here for here in places(root, candidates) if name in storage.list_folders(storage.join(here, above)))
+    return next(found, None)
+
+
 def home(root: str, folder: str, candidates: tuple[str, ...], layout: str) -> str:
-    """`root`, or the first of `candidates` below it, that has `folder` right below."""
-    for place in (root, *(storage.join(root, candidate) for candidate in candidates)):
-        if folder in storage.list_folders(place):
-            return place
-    raise DataError(f"{root}: no {folder}/ here or in {', '.join(candidates)}; {layout}")
+    """As `place`. Raises DataError if there is none."""
+    found = place(root, folder, candidates)
+    if found is None:
+        raise DataError(f"{root}: no {folder}/ here or in {', '.join(candidates)}; {layout}")
+    return found
 
 
 # ---- samples
