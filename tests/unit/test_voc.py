@@ -132,3 +132,14 @@ def test_ade20k_goes_by_either_name_of_a_split(tmp_path: Path, split: str) -> No
     write_photograph(tmp_path / "images/training/ADE_train_00000001.jpg", (2, 3))
     write_grey(tmp_path / "annotations/training/ADE_train_00000001.png", IDS)
     assert [(s.key, s.split) for s in ade20k.samples(str(tmp_path), split)] == [("ADE_train_00000001", split)]
+
+
+@pytest.mark.parametrize("place", [".", "ADE20K_2016_07_26"])
+def test_the_full_ade20k_is_refused_as_that(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place / "images/training/a/abbey"
+    for name in ("ADE_train_00000970.jpg", "ADE_train_00000970_seg.png"):
+        write_photograph(folder / name, (2, 3))
+    with pytest.raises(
+        DataError, match="this is the full ADE20K; the challenge release ADEChallengeData2016 is needed"
+    ):
+        next(ade20k.samples(str(tmp_path), "train"))
