@@ -79,8 +79,9 @@ class PackSynthia(_FromFiles):
     """Those of dawn, fall, fog … to pack; all by default."""
     val_share: float = 0.2
     """Share of the frames of each sequence, at its end, that become val."""
-    gap_frames: int = 10
-    """Frames before these that are left out."""
+    gap_frames: int | None = None
+    """Frames before these that are left out; by default 10, fewer where a sequence is too short for that, and none of
+    SYNTHIA-RAND-CITYSCAPES."""
     val_sequences: tuple[str, ...] = ()
     """Instead, whole sequences that become val: 05, or 05-FALL."""
 
