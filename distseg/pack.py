@@ -79,8 +79,9 @@ class PackSynthia(_FromFiles):
     """Those of dawn, fall, fog … to pack; all by default."""
     val_share: float = 0.2
     """Share of the frames of each sequence, at its end, that become val."""
-    gap_frames: int = 10
-    """Frames before these that are left out."""
+    gap_frames: int | None = None
+    """Frames before these that are left out; by default 10, fewer where a sequence is too short for that, and none of
+    SYNTHIA-RAND-CITYSCAPES."""
     val_sequences: tuple[str, ...] = ()
     """Instead, whole sequences that become val: 05, or 05-FALL."""
 
@@ -114,6 +115,10 @@ class PackADE20K(_FromFiles):
 @dataclass(frozen=True, kw_only=True)
 class PackFolder(_FromFiles):
     """A data set of one's own: images/, labels/, classes.json, perhaps conditions.csv (distseg.data.folder)."""
+
+    splits: tuple[str, ...] = ()
+    """Those to pack; by default those that exist: the values of conditions.csv's column split, else images/train, val
+    and test, else all, which is everything below images/."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +224,10 @@ def _from_files(command: _FromFiles) -> tuple[LabelSpace, dict[str, Iterable[Sam
     options = {name: getattr(command, name) for name in added}
     if options.get("sbd"):
         options["sbd"] = storage.absolute(options["sbd"])
-    return data_set.labels(root), {split: data_set.samples(root, split, **options) for split in command.splits}
+    splits = command.splits
+    if isinstance(command, PackFolder) and not splits:
+        splits = folder.splits(root)
+    return data_set.labels(root), {split: data_set.samples(root, split, **options) for split in splits}
 
 
 def _pack(command: PackTown | _FromFiles) -> int:

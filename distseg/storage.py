@@ -93,6 +93,14 @@ def exists(uri: str, *, deadline_s: float = DEADLINE_S) -> bool:
         return Path(uri).is_file()
 
 
+def folder_exists(uri: str, *, deadline_s: float = DEADLINE_S) -> bool:
+    """Is there a directory of this name? In S3 it is what has files below it."""
+    if is_s3(uri):
+        return next(list_files(uri, deadline_s=deadline_s), None) is not None
+    with _local_errors(uri):
+        return Path(uri).is_dir()
+
+
 def num_bytes(uri: str, *, deadline_s: float = DEADLINE_S) -> int:
     """The size of a file."""
     if is_s3(uri):
@@ -201,13 +209,10 @@ def delete_unfinished(uri: str) -> None:
 
 
 def delete_empty(uri: str) -> None:
-    """Removes the empty directories below a directory, and itself if it is empty then. S3 has none."""
-    if is_s3(uri):
-        return
-    with _local_errors(uri):
-        for folder, _, _ in os.walk(uri, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()
+    """Removes a directory if it is empty. S3 has none."""
+    if not is_s3(uri):
+        with contextlib.suppress(OSError):
+            Path(uri).rmdir()
 
 
 def check_writable(uri: str, *, deadline_s: float = s3.FIRST_CONTACT_S) -> None:

@@ -6,6 +6,7 @@
 
 from collections.abc import Iterator
 
+from distseg import storage
 from distseg.data import raw
 from distseg.data.sample import IGNORE_INDEX, LabelSpace, Sample
 from distseg.errors import DataError
@@ -31,6 +32,7 @@ LABELS = LabelSpace(
 )
 
 _FOLDERS = {"train": "training", "val": "validation", "training": "training", "validation": "validation"}
+_PLACES = ("ADEChallengeData2016",)
 _LAYOUT = "ADE20K's root has images/ and annotations/, each with training/ and validation/"
 
 
@@ -38,8 +40,17 @@ def samples(root: str, split: str) -> Iterator[Sample]:
     """The images of a split, sorted by name. Raises DataError for a split that is not ADE20K's."""
     if split not in _FOLDERS:
         raise DataError(f"ADE20K has no annotations of {split!r}; choose from {', '.join(_FOLDERS)}")
-    root = raw.home(root, "annotations", ("ADEChallengeData2016",), _LAYOUT)
+    if raw.place(root, "annotations", _PLACES) is None:
+        _refuse_full(root)
+    root = raw.home(root, "annotations", _PLACES, _LAYOUT)
     folder = _FOLDERS[split]
     images = raw.Files(f"images/{folder}", (".jpg",))
     for pair in raw.pairs(root, images, raw.Files(f"annotations/{folder}", (".png",)), _LAYOUT):
         yield raw.sample(root, pair, LABELS, split=split, sequence="all")
+
+
+def _refuse_full(root: str) -> None:
+    releases = tuple(name for name in storage.list_folders(root) if name.startswith("ADE20K"))
+    for place in raw.places(root, releases):
+        if any(entry.uri.endswith("_seg.png") for entry in storage.list_files(storage.join(place, "images"))):
+            raise DataError(f"{place}: this is the full ADE20K; the challenge release ADEChallengeData2016 is needed")

@@ -2,12 +2,17 @@
 
 34 raw ids become the 19 classes that are evaluated, all others void (Cordts et al. 2016, table 1). The city, a folder,
 is the site, the first two parts of a file's name are the sequence. Fine annotations: train, val. Coarse: train, val and
-train_extra. Those of test were never published; the files of its folder say "void" throughout.
+train_extra. Those of test were never published; the files of its folder say "void" throughout. A split that has
+`*_labelTrainIds.png` alone, what Cityscapes' scripts make of the raw ids, is read from these.
+
+Root is the folder of both parts, or that of the folders that the archives were unpacked in.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
+from distseg import storage
 from distseg.data import raw
 from distseg.data.sample import IGNORE_INDEX, LabelSpace, Sample
 from distseg.errors import DataError
@@ -50,9 +55,12 @@ def _space(name: str, without: tuple[str, ...] = ()) -> LabelSpace:
 
 
 LABELS = _space("cityscapes")
+_TRAIN_ID_LABELS = dataclasses.replace(LABELS, id_map={})
 LABELS_16 = _space("cityscapes-16", without=("terrain", "truck", "train"))  # what SYNTHIA-RAND-CITYSCAPES shares
 LABELS_13 = _space("cityscapes-13", without=("terrain", "truck", "train", "wall", "fence", "pole"))
 
+_IMAGE_ARCHIVES = ("leftImg8bit_trainvaltest", "leftImg8bit_trainextra")
+_ANNOTATION_ARCHIVES = ("gtFine_trainvaltest", "gtFine", "gtCoarse")
 _SPLITS = {"fine": ("train", "val"), "coarse": ("train", "val", "train_extra")}
 
 
@@ -63,13 +71,24 @@ def samples(root: str, split: str, *, annotations: Annotations = "fine") -> Iter
         known = ", ".join(_SPLITS[annotations])
         raise DataError(f"Cityscapes' {annotations} annotations are of {known}, not of {split!r}{hint}")
     folder = "gtFine" if annotations == "fine" else "gtCoarse"
+    images_root = raw.place(root, f"leftImg8bit/{split}", _IMAGE_ARCHIVES) or root
+    labels_root = raw.place(root, f"{folder}/{split}", _ANNOTATION_ARCHIVES) or images_root
+    raw_ids, train_ids = (f"_{folder}_label{kind}.png" for kind in ("Ids", "TrainIds"))
+    annotated = storage.join(labels_root, folder, split)
+    by_train_ids = not _has(annotated, raw_ids) and _has(annotated, train_ids)
     pairs = raw.pairs(
-        root,
+        images_root,
         raw.Files(f"leftImg8bit/{split}", ("_leftImg8bit.png",)),
-        raw.Files(f"{folder}/{split}", (f"_{folder}_labelIds.png",)),
+        raw.Files(f"{folder}/{split}", (train_ids if by_train_ids else raw_ids,)),
         f"Cityscapes' root has leftImg8bit/<split>/<city>/ and {folder}/<split>/<city>/",
+        labels_root=labels_root,
     )
+    space = _TRAIN_ID_LABELS if by_train_ids else LABELS
     for pair in pairs:
         sequence = "_".join(pair.stem.split("_")[:2])
         city = pair.name.partition("/")[0] if "/" in pair.name else pair.stem.partition("_")[0]
-        yield raw.sample(root, pair, LABELS, split=split, sequence=sequence, site=city)
+        yield raw.sample(images_root, pair, space, split=split, sequence=sequence, site=city)
+
+
+def _has(folder: str, ending: str) -> bool:
+    return any(entry.uri.lower().endswith(ending.lower()) for entry in storage.list_files(folder))

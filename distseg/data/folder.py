@@ -12,8 +12,8 @@
      "ignore": [0, 255]}                                   raw ids that are void, by default 255
 
 An id that is neither a class nor ignored is an error. In `conditions.csv`, `file` is the path below images/; every
-photograph has one row. The split is the folder below images/ and labels/, or the column `split`, not both; a folder
-without either is one split, `all`.
+photograph has one row. The split is the column `split`, or else the folder below images/ and labels/; where both name
+splits they must agree. A folder without either is one split, `all`.
 """
 
 import csv
@@ -25,13 +25,29 @@ from typing import Any
 from distseg import storage
 from distseg.data import raw
 from distseg.data.sample import IGNORE_INDEX, LabelSpace, Sample
-from distseg.errors import DataError
+from distseg.errors import DataError, first_line
 
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+_NOT_READ = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff", ".webp")  # but pictures
 _LAYOUT = "the root has images/, labels/ and classes.json"
 _COLUMNS = ("file", "condition", "site", "sequence", "split")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _Rows = dict[str, dict[str, str]]  # of conditions.csv, by file
+_USUAL_SPLITS = ("train", "val", "test")
+
+
+def splits(root: str) -> tuple[str, ...]:
+    """Those that exist: the values of conditions.csv's column split, else images/train, val and test, else `all`.
+
+    A test split that nobody annotated, without labels/test, does not count.
+    """
+    named = set(_split_by_file(_rows(storage.join(root, "conditions.csv"))).values())
+    usual = [split for split in _USUAL_SPLITS if split in named]
+    if named:
+        return (*usual, *sorted(named.difference(usual)))
+    photographed, annotated = (storage.list_folders(storage.join(root, part)) for part in ("images", "labels"))
+    found = [split for split in _USUAL_SPLITS if split in photographed and (split != "test" or split in annotated)]
+    return tuple(found) or ("all",)
 
 
 def samples(root: str, split: str) -> Iterator[Sample]:
@@ -41,8 +57,16 @@ def samples(root: str, split: str) -> Iterator[Sample]:
     rows = _rows(csv_uri)
     folder = _folder(root, split, rows)
     unused = {file: row for file, row in rows.items() if file.startswith(f"{folder}/") or not folder}
-    images = raw.Files(storage.join("images", folder), _IMAGE_ENDINGS)
-    for pair in raw.pairs(root, images, raw.Files(storage.join("labels", folder), (".png",)), _LAYOUT):
+    images = raw.Files(
+        storage.join("images", folder), _IMAGE_ENDINGS, refused=_NOT_READ, remedy="convert it to JPEG or PNG"
+    )
+    label_maps = raw.Files(
+        storage.join("labels", folder),
+        (".png",),
+        refused=(*_NOT_READ, ".jpg", ".jpeg"),
+        remedy="convert it to PNG of ids",
+    )
+    for pair in raw.pairs(root, images, label_maps, _LAYOUT):
         file = pair.image.removeprefix(storage.join(root, "images") + "/")
         row = unused.pop(file, None)
         if rows and row is None:
@@ -66,20 +90,30 @@ def samples(root: str, split: str) -> Iterator[Sample]:
 def _folder(root: str, split: str, rows: _Rows) -> str:
     """Of the split, below images/ and labels/; "" if these hold all splits. Raises DataError for an unknown split."""
     folders = storage.list_folders(storage.join(root, "images"))
-    splits = {row["split"] for row in rows.values() if "split" in row}
-    if split in splits:
-        if split in folders:
-            raise DataError(f"{root}: both images/{split}/ and conditions.csv's column split name {split!r}; keep one")
-        return ""
-    if split in folders and not splits:
+    by_file = _split_by_file(rows)
+    named = set(by_file.values())
+    for file, of_file in by_file.items():
+        above = file.partition("/")[0]
+        if above != of_file and above in named and above in folders:
+            raise DataError(
+                f"{storage.join(root, 'conditions.csv')}: {file}: split {of_file!r}, but it is in images/{above}/, "
+                "which is a split, too; move it, or change the row"
+            )
+    if split in named:
+        return split if all(file.startswith(f"{split}/") for file in by_file if by_file[file] == split) else ""
+    if split in folders and not named:
         return split
-    if split == "all" and not splits:
+    if split == "all" and not named:
         return ""
-    known = ", ".join(sorted(splits or {*folders, "all"}))
+    known = ", ".join(sorted(named or {*folders, "all"}))
     raise DataError(
         f"{root}: no split {split!r}: neither images/{split}/ nor that value in conditions.csv's column split; "
         f"choose from {known}"
     )
+
+
+def _split_by_file(rows: _Rows) -> dict[str, str]:
+    return {file: row["split"] for file, row in rows.items() if "split" in row}
 
 
 # ---- conditions.csv
@@ -88,15 +122,18 @@ def _folder(root: str, split: str, rows: _Rows) -> str:
 def _rows(uri: str) -> _Rows:
     if not storage.exists(uri):
         return {}
-    reader = csv.DictReader(io.StringIO(_text(uri)), skipinitialspace=True)
-    columns = list(reader.fieldnames or ())
+    lines = _lines(uri)
+    _, columns = next(lines, (1, []))
     if "file" not in columns or not set(columns) <= set(_COLUMNS):
         raise DataError(f"{uri}: columns {', '.join(columns)}; must be file and any of {', '.join(_COLUMNS[1:])}")
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{uri}: columns {', '.join(columns)}; each once, remove what is there twice")
     rows: _Rows = {}
-    for row in reader:
-        where = f"{uri}: line {reader.line_num}"
-        if None in row or None in row.values():
+    for number, values in lines:
+        where = f"{uri}: line {number}"
+        if len(values) != len(columns):
             raise DataError(f"{where}: must have {len(columns)} values, as the first line has")
+        row = dict(zip(columns, values, strict=True))
         for name, value in row.items():
             if name != "file" and not _PLAIN.fullmatch(value):
                 raise DataError(f"{where}: {name} {value!r}: use letters, digits, '-' and '_' only")
@@ -106,6 +143,19 @@ def _rows(uri: str) -> _Rows:
     if not rows:
         raise DataError(f"{uri}: no rows; list every photograph, or remove the file")
     return rows
+
+
+def _lines(uri: str) -> Iterator[tuple[int, list[str]]]:
+    """Those that are not empty, with their numbers. Raises DataError with the line for what is no CSV."""
+    reader = csv.reader(io.StringIO(_text(uri), newline=None), skipinitialspace=True, strict=True)
+    number = 1
+    try:
+        for values in reader:
+            if values:
+                yield number, values
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{uri}: line {number}: not CSV ({first_line(error)}); is each quote closed?") from error
 
 
 def _text(uri: str) -> str:

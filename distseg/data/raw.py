@@ -1,5 +1,6 @@
 """The door to raw data sets, in a directory or in S3: what a folder holds, and one pair of photograph and label map.
 
+    place, home       where below the root that is given the data set begins
     find, pairs       the files of a folder by name; photographs with their annotations, none left over on either side
     sample            a pair as a Sample, whose `load` reads it by `load_pair`
     read_ids          a label PNG -> raw ids (H, W)
@@ -20,12 +21,12 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from distseg import storage
 from distseg.data.sample import LabelledImage, LabelSpace, Sample
@@ -36,6 +37,7 @@ Colour = tuple[int, int, int]
 
 _LEFT_BEHIND = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECASE)  # as any part of a path
 _MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # where the byte stands: after the signature, then the IHDR chunk's length, type and sizes
 
 
@@ -47,6 +49,8 @@ class Files(NamedTuple):
 
     folder: str
     endings: tuple[str, ...]
+    refused: tuple[str, ...] = ()  # endings of files that are an error; all others are passed over
+    remedy: str = ""  # for these
 
 
 class Pair(NamedTuple):
@@ -65,17 +69,20 @@ def find(root: str, files: Files, layout: str) -> dict[str, str]:
     names = _names(folder)
     if not names:
         raise DataError(f"{folder}: no such folder, or an empty one; {layout}")
-    found = _by_stem(folder, names, files.endings)
+    found = _by_stem(folder, names, files)
     if not found:
         raise DataError(f"{folder}: no file in it ends in {' or '.join(files.endings)}; {layout}")
     return found
 
 
-def pairs(root: str, images: Files, labels: Files, layout: str) -> list[Pair]:
-    """Each photograph with the annotation of the same name. Raises DataError if either is missing."""
+def pairs(root: str, images: Files, labels: Files, layout: str, *, labels_root: str = "") -> list[Pair]:
+    """Each photograph with the annotation of the same name. Raises DataError if either is missing.
+
+    `labels_root`: the annotations' root, if not `root`.
+    """
     image_uris = find(root, images, layout)
-    folder = storage.join(root, labels.folder)
-    label_uris = _by_stem(folder, _names(folder), labels.endings)
+    folder = storage.join(labels_root or root, labels.folder)
+    label_uris = _by_stem(folder, _names(folder), labels)
     for name, image in image_uris.items():
         if name not in label_uris:
             why = "" if label_uris else f", as is every other of its folder; {layout}"
@@ -87,15 +94,22 @@ def pairs(root: str, images: Files, labels: Files, layout: str) -> list[Pair]:
     return [Pair(name, image, label_uris[name]) for name, image in image_uris.items()]
 
 
+def folders(uri: str) -> list[str]:
+    """The names of those right below, sorted."""
+    return [name for name in storage.list_folders(uri) if not _LEFT_BEHIND.fullmatch(name)]
+
+
 def _names(folder: str) -> list[str]:
     names = [entry.uri.removeprefix(f"{folder}/") for entry in storage.list_files(folder)]
     return [name for name in names if not any(_LEFT_BEHIND.fullmatch(part) for part in name.split("/"))]
 
 
-def _by_stem(folder: str, names: list[str], endings: tuple[str, ...]) -> dict[str, str]:
+def _by_stem(folder: str, names: list[str], files: Files) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
-        ending = next((ending for ending in endings if name.lower().endswith(ending.lower())), "")
+        if name.lower().endswith(files.refused):
+            raise DataError(f"{folder}/{name}: cannot be packed; {files.remedy}")
+        ending = next((ending for ending in files.endings if name.lower().endswith(ending.lower())), "")
         stem = name[: -len(ending)]
         if ending and stem in found:
             raise DataError(f"{folder}/{name}: {found[stem]} has the same name; remove one of them")
@@ -104,12 +118,25 @@ def _by_stem(folder: str, names: list[str], endings: tuple[str, ...]) -> dict[st
     return found
 
 
+def places(root: str, candidates: tuple[str, ...]) -> Iterator[str]:
+    """`root`, then `candidates` below it."""
+    yield root
+    yield from (storage.join(root, candidate) for candidate in candidates)
+
+
+def place(root: str, folder: str, candidates: tuple[str, ...]) -> str | None:
+    """`root`, or the first of `candidates` below it, that has `folder`, a name or a path; None if none has it."""
+    above, _, name = folder.rpartition("/")
+    found = (here for here in places(root, candidates) if name in storage.list_folders(storage.join(here, above)))
+    return next(found, None)
+
+
 def home(root: str, folder: str, candidates: tuple[str, ...], layout: str) -> str:
-    """`root`, or the first of `candidates` below it, that has `folder` right below."""
-    for place in (root, *(storage.join(root, candidate) for candidate in candidates)):
-        if folder in storage.list_folders(place):
-            return place
-    raise DataError(f"{root}: no {folder}/ here or in {', '.join(candidates)}; {layout}")
+    """As `place`. Raises DataError if there is none."""
+    found = place(root, folder, candidates)
+    if found is None:
+        raise DataError(f"{root}: no {folder}/ here or in {', '.join(candidates)}; {layout}")
+    return found
 
 
 # ---- samples
@@ -144,7 +171,8 @@ def plain_key(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
     if plain == name and len(name) <= _MAX_KEY_LENGTH:
         return name
-    return f"{plain[: _MAX_KEY_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()  # a file's name need not be UTF-8
+    return f"{plain[: _MAX_KEY_LENGTH - 9]}-{digest[:8]}"
 
 
 def load_pair(image_uri: str, label_uri: str, labels: LabelSpace, read: Callable[[str], Ids]) -> LabelledImage:
@@ -202,16 +230,23 @@ def _rgb_png(image: Image.Image) -> bytes:
 
 def decode(data: bytes, uri: str, rawmode: str = "") -> Image.Image:
     """The whole of an encoded image. `rawmode`: how Pillow takes the bytes of a pixel apart, if not as usual."""
+    if not data:
+        raise DataError(f"{uri}: not a readable image (the file is empty)")
     try:
+        if data.startswith(_PNG_SIGNATURE) and not rawmode:  # who gives a rawmode has decoded it without before
+            Image.open(io.BytesIO(data)).verify()  # checksums, which Pillow passes over as it decodes pixels
         image = Image.open(io.BytesIO(data))
         if rawmode:
             image.tile = [tile._replace(args=rawmode) for tile in image.tile]
         image.load()
+    except UnidentifiedImageError as error:
+        raise DataError(f"{uri}: not a readable image (of no known format, or its beginning is damaged)") from error
     except (
         OSError,
         SyntaxError,
         ValueError,
         EOFError,
+        IndexError,
         struct.error,
         zlib.error,
         Image.DecompressionBombError,
@@ -239,8 +274,13 @@ def read_ids(uri: str) -> Ids:
     return ids_HW
 
 
+def bit_depth(data: bytes, image: Image.Image) -> int:
+    """Of a channel, as the file has it."""
+    return data[_PNG_BIT_DEPTH] if image.format == "PNG" else 8
+
+
 def is_16_bit_rgb(data: bytes, image: Image.Image) -> bool:
-    return image.format == "PNG" and image.mode == "RGB" and data[_PNG_BIT_DEPTH] == 16
+    return image.format == "PNG" and image.mode == "RGB" and bit_depth(data, image) == 16
 
 
 # ---- classes

@@ -106,12 +106,13 @@ def pack(
         raise ValueError("the limits of a shard must be at least 1")
     job = Job(out_uri=out_uri, label_space=label_space, max_bytes=max_bytes_per_shard, jpeg_quality=jpeg_quality)
     tasks = _tasks(samples, seed, max_samples_per_shard)
+    is_new = not storage.folder_exists(out_uri)
     storage.check_writable(out_uri)
     _make_room(job, tasks, list(samples), overwrite)
     try:
         packed = _run_tasks(job, tasks, run or in_processes(1), progress)
     except BaseException:
-        _tidy(job)
+        _tidy(out_uri, list(samples), is_new)
         raise
     manifest, data = seal(
         Manifest(
@@ -250,13 +251,16 @@ def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
         return {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
 
 
-def _tidy(job: Job) -> None:
-    """After a failure: what is finished stays, to go on from; if nothing is, nothing stays."""
-    receipts = storage.join(job.out_uri, RECEIPTS)
+def _tidy(out_uri: str, splits: Sequence[str], is_new: bool) -> None:
+    """After a failure: what is finished stays, to go on from; if nothing is, nothing of this pack stays."""
+    receipts = storage.join(out_uri, RECEIPTS)
     with contextlib.suppress(StorageError):  # the failure itself is what the user must see
         if not any(entry.uri.endswith(".json") for entry in storage.list_files(receipts)):
             storage.delete_tree(receipts)
-            storage.delete_empty(job.out_uri)
+            for split in splits:
+                storage.delete_empty(storage.join(out_uri, split))
+            if is_new:
+                storage.delete_empty(out_uri)
 
 
 def _digest(job: Job, tasks: Sequence[Task]) -> bytes:

@@ -3,13 +3,16 @@
     SYNTHIA-SEQS-<NN>-<COND>/{RGB,GT/LABELS}/Stereo_{Left,Right}/Omni_{F,B,L,R}/%06d.png    any of them below root
     {RGB,GT/LABELS}/*.png                                                                  RAND-CITYSCAPES
 
+Root may also be one sequence, the folder of SYNTHIA-SEQS/, or, if it has no sequences, that of RAND_CITYSCAPES/.
+
 Label maps are PNG of three 16-bit channels: the class, the instance, nothing (Ros et al. 2016). The two parts number
 classes differently, so they have label spaces of their own: `synthia`, 13 classes, and `cityscapes-16`.
 
 Neighbouring frames are nearly the same photograph, so a split is never of single frames. By default val is the end of
-each sequence, `val_share` of its frames, train its beginning, and the `gap_frames` between them are in neither. The
-sequences of one number are drives along the same streets in different weather, frame by frame at other places: to keep
-whole streets for val, name `val_sequences`.
+each sequence, `val_share` of its frames, train its beginning, and the `gap_frames` between them are in neither: 10, or
+what a short sequence can spare; none between single views, which are no neighbours. The sequences of one number are
+drives along the same streets in different weather, frame by frame at other places: to keep whole streets for val, name
+`val_sequences`.
 """
 
 import dataclasses
@@ -48,11 +51,13 @@ _CONDITIONS = {
 }
 _PREFIX = "SYNTHIA-SEQS-"
 _VIEW = re.compile(r"Stereo_(Left|Right)/Omni_[FBLR]")
+_MAX_GAP_FRAMES = 10
 _LAYOUT = "SYNTHIA's root has SYNTHIA-SEQS-<NN>-<COND>/ with RGB/ and GT/LABELS/, or RGB/ and GT/LABELS/ themselves"
+_VIEW_LAYOUT = f"--view names another camera; {_LAYOUT}"
 
 
 def labels(root: str) -> LabelSpace:
-    return RAND_LABELS if _is_rand(root) else SEQS_LABELS
+    return SEQS_LABELS if _rand_home(root) is None else RAND_LABELS
 
 
 def samples(
@@ -63,7 +68,7 @@ def samples(
     sites: Sequence[str] = (),
     conditions: Sequence[str] = (),
     val_share: float = 0.2,
-    gap_frames: int = 10,
+    gap_frames: int | None = None,
     val_sequences: Sequence[str] = (),
 ) -> Iterator[Sample]:
     """The frames of "train" or "val". `sites`, `conditions`: only these; `val_sequences`: as "05" or "05-FALL"."""
@@ -71,26 +76,27 @@ def samples(
         raise DataError(f"SYNTHIA has no split {split!r}; choose from train, val, which are cut here")
     if not _VIEW.fullmatch(view):
         raise ConfigError(f"view {view!r}: must be Stereo_<Left or Right>/Omni_<F, B, L or R>, as Stereo_Left/Omni_F")
-    if not 0 < val_share < 1 or gap_frames < 0:
+    if not 0 < val_share < 1 or (gap_frames is not None and gap_frames < 0):
         raise ConfigError(f"val_share {val_share}, gap_frames {gap_frames}: must be between 0 and 1, and at least 0")
-    if _is_rand(root):
+    rand_home = _rand_home(root)
+    if rand_home is not None:
         if sites or conditions or val_sequences:
             raise ConfigError("SYNTHIA-RAND-CITYSCAPES has no sites, conditions or sequences to choose from; name none")
-        for pair in _cut(_pairs(root, "", ""), split, val_share, gap_frames):
-            yield raw.sample(root, pair, RAND_LABELS, split=split, sequence="rand-cityscapes", read=read_classes)
+        for pair in _cut(_pairs(rand_home, "", _LAYOUT), split, val_share, gap_frames or 0):
+            yield raw.sample(rand_home, pair, RAND_LABELS, split=split, sequence="rand-cityscapes", read=read_classes)
         return
     drives = _drives(root, sites, conditions)
     held_out = _held_out(root, drives, val_sequences)
     for drive in drives:
         if not held_out:
-            pairs = _cut(_pairs(root, drive.folder, view), split, val_share, gap_frames)
+            pairs = _cut(_pairs(drive.uri, view, _VIEW_LAYOUT), split, val_share, gap_frames)
         elif (drive in held_out) == (split == "val"):
-            pairs = _pairs(root, drive.folder, view)
+            pairs = _pairs(drive.uri, view, _VIEW_LAYOUT)
         else:
             continue
         for pair in pairs:
             yield raw.sample(
-                root,
+                drive.uri.rpartition("/")[0],
                 pair,
                 SEQS_LABELS,
                 key=f"{drive.number}-{drive.condition}-{pair.stem}",
@@ -107,7 +113,7 @@ def samples(
 
 class _Drive(NamedTuple):
     name: str  # "05-WINTERNIGHT"
-    folder: str  # below root; "" if root is it
+    uri: str  # of the folder that has RGB/
 
     @property
     def number(self) -> str:
@@ -118,25 +124,44 @@ class _Drive(NamedTuple):
         return _CONDITIONS[self.name.partition("-")[2]]
 
 
-def _is_rand(root: str) -> bool:
-    inside = storage.list_folders(storage.join(root, "RGB"))
-    return "RGB" in storage.list_folders(root) and not any(name.startswith("Stereo_") for name in inside)
+def _rand_home(root: str) -> str | None:
+    """The folder of SYNTHIA-RAND-CITYSCAPES' RGB/ and GT/; None if root is not of it."""
+    if _last_name(root).startswith(_PREFIX):
+        return None
+    home = raw.place(root, "RGB", () if _sequences(root) else ("RAND_CITYSCAPES",))
+    if home is None or any(name.startswith("Stereo_") for name in storage.list_folders(storage.join(home, "RGB"))):
+        return None
+    return home
+
+
+def _sequences(root: str) -> list[str]:
+    """The folders that are named as sequences: root itself, or those below."""
+    if _last_name(root).startswith(_PREFIX) and "RGB" in storage.list_folders(root):
+        return [root.rstrip("/")]
+    for place in raw.places(root, ("SYNTHIA-SEQS",)):
+        names = [name for name in storage.list_folders(place) if name.startswith(_PREFIX)]
+        if names:
+            return [storage.join(place, name) for name in names]
+    return []
+
+
+def _last_name(uri: str) -> str:
+    return uri.rstrip("/").rpartition("/")[2]
 
 
 def _drives(root: str, sites: Sequence[str], conditions: Sequence[str]) -> list[_Drive]:
-    itself = root.rstrip("/").rpartition("/")[2]
-    if itself.startswith(_PREFIX) and "RGB" in storage.list_folders(root):
-        drives = [_Drive(itself.removeprefix(_PREFIX), "")]
-    else:
-        names = [name for name in storage.list_folders(root) if name.startswith(_PREFIX)]
-        drives = [_Drive(name.removeprefix(_PREFIX), name) for name in names]
+    drives = [
+        _Drive(name.removeprefix(_PREFIX), raw.place(uri, "RGB", (name,)) or uri)  # its archive unpacks into its name
+        for uri in _sequences(root)
+        for name in (_last_name(uri),)
+    ]
     if not drives:
         raise DataError(f"{root}: no sequence of SYNTHIA here; {_LAYOUT}")
     for drive in drives:
         number, _, condition = drive.name.partition("-")
         if number not in _SITES or condition not in _CONDITIONS:
             known = f"<NN> is one of {', '.join(_SITES)}, <COND> one of {', '.join(_CONDITIONS)}"
-            raise DataError(f"{storage.join(root, drive.folder)}: not a sequence of SYNTHIA; {known}")
+            raise DataError(f"{drive.uri}: not a sequence of SYNTHIA; {known}")
     _check_found("sites", sites, {_SITES[drive.number] for drive in drives}, root)
     _check_found("conditions", conditions, {drive.condition for drive in drives}, root)
     return [
@@ -157,20 +182,23 @@ def _check_found(option: str, wanted: Sequence[str], found: set[str], root: str)
             raise DataError(f"{option} {name!r}: not below {root}, which has {', '.join(sorted(found))}")
 
 
-def _pairs(root: str, folder: str, view: str) -> list[raw.Pair]:
-    images, annotations = (storage.join(folder, part, view) for part in ("RGB", "GT/LABELS"))
-    return raw.pairs(root, raw.Files(images, (".png",)), raw.Files(annotations, (".png",)), _LAYOUT)
+def _pairs(uri: str, view: str, layout: str) -> list[raw.Pair]:
+    images, annotations = (storage.join(part, view) for part in ("RGB", "GT/LABELS"))
+    return raw.pairs(uri, raw.Files(images, (".png",)), raw.Files(annotations, (".png",)), layout)
 
 
-def _cut(pairs: list[raw.Pair], split: str, val_share: float, gap_frames: int) -> list[raw.Pair]:
-    """The beginning of a sequence for train, its end for val, and a gap between."""
-    start = len(pairs) - round(len(pairs) * val_share)
-    if start <= gap_frames or start == len(pairs):
+def _cut(pairs: list[raw.Pair], split: str, val_share: float, gap_frames: int | None) -> list[raw.Pair]:
+    """The beginning of a sequence for train, its end for val, and a gap between; a single frame is train's."""
+    num_frames = len(pairs)
+    num_val = min(num_frames - 1, max(1, round(num_frames * val_share)))
+    gap = min(_MAX_GAP_FRAMES, num_frames - num_val - 1) if gap_frames is None else gap_frames
+    num_train = num_frames - gap - num_val
+    if num_train < 1:
         raise DataError(
-            f"{pairs[0].image.rpartition('/')[0]}: {len(pairs)} frames are too few for train, a gap of {gap_frames} "
+            f"{pairs[0].image.rpartition('/')[0]}: {num_frames} frames are too few for train, a gap of {gap} "
             f"and val ({val_share:g} of them); change gap_frames or val_share, or name val_sequences"
         )
-    return pairs[start:] if split == "val" else pairs[: start - gap_frames]
+    return pairs[num_frames - num_val :] if split == "val" else pairs[:num_train]
 
 
 # ---- label maps
@@ -181,8 +209,8 @@ def read_classes(uri: str) -> raw.Ids:
     data = storage.read_bytes(uri)
     high = raw.decode(data, uri)
     if not raw.is_16_bit_rgb(data, high):
-        kind = f"{high.format} {high.mode}"
-        raise DataError(f"{uri}: SYNTHIA's label maps are PNG of three 16-bit channels, this one is {kind} of 8 bits")
+        kind = f"{high.format} {high.mode} of {raw.bit_depth(data, high)} bits"
+        raise DataError(f"{uri}: SYNTHIA's label maps are PNG of three 16-bit channels, this one is {kind}")
     low = raw.decode(data, uri, rawmode="RGB;16L")  # the second byte of each two, which PNG writes high byte first
     ids_HW: raw.Ids = np.asarray(high, dtype=np.uint16)[..., 0] * 256 + np.asarray(low)[..., 0]
     return ids_HW

@@ -4,8 +4,8 @@
 
 The split train_aug adds the Semantic Boundaries Dataset (Hariharan et al. 2011), in either of the usual forms:
 with `sbd`, its folder of `cls/*.mat`: its train and val and VOC's train, without VOC's val, 10,582 images, of which
-VOC's train keep VOC's annotations; else `SegmentationClassAug/*.png` and `ImageSets/Segmentation/train_aug.txt` or
-`trainaug.txt` in VOC's root.
+VOC's train keep VOC's annotations, and photographs that VOC lacks are those of its `img/`; else
+`SegmentationClassAug/*.png` and `ImageSets/Segmentation/train_aug.txt` or `trainaug.txt` in VOC's root.
 """
 
 import io
@@ -55,17 +55,19 @@ def _with_sbd(root: str, split: str, sbd: str, images: dict[str, str]) -> Iterat
     home = raw.home(sbd, "cls", ("dataset", "benchmark_RELEASE/dataset"), layout)
     train, val = (set(_listed(root, f"{_LISTS}/{name}.txt")) for name in ("train", "val"))
     added = {name for part in ("train", "val") for name in _listed(home, f"{part}.txt")} - train - val
+    if added - images.keys() and "img" in storage.list_folders(home):
+        images = {**raw.find(home, raw.Files("img", (".jpg",)), layout), **images}
     by_voc = raw.find(root, raw.Files("SegmentationClass", (".png",)), _LAYOUT).values()
     by_sbd = raw.find(home, raw.Files("cls", (".mat",)), layout).values()
     expected = {
         **{name: storage.join(root, "SegmentationClass", f"{name}.png") for name in train},
         **{name: storage.join(home, "cls", f"{name}.mat") for name in added},
     }
-    yield from _annotated(root, split, images, expected, {*by_voc, *by_sbd})
+    yield from _annotated(root, split, images, expected, {*by_voc, *by_sbd}, sbd_home=home)
 
 
 def _annotated(
-    root: str, split: str, images: dict[str, str], annotations: dict[str, str], there: set[str]
+    root: str, split: str, images: dict[str, str], annotations: dict[str, str], there: set[str], *, sbd_home: str = ""
 ) -> Iterator[Sample]:
     for name, label in sorted(annotations.items()):
         if name not in images:
@@ -74,7 +76,8 @@ def _annotated(
             raise DataError(f"{images[name]}: its annotation {label} is missing, though split {split!r} lists it")
         pair = raw.Pair(name, images[name], label)
         read = read_mat if label.endswith(".mat") else raw.read_ids
-        yield raw.sample(root, pair, LABELS, split=split, sequence=name.partition("_")[0], read=read)
+        home = sbd_home if sbd_home and pair.image.startswith(storage.join(sbd_home, "img") + "/") else root
+        yield raw.sample(home, pair, LABELS, split=split, sequence=name.partition("_")[0], read=read)
 
 
 def _list_names(root: str, split: str) -> str:
@@ -94,13 +97,17 @@ def _listed(root: str, list_name: str) -> list[str]:
 def read_mat(uri: str) -> raw.Ids:
     """The ids (H, W) of SBD's `GTcls.Segmentation`."""
     from scipy.io import loadmat  # a while that the other splits need not wait
-    from scipy.io.matlab import MatReadError
 
+    data = storage.read_bytes(uri)
     try:
-        content = loadmat(io.BytesIO(storage.read_bytes(uri)), squeeze_me=True, struct_as_record=False)
-        ids_HW: raw.Ids = np.asarray(content["GTcls"].Segmentation)
-    except (MatReadError, KeyError, AttributeError, ValueError, TypeError, OSError, EOFError) as error:
+        content = loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
+        ids_HW = np.asarray(content["GTcls"].Segmentation)
+    except NotImplementedError as error:
+        raise DataError(f"{uri}: not readable, of MATLAB's version 7.3; save it as version 7, as SBD's are") from error
+    except Exception as error:  # of a damaged file, anything, an UnboundLocalError as well as an OverflowError
         raise DataError(f"{uri}: no readable GTcls.Segmentation in it ({first_line(error)})") from error
+    if np.issubdtype(ids_HW.dtype, np.floating) and ((np.abs(ids_HW) < 2**16) & (ids_HW == np.rint(ids_HW))).all():
+        ids_HW = ids_HW.astype(np.int64)  # MATLAB's numbers are floats unless somebody sees to it
     if ids_HW.ndim != 2 or not np.issubdtype(ids_HW.dtype, np.integer):
         raise DataError(f"{uri}: GTcls.Segmentation is {ids_HW.dtype} {ids_HW.shape}, must be ids (height, width)")
     return ids_HW

@@ -54,6 +54,23 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         next(camvid.samples(str(tmp_path), "train"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LabeledApproved_full/0001TP_006690_L.png",
+        "701_StillsRaw_full/0001TP_006690.png",
+        "CamVid/train_labels/0001TP_006690_L.png",
+        "labels/0001TP_006690_L.png",
+        "trainannot/0001TP_006690_L.png",
+    ],
+)
+def test_the_original_release_is_refused_as_that(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"this is CamVid's original release .*; SegNet's version with trainannot/ is"):
+        next(camvid.samples(str(tmp_path), "train"))
+
+
 def test_an_unknown_sequence_is_named(tmp_path: Path) -> None:
     write_frame(tmp_path, "0099XX_1.png")
     with pytest.raises(DataError, match=r"0099XX_1\.png: '0099XX' is not a sequence of CamVid"):
@@ -94,3 +111,12 @@ def test_a_label_id_outside_the_table_is_named(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 6), 12, dtype=np.uint8)).save(tmp_path / "trainannot" / "0001TP_1.png")
     with pytest.raises(DataError, match=r"0001TP_1\.png: label ids \[12\] are outside"):
         next(camvid.samples(str(tmp_path), "train")).load()
+
+
+def test_void_may_be_255_too(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    Image.fromarray(np.array([[11, 255], [10, 0]], dtype=np.uint8)).resize((6, 4), 0).save(
+        tmp_path / "trainannot" / "0001TP_1.png"
+    )
+    label_HW = next(camvid.samples(str(tmp_path), "train")).load().label_HW
+    assert label_HW[[0, 3]][:, [0, 5]].tolist() == [[255, 255], [10, 0]]

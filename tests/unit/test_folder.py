@@ -8,6 +8,7 @@ import pytest
 
 from distseg.data import folder
 from distseg.data.sample import Sample
+from distseg.data.shards import pack, verify
 from distseg.errors import DataError
 from tests.raw_files import write_grey, write_photograph
 
@@ -61,12 +62,89 @@ def test_without_splits_there_is_one(tmp_path: Path) -> None:
         samples(tmp_path, "train")
 
 
+def test_a_column_that_repeats_the_folders_changes_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "train/deep/b", "val/c")
+    before = {split: samples(tmp_path, split) for split in ("train", "val")}
+    rows = "file,split\ntrain/a.jpg,train\ntrain/deep/b.jpg,train\nval/c.jpg,val\n"
+    write(tmp_path, rows=rows)
+    assert {split: samples(tmp_path, split) for split in ("train", "val")} == before
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "expected"),
+    [
+        (["a", "kyoto/b"], "", ("all",)),
+        (["val/a", "test/b", "train/c", "kyoto/d"], "", ("train", "val", "test")),
+        (["train/a"], "file,site\ntrain/a.jpg,x\n", ("train",)),
+        (["a", "b", "c"], "file,split\na.jpg,val\nb.jpg,train\nc.jpg,extra\n", ("train", "val", "extra")),
+        (["train/a", "train/b"], "file,split\ntrain/a.jpg,val\ntrain/b.jpg,val\n", ("val",)),
+    ],
+)
+def test_the_splits_that_exist(tmp_path: Path, names: list[str], rows: str, expected: tuple[str, ...]) -> None:
+    write(tmp_path, *names, rows=rows)
+    assert folder.splits(str(tmp_path)) == expected
+    assert all(samples(tmp_path, split) for split in expected)
+
+
+def test_a_test_split_that_nobody_annotated_is_none(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "test/b")
+    (tmp_path / "labels/test/b.png").unlink()
+    (tmp_path / "labels/test").rmdir()
+    assert folder.splits(str(tmp_path)) == ("train",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("images/b.bmp", r"images/b\.bmp: cannot be packed; convert it to JPEG or PNG"),
+        ("images/deep/b.HEIC", r"images/deep/b\.HEIC: cannot be packed; convert it to JPEG or PNG"),
+        ("labels/b.tif", r"labels/b\.tif: cannot be packed; convert it to PNG of ids"),
+        ("labels/b.jpeg", r"labels/b\.jpeg: cannot be packed; convert it to PNG of ids"),
+    ],
+)
+def test_pictures_of_other_kinds_are_not_passed_over(tmp_path: Path, name: str, message: str) -> None:
+    write(tmp_path, "a")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message):
+        samples(tmp_path, "all")
+
+
+def test_files_that_are_no_pictures_are_no_matter(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    for name in ("images/readme.txt", "labels/a.json"):
+        (tmp_path / name).touch()
+    assert len(samples(tmp_path, "all")) == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_a_csv_end_as_any_system_ends_them(tmp_path: Path, end: str) -> None:
+    write(tmp_path, "a", "b")
+    (tmp_path / "conditions.csv").write_bytes(f'file,site{end}"a.jpg",x{end}{end}b.jpg,y'.encode())
+    assert [s.site for s in samples(tmp_path, "all")] == ["x", "y"]
+
+
+def test_a_file_name_need_not_be_utf8(tmp_path: Path) -> None:
+    write(tmp_path, "k\udcf6ln")  # how Python spells the byte f6
+    (sample,) = samples(tmp_path, "all")
+    assert sample.key.startswith("k_ln-")
+    pack({"all": [sample]}, folder.labels(str(tmp_path)), str(tmp_path / "out"), dataset="folder")
+    assert verify(str(tmp_path / "out")) == []
+
+
 @pytest.mark.parametrize(
     ("names", "rows", "message"),
     [
         (["train/a"], "", "no split 'test': .* choose from all, train"),
         (["a"], "file,split\na.jpg,train\n", "no split 'test': .* choose from train"),
-        (["test/a"], "file,split\ntest/a.jpg,test\n", "both images/test/ and .*column split name 'test'; keep one"),
+        (
+            ["test/a", "val/b"],
+            "file,split\ntest/a.jpg,test\nval/b.jpg,test\ntest/c.jpg,val\n",
+            "val/b.jpg: split 'test', but it is in images/val/, which is a split, too; move it, or change the row",
+        ),
+        (["test/a"], "file,site,site\ntest/a.jpg,x,y\n", "columns file, site, site; each once"),
+        (["test/a"], 'file,site\ntest/a.jpg,x\ntest/b.jpg,"y\n\ntest/c.jpg,z\n', "line 3: not CSV .*is each quote"),
+        (["test/a"], 'file,"site\ntest/a.jpg,x\n', "line 1: not CSV"),
         (["test/a", "test/b"], "file,site\ntest/a.jpg,x\n", "conditions.csv: no row of test/b.jpg"),
         (["test/a"], "file,site\ntest/a.jpg,x\ntest/b.jpg,x\n", "conditions.csv: test/b.jpg: no such photograph"),
         (["test/a"], "file,site\ntest/a.jpg,x\ntest/a.jpg,x\n", "line 3: a second row of test/a.jpg"),

@@ -11,6 +11,7 @@ from PIL import Image
 from distseg import cli, pack
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError, DataError
+from tests.raw_files import write_photograph, write_synthia
 from tests.unit.test_datasets import DATA_SETS
 
 TINY = ["--size", "32", "48", "--num_processes", "1"]
@@ -82,6 +83,43 @@ def test_raw_data_sets_are_packed(
     manifest = load_manifest("packed")
     assert manifest.dataset == command
     assert sum(shard.num_samples for shard in manifest.shards) == len(data_set.frames)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([f"SYNTHIA-SEQS-06-FOG/{{}}/Stereo_Left/Omni_F/{i:06d}.png" for i in range(4)], {"train": 1, "val": 1}),
+        ([f"{{}}/{i:07d}.png" for i in range(4)], {"train": 3, "val": 1}),
+    ],
+)
+def test_small_trees_of_synthia_are_packed_without_options(
+    tmp_path: Path, names: list[str], expected: dict[str, int]
+) -> None:
+    """One of four is val; between frames of a drive two are the gap."""
+    for name in names:
+        write_photograph(tmp_path / "raw" / name.format("RGB"), (32, 40))
+        write_synthia(tmp_path / "raw" / name.format("GT/LABELS"), np.ones((32, 40), dtype=np.uint16))
+    assert packed("synthia", tmp_path) == expected
+
+
+def test_a_folder_is_packed_in_the_splits_it_has(tmp_path: Path) -> None:
+    DATA_SETS["folder"].write(tmp_path / "raw")
+    assert packed("folder", tmp_path) == {"train": 2}
+
+
+def packed(command: str, folder: Path) -> dict[str, int]:
+    """The samples of each split."""
+    where = ["--root", str(folder / "raw"), "--out", str(folder / "packed"), "--num_processes", "1"]
+    assert pack.main([command, *where]) == 0
+    manifest = load_manifest(str(folder / "packed"))
+    return {split: sum(shard.num_samples for shard in manifest.select(split)) for split in manifest.splits}
+
+
+def test_help_says_which_splits_a_folder_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pack.main(["folder", "--help"])
+    shown = re.sub(r"[^a-z0-9/,:.]+", " ", capsys.readouterr().out.lower())
+    assert "by default those that exist" in shown
 
 
 def test_two_data_sets_in_the_same_classes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from distseg.data import raw
 from distseg.data.sample import LabelledImage, LabelSpace
 from distseg.errors import DataError
-from tests.raw_files import pixels_of, png, write_photograph
+from tests.raw_files import pixels_of, png, write_grey, write_photograph
 
 SPACE = LabelSpace(
     name="wide", classes=("a", "b"), palette=((1, 1, 1), (2, 2, 2)), id_map={**dict.fromkeys(range(700), 0), 700: 1}
@@ -160,6 +160,38 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path, mode: str, image_format
         raw.read_ids(str(tmp_path / "l.png"))
 
 
+@pytest.mark.parametrize("which", ["image", "label"])
+def test_a_png_with_any_byte_of_its_pixels_changed_is_named(tmp_path: Path, which: str) -> None:
+    """Of most such files Pillow makes pixels without a word, and so labels that are wrong."""
+    image, label = tmp_path / "image.png", tmp_path / "label.png"
+    write_photograph(image, (2, 3))
+    write_grey(label, np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint16))
+    path = {"image": image, "label": label}[which]
+    sound = path.read_bytes()
+    for i in range(sound.index(b"IDAT"), len(sound) - 12):  # to its checksum, before IEND
+        path.write_bytes(sound[:i] + bytes([sound[i] ^ 1]) + sound[i + 1 :])
+        with pytest.raises(DataError, match=rf"{which}\.png: not a readable image"):
+            raw.load_pair(str(image), str(label), SPACE, raw.read_ids)
+    path.write_bytes(sound)
+    assert raw.load_pair(str(image), str(label), SPACE, raw.read_ids).label_HW.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "(the file is empty)"),
+        (b"<html>404</html>", "(of no known format, or its beginning is damaged)"),
+        (b"\x89PNG\r\n\x1a\n" + png(np.zeros((1, 1), np.uint8), 8)[8:33] + b"\0\0\0\0IEND\xaeB`\x82", "("),
+    ],
+)
+def test_what_is_no_image_is_called_that(tmp_path: Path, data: bytes, message: str) -> None:
+    """No file, a page in place of it, and a PNG without pixels."""
+    (tmp_path / "l.png").write_bytes(data)
+    with pytest.raises(DataError, match=rf"l\.png: not a readable image {re.escape(message)}") as caught:
+        raw.read_ids(str(tmp_path / "l.png"))
+    assert " at 0x" not in str(caught.value)
+
+
 # ---- files
 
 
@@ -202,9 +234,16 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, names: list[str], messa
         pairs(tmp_path)
 
 
+def test_files_of_other_kinds_can_be_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.TIF", "images/c.tif", "images/notes.txt")
+    files = raw.Files("images", (".jpg",), refused=(".tif",), remedy="convert it")
+    with pytest.raises(DataError, match=r"images/b\.TIF: cannot be packed; convert it"):
+        raw.find(str(tmp_path), files, "the layout")
+
+
 def test_keys_are_plain_and_stay_apart() -> None:
     assert raw.plain_key("aachen_000000_000019") == "aachen_000000_000019"
-    names = ["a b", "a.b", "a_b", "ä", "ö", "x/y", "x-y", "z" * 90, "z" * 91, "z" * 92]
+    names = ["a b", "a.b", "a_b", "ä", "ö", "x/y", "x-y", "z" * 90, "z" * 91, "z" * 92, "k\udcf6ln"]
     keys = [raw.plain_key(name) for name in names]
     assert len(set(keys)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,90}", key) for key in keys)

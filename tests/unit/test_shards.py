@@ -339,6 +339,28 @@ def test_an_unfinished_pack_is_not_mixed_with(packed: Path) -> None:
 # ---- stopped and continued
 
 
+def fail_to_pack(out: Path) -> None:
+    samples = toy_samples(2)
+    samples[0] = dataclasses.replace(samples[0], load=functools.partial(loads, image=b"no image"))
+    with pytest.raises(DataError, match="not a readable image"):
+        pack({"train": samples}, LABELS, str(out), dataset="toy")
+
+
+def test_a_pack_that_failed_leaves_none_of_its_folders(tmp_path: Path) -> None:
+    fail_to_pack(tmp_path / "deep" / "out")
+    assert not (tmp_path / "deep" / "out").exists()
+
+
+def test_a_pack_that_failed_leaves_the_folders_that_were_there(tmp_path: Path) -> None:
+    """Those of others, and the one to write to, even if they are empty."""
+    folders = [tmp_path, tmp_path / "notes", tmp_path / "test" / "deep"]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    fail_to_pack(tmp_path)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path not in folders] == [tmp_path / "test"]
+    assert all(folder.is_dir() for folder in folders)
+
+
 class StopError(Exception):
     pass
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL.PngImagePlugin import PngImageFile
 
 from distseg.data import raw, synthia
 from distseg.errors import ConfigError, DataError
-from tests.raw_files import png, write_grey, write_photograph, write_synthia
+from tests.raw_files import png, write_deep_grey, write_grey, write_photograph, write_synthia
 
 DRIVES = ("01-DAWN", "01-WINTERNIGHT", "02-FALL", "04-SOFTRAIN", "05-FALL")
 
@@ -59,6 +60,32 @@ def test_label_maps_of_8_bits_are_refused(tmp_path: Path) -> None:
             synthia.read_classes(str(tmp_path / name))
 
 
+def test_label_maps_of_deep_grey_are_refused_as_what_they_are(tmp_path: Path) -> None:
+    write_deep_grey(tmp_path / "deep.png", np.full((2, 3), 700, dtype=np.uint16))
+    with pytest.raises(DataError, match="three 16-bit channels, this one is PNG I;16 of 16 bits"):
+        synthia.read_classes(str(tmp_path / "deep.png"))
+
+
+def test_a_damaged_label_map_is_named_by_checking_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    verify = PngImageFile.verify
+
+    def counted(image: PngImageFile) -> None:
+        calls.append(image)
+        verify(image)
+
+    monkeypatch.setattr(PngImageFile, "verify", counted)
+    path = tmp_path / "l.png"
+    write_synthia(path, np.zeros((2, 3), dtype=np.uint16))
+    synthia.read_classes(str(path))
+    assert len(calls) == 1
+    data = bytearray(path.read_bytes())
+    data[-13] ^= 1  # of the checksum of its pixels
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"l\.png: not a readable image .*checksum"):
+        synthia.read_classes(str(path))
+
+
 def test_tables() -> None:
     seqs, rand = synthia.SEQS_LABELS, synthia.RAND_LABELS
     by_name = {raw_id: seqs.classes[i] for raw_id, i in seqs.id_map.items() if i != 255}
@@ -88,17 +115,43 @@ def test_val_is_the_end_of_each_sequence_behind_a_gap(seqs: str) -> None:
     assert not set(train) & set(val)
 
 
-@given(st.integers(1, 200), st.floats(0.01, 0.99), st.integers(0, 30))
-def test_cuts_never_overlap_and_keep_the_gap(num_frames: int, val_share: float, gap_frames: int) -> None:
+def cut(num_frames: int, val_share: float, gap_frames: int | None) -> tuple[list[raw.Pair], ...]:
+    """Frames, and which of them are train and val."""
     pairs = [raw.Pair(f"{i:06d}", f"f/{i:06d}.png", "l") for i in range(num_frames)]
+    return pairs, *(synthia._cut(pairs, split, val_share, gap_frames) for split in ("train", "val"))
+
+
+@given(st.integers(2, 200), st.floats(0.01, 0.99), st.integers(0, 30))
+def test_cuts_never_overlap_and_keep_the_gap(num_frames: int, val_share: float, gap_frames: int) -> None:
     try:
-        train, val = (synthia._cut(pairs, split, val_share, gap_frames) for split in ("train", "val"))
+        pairs, train, val = cut(num_frames, val_share, gap_frames)
     except DataError:
-        assert num_frames - round(num_frames * val_share) in {*range(gap_frames + 1), num_frames}
+        assert num_frames - max(1, round(num_frames * val_share)) <= gap_frames
         return
     assert train == pairs[: len(train)]
     assert val == pairs[-len(val) :]
     assert len(train) + gap_frames + len(val) == num_frames
+
+
+@given(st.integers(2, 200), st.floats(0.01, 0.99))
+def test_every_sequence_can_be_cut_with_the_gap_it_can_spare(num_frames: int, val_share: float) -> None:
+    pairs, train, val = cut(num_frames, val_share, None)
+    assert train == pairs[: len(train)]
+    assert val == pairs[-len(val) :]
+    gap = num_frames - len(train) - len(val)
+    assert gap == 10 or (gap < 10 and len(train) == 1)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "num_train", "num_val"), [(1, 1, 0), (2, 1, 1), (4, 1, 1), (13, 1, 3), (14, 1, 3), (15, 2, 3)]
+)
+def test_short_sequences_are_cut_too(tmp_path: Path, num_frames: int, num_train: int, num_val: int) -> None:
+    """A fifth is val; between 2 and 15 frames the gap is 0, 0, 2, 9, 10 and 10."""
+    write_drive(tmp_path, "06-FOG", num_frames)
+    write_drive(tmp_path, "01-DAWN", 30)
+    assert len(keys(str(tmp_path), "train", conditions=["fog"])) == num_train
+    assert len(keys(str(tmp_path), "val", conditions=["fog"])) == num_val
+    assert len(keys(str(tmp_path), "train")) == 14 + num_train  # the other one is packed as it was
 
 
 @pytest.mark.parametrize(
@@ -123,7 +176,7 @@ def test_whole_sequences_can_be_val(seqs: str, val_sequences: list[str], expecte
 def test_a_sequence_too_short_for_its_gap_is_named(tmp_path: Path) -> None:
     write_drive(tmp_path, "06-FOG", 12)
     with pytest.raises(DataError, match=r"SYNTHIA-SEQS-06-FOG/RGB/.*: 12 frames are too few for train, a gap of 10"):
-        keys(str(tmp_path), "train")
+        keys(str(tmp_path), "train", gap_frames=10)
     assert len(keys(str(tmp_path), "train", gap_frames=1)) == 9
 
 
@@ -149,12 +202,24 @@ def test_sites_and_conditions_can_be_chosen(seqs: str) -> None:
 def test_one_sequence_can_be_the_root(seqs: str) -> None:
     assert keys(f"{seqs}/SYNTHIA-SEQS-05-FALL/", "val") == [f"05-fall-{i:06d}" for i in range(24, 30)]
     assert synthia.labels(f"{seqs}/SYNTHIA-SEQS-05-FALL").name == "synthia"
+    alone = list(synthia.samples(f"{seqs}/SYNTHIA-SEQS-05-FALL", "val"))
+    assert alone == [s for s in synthia.samples(seqs, "val") if s.sequence == "SYNTHIA-SEQS-05-FALL"]
+
+
+def test_a_sequence_without_cameras_is_not_taken_for_single_views(tmp_path: Path) -> None:
+    root = tmp_path / "SYNTHIA-SEQS-01-DAWN"
+    for part in ("RGB", "GT/LABELS"):
+        (root / part).mkdir(parents=True)
+        (root / part / "000000.png").touch()
+    assert synthia.labels(str(root)).name == "synthia"
+    with pytest.raises(DataError, match=r"RGB/Stereo_Left/Omni_F: no such folder, .*--view names another camera"):
+        keys(str(root), "train")
 
 
 def test_another_camera(tmp_path: Path) -> None:
     write_drive(tmp_path, "06-FOG", 30, "Stereo_Right/Omni_B")
     assert len(keys(str(tmp_path), "val", view="Stereo_Right/Omni_B")) == 6
-    with pytest.raises(DataError, match="RGB/Stereo_Left/Omni_F: no such folder"):
+    with pytest.raises(DataError, match=r"RGB/Stereo_Left/Omni_F: no such folder, .*; --view names another camera"):
         keys(str(tmp_path), "val")
 
 
@@ -187,8 +252,17 @@ def test_single_views_have_no_sequences_to_choose_from(tmp_path: Path) -> None:
         for i in range(20):
             (tmp_path / part / f"{i:07d}.png").touch()
     root = str(tmp_path)
-    assert keys(root, "train") == [f"{i:07d}" for i in range(6)]
+    assert keys(root, "train") == [f"{i:07d}" for i in range(16)]  # no gap: neighbours are no neighbours
     assert keys(root, "val") == [f"{i:07d}" for i in range(16, 20)]
+    assert keys(root, "train", gap_frames=10) == [f"{i:07d}" for i in range(6)]
     assert synthia.labels(root).name == "cityscapes-16"
     with pytest.raises(ConfigError, match="has no sites, conditions or sequences"):
         keys(root, "train", sites=["highway"])
+
+
+def test_beside_sequences_single_views_are_another_data_set(tmp_path: Path) -> None:
+    write_drive(tmp_path, "06-FOG", 2)
+    (tmp_path / "RAND_CITYSCAPES/RGB").mkdir(parents=True)
+    assert keys(str(tmp_path), "train") == ["06-fog-000000"]
+    assert synthia.labels(str(tmp_path)).name == "synthia"
+    assert synthia.labels(str(tmp_path / "RAND_CITYSCAPES")).name == "cityscapes-16"

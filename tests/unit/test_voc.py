@@ -56,13 +56,59 @@ def test_an_unknown_list_is_named(tmp_path: Path) -> None:
     [
         ({"GTinst": {"Segmentation": np.zeros((2, 3))}}, r"no readable GTcls\.Segmentation"),
         ({"GTcls": {"Boundaries": np.zeros((2, 3))}}, r"no readable GTcls\.Segmentation"),
-        ({"GTcls": {"Segmentation": np.zeros((2, 3))}}, r"GTcls\.Segmentation is float64 \(2, 3\), must be ids"),
+        ({"GTcls": {"Segmentation": np.full((2, 3), 0.5)}}, r"GTcls\.Segmentation is float64 \(2, 3\), must be ids"),
+        ({"GTcls": {"Segmentation": np.full((2, 3), np.nan)}}, r"GTcls\.Segmentation is float64 \(2, 3\), must be"),
+        ({"GTcls": {"Segmentation": np.full((2, 3), np.inf)}}, r"GTcls\.Segmentation is float64 \(2, 3\), must be"),
     ],
 )
 def test_another_mat_file_is_refused(tmp_path: Path, content: dict[str, object], message: str) -> None:
     savemat(tmp_path / "x.mat", content)
     with pytest.raises(DataError, match=rf"x\.mat: {message}"):
         voc.read_mat(str(tmp_path / "x.mat"))
+
+
+def test_whole_numbers_are_ids_whatever_their_type(tmp_path: Path) -> None:
+    savemat(tmp_path / "x.mat", {"GTcls": {"Segmentation": np.array([[0.0, 5.0], [255.0, 20.0]])}})
+    ids_HW = voc.read_mat(str(tmp_path / "x.mat"))
+    assert ids_HW.tolist() == [[0, 5], [255, 20]]
+    assert np.issubdtype(ids_HW.dtype, np.integer)
+
+
+def test_a_mat_file_of_version_7_3_is_refused(tmp_path: Path) -> None:
+    """It is HDF5 behind a header of 128 bytes."""
+    header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    (tmp_path / "x.mat").write_bytes(header.ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(DataError, match=r"x\.mat: not readable, of MATLAB's version 7\.3; save it as version 7"):
+        voc.read_mat(str(tmp_path / "x.mat"))
+
+
+@pytest.mark.filterwarnings("ignore")  # scipy warns of what it guesses
+def test_a_damaged_mat_file_is_named_or_read_as_it_was(tmp_path: Path) -> None:
+    """Any byte of one that is compressed, as MATLAB and SBD have them; some that are not make scipy crash."""
+    path = tmp_path / "x.mat"
+    savemat(path, {"GTcls": {"Segmentation": (IDS + 5).astype(np.uint8)}}, do_compression=True)
+    sound = path.read_bytes()
+    num_refused = 0
+    for i in range(len(sound)):
+        path.write_bytes(sound[:i] + bytes([sound[i] ^ 0xFF]) + sound[i + 1 :])
+        try:
+            assert voc.read_mat(str(path)).tolist() == (IDS + 5).tolist()  # the header is text, mostly
+        except DataError as error:
+            num_refused += 1
+            assert str(error).startswith(f"{path}: no") and "\n" not in str(error)
+    assert num_refused > len(sound) - 128
+
+
+def test_photographs_that_voc_lacks_are_found_in_sbd(tmp_path: Path) -> None:
+    """VOC's own photograph wins where there are two; the source does not say where SBD is."""
+    write_voc(tmp_path / "VOC2012", {"train": ["2007_1"], "val": ["2007_3"]})
+    write_sbd(tmp_path / "sbd", tmp_path / "VOC2012", {"train": ["2007_1", "2008_5"], "val": ["2008_6"]})
+    for name in ("2007_1", "2008_5", "2008_6"):
+        write_photograph(tmp_path / f"sbd/dataset/img/{name}.jpg", (2, 3))
+    (tmp_path / "VOC2012/JPEGImages/2008_5.jpg").unlink()
+    samples = list(voc.samples(str(tmp_path), "train_aug", sbd=str(tmp_path / "sbd")))
+    assert [s.source for s in samples] == ["JPEGImages/2007_1.jpg", "img/2008_5.jpg", "JPEGImages/2008_6.jpg"]
+    assert int(samples[1].load().label_HW[0, 0]) == 5
 
 
 def test_names_and_colours_of_voc() -> None:
@@ -86,3 +132,14 @@ def test_ade20k_goes_by_either_name_of_a_split(tmp_path: Path, split: str) -> No
     write_photograph(tmp_path / "images/training/ADE_train_00000001.jpg", (2, 3))
     write_grey(tmp_path / "annotations/training/ADE_train_00000001.png", IDS)
     assert [(s.key, s.split) for s in ade20k.samples(str(tmp_path), split)] == [("ADE_train_00000001", split)]
+
+
+@pytest.mark.parametrize("place", [".", "ADE20K_2016_07_26"])
+def test_the_full_ade20k_is_refused_as_that(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place / "images/training/a/abbey"
+    for name in ("ADE_train_00000970.jpg", "ADE_train_00000970_seg.png"):
+        write_photograph(folder / name, (2, 3))
+    with pytest.raises(
+        DataError, match="this is the full ADE20K; the challenge release ADEChallengeData2016 is needed"
+    ):
+        next(ade20k.samples(str(tmp_path), "train"))
