@@ -135,6 +135,19 @@ class PackTown(_Writing):
     """Of the towns; each split is another town."""
 
 
+# --help shows the layout that is expected.
+for _kind, _module in {
+    PackCamVid: camvid,
+    PackSynthia: synthia,
+    PackCityscapes: cityscapes,
+    PackACDC: acdc,
+    PackVOC: voc,
+    PackADE20K: ade20k,
+    PackFolder: folder,
+}.items():
+    _kind.__doc__ = _module.__doc__
+
+
 @dataclass(frozen=True)
 class Verify:
     """Re-reads every shard against the manifest; exit code 1 and a list if anything differs."""

@@ -6,7 +6,7 @@ fail() { echo "$(basename "$0"): $*" >&2; exit 1; }
 # is_running PID_FILE MARK: does the process live, and is it ours (its command line contains MARK)? A pid may be reused.
 is_running() {
   local pid
-  pid=$(head -n 1 "$1" 2>/dev/null) && [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$2"
+  pid=$(head -n 1 "$1" 2>/dev/null) && [ -n "$pid" ] && { tr "\0" " " <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF -- "$2"
 }
 
 # stop_process PID_FILE MARK [-]: SIGTERM, and SIGKILL after 15 s; with "-" to its whole process group.
