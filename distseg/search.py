@@ -211,6 +211,24 @@ def random_search(trials: Iterable[Trial], objective: ObjectiveName, max_steps: 
     return curve
 
 
+def verdict(trials: Sequence[Trial], objective: ObjectiveName) -> str:
+    """What a search found, in a few sentences."""
+    order = ranked(trials, objective)
+    if not order:
+        return f"None of the {len(trials)} trials was evaluated."
+    best, most = order[0], max(trial.steps for trial in order)
+    whole = sum(trial.steps == most for trial in order)
+    values = ", ".join(f"{name} {short(value)}" for name, value in best.params.items())
+    score = f"{best.score(objective) or 0.0:.4f}"
+    text = f"Trial {best.number} is the best of {len(trials)} by {objective}: {score}, {values}."
+    if first := next((trial for trial in order if trial.number == 1 and trial is not best), None):
+        text += f" Trial 1, the first point to try, has {first.score(objective) or 0.0:.4f}."
+    return (
+        f"{text} {whole} trials were trained to step {most}. Whether the lead is more than chance, several seeds of "
+        "both tell (--retrain)."
+    )
+
+
 def markdown(
     trials: Sequence[Trial],
     objective: ObjectiveName,
@@ -219,7 +237,7 @@ def markdown(
     importances: Mapping[str, float] | None = None,
     max_steps: int | None = None,
 ) -> str:
-    """All trials as a table, best first; what failed and why; how much each parameter mattered.
+    """The verdict; all trials as a table, best first; what failed and why; how much each parameter mattered.
 
     With the `max_steps` of a trial, also the best so far against the steps spent, beside random search.
     """
@@ -229,7 +247,7 @@ def markdown(
     front = pareto_front(trials, objective, second) if second else []
     judged_by = dict.fromkeys((objective, *OBJECTIVES[:2]))
     columns = ["trial", *names, *judged_by, *([second] if second else []), "steps", ""]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = [verdict(trials, objective), "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for trial in [*order, *rest]:
         shown = [trial.score(name) for name in judged_by]
         lines.append(

@@ -324,7 +324,7 @@ def _conclude(wanted: "Search", base: RunConfig, status: str) -> search.Trial | 
     if wanted.parent_run_id:
         curve = search.best_so_far(trials, wanted.objective)
         try:
-            tracking.finish_search(uri, wanted.parent_run_id, status, metrics, curve, texts)
+            tracking.finish_search(uri, wanted.parent_run_id, status, metrics, curve, texts, description=table)
         except TrackingError as error:
             log.warning("%s; the search is not closed there", error)
         if link := search_view(uri, base, list(wanted.space)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from distseg.config import RunConfig, dotted_fields, to_dict
 from distseg.errors import TrackingError
-from distseg.tracking.client import OPEN_WAIT_S, connect, failures, is_local_file, named, shown, within
+from distseg.tracking.client import OPEN_WAIT_S, as_logged, connect, failures, is_local_file, named, shown, within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +41,7 @@ PARAMS = (
     "data.train_conditions",
     "seed",
 )
+STYLE_PARAMS = ("style.conditions", "style.kl_weight")  # of runs that restyle
 
 
 class Point(NamedTuple):
@@ -109,7 +110,8 @@ def _describe(client: "MlflowClient", run: "MlflowRun", config: RunConfig, input
         fields = dotted_fields(config)
         varied = [name for name in run.data.tags.get(VARIED_TAG, "").split(",") if name in fields]
         own = {f"model.{name}" for name in config.model.own_fields}
-        names = [name for name in (*PARAMS, *varied) if name in own or not name.startswith("model.")]
+        style = STYLE_PARAMS if config.style.network is not None else ()
+        names = [name for name in (*PARAMS, *style, *varied) if name in own or not name.startswith("model.")]
         _log_params(client, run_id, {name: _short(fields[name]) for name in names})
     if run.inputs is None or not run.inputs.dataset_inputs:
         _log_inputs(client, run_id, inputs)
@@ -277,10 +279,12 @@ def finish_search(
     metrics: Mapping[str, float],
     curve: Sequence[tuple[int, float]],
     texts: Mapping[str, str],
+    *,
+    description: str = "",
 ) -> None:
     """Logs what came of a search, and closes its run. `curve`: (optimiser steps spent, best objective until then).
 
-    Raises TrackingError if the server does not answer or refuses.
+    `description` is Markdown. Raises TrackingError if the server does not answer or refuses.
     """
     from mlflow.entities import Metric
 
@@ -288,12 +292,14 @@ def finish_search(
     now_ms = int(time.time() * 1000)
     try:
         known = {metric.step for metric in client.get_metric_history(run_id, "search/best_so_far")}
-        points = [Metric("search/best_so_far", value, now_ms, steps) for steps, value in curve if steps not in known]
-        points += [Metric(name, value, now_ms, 0) for name, value in metrics.items()]
+        curve = [(steps, value) for steps, value in curve if steps not in known]
+        points = [Metric("search/best_so_far", as_logged(value), now_ms, steps) for steps, value in curve]
+        points += [Metric(name, as_logged(value), now_ms, 0) for name, value in metrics.items()]
         for start in range(0, len(points), METRICS_PER_CALL):
             client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
         for name, text in texts.items():
             client.log_text(run_id, text, name)
+        client.set_tag(run_id, DESCRIPTION_TAG, description)
         client.set_terminated(run_id, status)
     except failures() as error:
         raise named(uri, error) from None

@@ -96,9 +96,12 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 def test_the_table_has_every_trial_best_first_and_says_why_some_failed() -> None:
     trials = [trial(1, {8: 0.25}), trial(2, {8: 0.5}), trial(3, {}, status="failed", error="no such thing")]
     lines = search.markdown(trials, "val/mIoU_worst", importances={"loss.aux_weight": 1.0}).splitlines()
-    assert lines[2].startswith("| 2 | 0.2 | 0.2500 | 0.5000 | 8 | finished |")
-    assert lines[3].startswith("| 1 | 0.1 | 0.1250")
-    assert lines[4].startswith("| 3 | 0.3 | - | - | 0 | failed |")
+    best, _, whole = lines[0].partition(" Trial 1, the first point to try, has 0.1250. ")
+    assert best == "Trial 2 is the best of 3 by val/mIoU_worst: 0.2500, loss.aux_weight 0.2."
+    assert whole.startswith("2 trials were trained to step 8. ")
+    assert lines[4].startswith("| 2 | 0.2 | 0.2500 | 0.5000 | 8 | finished |")
+    assert lines[5].startswith("| 1 | 0.1 | 0.1250")
+    assert lines[6].startswith("| 3 | 0.3 | - | - | 0 | failed |")
     assert "- trial 3: no such thing" in lines and "- loss.aux_weight: 1.00" in lines
 
 
