@@ -9,14 +9,15 @@ from distseg import checkpoint
 from distseg.config import CheckpointConfig, RunConfig, ScalingConfig
 from distseg.data.shards import pack
 from tests import programs, ranks
-from tests.chaos.conftest import NUM_STEPS, SAVED_EVERY, write_config
+from tests.chaos.conftest import SAVED_EVERY, write_config
 from tests.conftest import REPOSITORY, make_bucket, run_script, use_environment
 from tests.recorded import assert_each_once, only_run
 from tests.toy_data import LABELS, toy_samples
 
 pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(900)]
 
-KILLED_AT = SAVED_EVERY + 5  # steps
+KILLED_AT, NUM_STEPS = SAVED_EVERY + 5, SAVED_EVERY + 10
+SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}  # the lost worker is waited for
 
 
 def test_a_job_goes_on_with_one_worker_when_the_host_of_the_other_dies(
@@ -37,6 +38,7 @@ def test_a_job_goes_on_with_one_worker_when_the_host_of_the_other_dies(
     config = replace(
         config,
         model=replace(config.model, dropout=0.0),
+        optim=replace(config.optim, max_steps=NUM_STEPS),
         data=replace(config.data, uri=f"{bucket}/toy"),
         scaling=ScalingConfig(num_workers=2, min_workers=1),
         checkpoint=replace(config.checkpoint, uri=f"{bucket}/runs"),
@@ -45,10 +47,10 @@ def test_a_job_goes_on_with_one_worker_when_the_host_of_the_other_dies(
     )
     undisturbed = ranks.train(replace(config, checkpoint=CheckpointConfig()), 1, folder=tmp_path / "undisturbed")
 
-    named = [f"--env={name}" for name in (*hosts_s3_server, "MLFLOW_TRACKING_URI")]
+    named = [f"--env={name}" for name in (*hosts_s3_server, *hosts_mlflow_server, *SOON)]
     job = ("python", "-m", "distseg.train", "--config", write_config(config, tmp_path))
     arguments = ("cluster.submit", "--working-dir", str(REPOSITORY), *named, "--", *job)
-    environment = programs.plain_environment() | ray_hosts | hosts_s3_server | hosts_mlflow_server
+    environment = programs.plain_environment() | ray_hosts | hosts_s3_server | hosts_mlflow_server | SOON
     try:
         with programs.start(tmp_path / "submit", environment, *arguments) as submitted:
             submitted.wait_for_step(KILLED_AT)

@@ -59,21 +59,6 @@ def test_a_server_that_comes_back_during_the_training_gets_everything(
     report_gaps("server killed and started again", recorded, last_step=NUM_STEPS // 2)
 
 
-def test_a_server_that_dies_for_good_gets_the_rest_by_sync(config: RunConfig, running: Server, tmp_path: Path) -> None:
-    arguments = ("distseg.train", "--config", write_config(config, tmp_path))
-    with programs.start(tmp_path / "first", programs.alone(), *arguments) as driver:
-        driver.wait_for_step(5)
-        running.kill()
-        ended = driver.wait()
-    assert_all_in_journal(ended)
-
-    running.start()
-    synced = programs.run(tmp_path / "second", programs.plain_environment(), "distseg.sync", ended.printed("run"))
-    assert synced.code == 0 and "sent        status FINISHED" in synced.out, synced
-    recorded = assert_all_there(config)
-    report_gaps("server killed for good", recorded, last_step=NUM_STEPS)
-
-
 def assert_all_in_journal(ended: programs.Ended) -> None:
     """The training ended well, says that MLflow lacks some of it, and has all its steps and its report."""
     assert ended.code == 0, ended.err
