@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from distseg import checkpoint
+from distseg import checkpoint, storage
 from distseg.config import CheckpointConfig, RunConfig, ScalingConfig
-from distseg.data.shards import pack
 from tests import programs, ranks
 from tests.chaos.conftest import SAVED_EVERY, write_config
 from tests.conftest import REPOSITORY, make_bucket, run_script, use_environment
 from tests.recorded import assert_each_once, only_run
-from tests.toy_data import LABELS, toy_samples
 
 pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -22,31 +20,33 @@ SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}  # the lost worker is wai
 
 def test_a_job_goes_on_with_one_worker_when_the_host_of_the_other_dies(
     config: RunConfig,
+    data_uri: str,
     ray_hosts: dict[str, str],
     hosts_s3_server: dict[str, str],
     hosts_mlflow_server: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    use_environment(hosts_s3_server | hosts_mlflow_server, monkeypatch)
-    bucket = make_bucket()
-    groups = (("day", "town"), ("night", "town"))
-    samples = {
-        split: toy_samples(length, split, groups, size_hw=(40, 56)) for split, length in (("train", 24), ("val", 4))
-    }
-    pack(samples, LABELS, f"{bucket}/toy", dataset="toy")
     config = replace(
         config,
         model=replace(config.model, dropout=0.0),
         optim=replace(config.optim, max_steps=NUM_STEPS),
+        precision="fp64",  # so that one rank and two agree
+    )
+    alone = replace(config, scaling=ScalingConfig(), checkpoint=CheckpointConfig())
+    undisturbed = ranks.train(alone, 1, folder=tmp_path / "undisturbed")
+
+    use_environment(hosts_s3_server | hosts_mlflow_server, monkeypatch)
+    bucket = make_bucket()
+    for file in storage.list_files(data_uri):
+        storage.upload(file.uri, file.uri.replace(data_uri, f"{bucket}/toy"))
+    config = replace(
+        config,
         data=replace(config.data, uri=f"{bucket}/toy"),
         scaling=ScalingConfig(num_workers=2, min_workers=1),
         checkpoint=replace(config.checkpoint, uri=f"{bucket}/runs"),
         tracking=replace(config.tracking, uri=hosts_mlflow_server["MLFLOW_TRACKING_URI"], experiment="host-killed"),
-        precision="fp64",  # so that one rank and two agree
     )
-    undisturbed = ranks.train(replace(config, checkpoint=CheckpointConfig()), 1, folder=tmp_path / "undisturbed")
-
     named = [f"--env={name}" for name in (*hosts_s3_server, *hosts_mlflow_server, *SOON)]
     job = ("python", "-m", "distseg.train", "--config", write_config(config, tmp_path))
     arguments = ("cluster.submit", "--working-dir", str(REPOSITORY), *named, "--", *job)
