@@ -27,6 +27,10 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         section("Which run is best at which condition", p(_BEST_NOTE), _best_table(best)),
         section(
             f"All scores, against {_unique(0, runs)}",
+            *(
+                p(_against(run, base, standings, k + 1, pair))
+                for k, (run, pair) in enumerate(zip(others, pairs, strict=True))
+            ),
             *_compared_figure(runs, standings),
             _compared_table(runs, standings, pairs),
         ),
@@ -42,16 +46,13 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         _published(runs, standings),
         section("How to read this", *(p(text) for text in (*METHOD, *_PAIRED_METHOD))),
     ]
-    sentences = [
-        _against(run, base, standings, k + 1, pair) for k, (run, pair) in enumerate(zip(others, pairs, strict=True))
-    ]
     notes = [pair for pair in pairs if isinstance(pair, str)]
     answers = [("Best at its worst condition", _leader(runs, [min(s.miou.values(), default=0.0) for s in standings]))]
     answers += [("Best over all images", _leader(runs, [run.table["mIoU"] or 0.0 for run in runs]))]
-    answers += [(f"Cost of {run.name}", _cost(run, base)) for run in runs[:4]]
+    answers += [("Cost of training", "; ".join(f"{_unique(k, runs)} {_cost(run, base)}" for k, run in enumerate(runs)))]
     return document(
         f"{len(runs)} runs compared",
-        " ".join(sentences),
+        _verdict(best),
         [*dict.fromkeys(notes), *_notes(standings)],
         answers,
         sections,
@@ -66,8 +67,11 @@ _PAIRED_METHOD = (
 )
 _BEST_NOTE = (
     "A lead is real if the choice of the test images does not explain it: its 95 % interval, in brackets, excludes 0 "
-    "(paired bootstrap). Real leads are bold."
+    "(paired bootstrap). Real leads are bold. Another seed is not counted: train several before you rely on a lead."
 )
+
+
+_CHANCE, _UNTESTED = "may be chance", "not tested"
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,32 @@ def _best_runs(runs: Sequence[RunReview], standings: Sequence[Standing]) -> list
     return found
 
 
+def _verdict(best: Sequence[_Best]) -> str:
+    """Who leads where, real leads alone."""
+    leads: dict[str, list[str]] = {}
+    for b in best:
+        leads.setdefault(b.run if b.is_real == "yes" else b.is_real.partition("\n")[0], []).append(b.condition)
+    chance, untested = (_listed(leads.pop(name, [])) for name in (_CHANCE, _UNTESTED))
+    by_number = sorted(leads.items(), key=lambda item: -len(item[1]))
+    parts = [f"{run} is best at {_listed(conditions)}" for run, conditions in by_number]
+    parts += [f"at {chance} no run leads by more than the choice of test images explains"] if chance else []
+    parts += [f"what leads at {untested} is not tested"] if untested else []
+    if not parts:
+        return "They have no condition in common."
+    text = "; ".join(parts)
+    return f"{text if leads else text[0].upper() + text[1:]}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def _real(interval: Interval | None, rivals: Sequence[str]) -> str:
     if interval is None:
-        return "not tested"
+        return _UNTESTED
     if not rivals:
         return "yes"
-    return f"may be chance\nas good may be {', '.join(rivals)}"
+    return f"{_CHANCE}\ncannot be told apart from {', '.join(rivals)}"
 
 
 def _best_table(best: Sequence[_Best]) -> str:

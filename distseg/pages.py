@@ -64,6 +64,7 @@ class RunReview:
 
     name: str
     table: Table  # inference.as_table
+    run: str = ""  # its name in full, where `name` is a shorter one
     config: Mapping[str, Any] = field(default_factory=dict)  # config.to_dict
     dataset: str = ""  # manifest.dataset
     data_digest: str = ""
@@ -208,6 +209,7 @@ def _data(review: RunReview) -> str:
 def provenance(review: RunReview) -> list[tuple[str, str]]:
     data = review.config.get("data", {})
     return [
+        ("run", review.run or review.name),
         ("data set", review.dataset or "unknown"),
         ("data digest", review.data_digest or "unknown"),
         ("where", str(data.get("uri") or "unknown")),

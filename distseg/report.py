@@ -8,8 +8,9 @@ file that needs nothing else.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import tyro
@@ -25,6 +26,8 @@ from distseg.tracking import History
 PROG = "python -m distseg.report"
 
 log = logging.getLogger(__name__)
+
+_BEGUN = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")  # as `distseg.runs` names them
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,18 @@ def main(arguments: Sequence[str]) -> int:
     elif len(command.runs) < 2:
         raise ConfigError(f"compare {' '.join(command.runs)}: give at least two runs; for one there is show")
     else:
-        page = comparison_page([reviewed(uri) for uri in command.runs])
+        page = comparison_page(briefly_named([reviewed(uri) for uri in command.runs]))
     storage.write_bytes(command.out, page.encode())
     print(f"written     {command.out}")
     return 0
+
+
+def briefly_named(runs: Sequence[RunReview]) -> list[RunReview]:
+    """Without the times at which they began, if they differ without; the page has both names."""
+    brief = [_BEGUN.sub("", run.name) for run in runs]
+    if len(set(brief)) < len(brief):
+        return list(runs)
+    return [replace(run, name=name, run=run.name) for run, name in zip(runs, brief, strict=True)]
 
 
 def reviewed(uri: str) -> RunReview:

@@ -17,6 +17,7 @@ from distseg.gallery import MAX_PICTURE_BYTES
 from distseg.pages import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.panels import Overlay
 from distseg.published import PUBLISHED, published
+from distseg.report import briefly_named
 from tests.unit.reviews import HITS, LABELS, example
 
 HOSTILE = '<script>alert("x")</script>|`*_[a](http://evil.example)&'
@@ -206,6 +207,7 @@ def test_nothing_foreign_becomes_markup() -> None:
 
 def test_comparison_says_what_is_better_where_and_whether_it_is_sure() -> None:
     page = checked(comparison_page([review("base"), review("better", better=5)]))
+    assert re.search(r"2 runs compared better is best at (\w+, \w+ and \w+)\. ", page.text)
     assert "better against base: a real gain at " in page.text
     for condition in HITS:
         assert f"{condition} (+0." in page.text
@@ -220,6 +222,16 @@ def test_comparison_says_what_is_better_where_and_whether_it_is_sure() -> None:
     assert "Published results" not in page.text
 
 
+def test_runs_are_named_without_their_times_where_that_tells_them_apart() -> None:
+    names = ("pspnet-20261121-183725-a220", "pspnet-se-20261121-184258-4672", "mine")
+    brief = briefly_named([review(name) for name in names])
+    assert [run.name for run in brief] == ["pspnet", "pspnet-se", "mine"]
+    page = checked(comparison_page(brief))
+    assert all(page.text.count(name) == 1 for name in names[:2]), "each in full once, with data and code"
+    twice = [review(f"pspnet-20261121-18372{k}-a220") for k in range(2)]
+    assert briefly_named(twice) == twice
+
+
 def test_comparison_with_itself_finds_no_difference() -> None:
     page = checked(comparison_page([review("a"), review("a")]))
     assert (
@@ -227,7 +239,7 @@ def test_comparison_with_itself_finds_no_difference() -> None:
         in page.text
     )
     assert re.search(
-        r"night a \[1\] 0\.2\d\d 0\.000 \(0\.000 to 0\.000\) may be chance as good may be a \[2\]", page.text
+        r"night a \[1\] 0\.2\d\d 0\.000 \(0\.000 to 0\.000\) may be chance cannot be told apart from a \[2\]", page.text
     )
     assert "Their configurations are the same." in page.text
     assert "a [1]" in page.text and "a [2]" in page.text
