@@ -9,9 +9,10 @@ import logging
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
@@ -38,9 +39,34 @@ def may_change(name: str) -> bool:
     return name in _MAY_CHANGE or name.startswith("loss.")
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A value that is a tuple, as a pyramid's bins: Ray Tune's own search would take it for a part of the space."""
+
+    value: tuple[Any, ...]
+
+
+def as_whole(value: Any) -> Any:
+    return Whole(tuple(value)) if isinstance(value, tuple | list) else value
+
+
+def space_of_wholes(space: Mapping[str, Domain]) -> dict[str, Domain]:
+    """The space as Ray Tune's own search is to see it."""
+    return {
+        name: tune.choice([as_whole(value) for value in domain.categories])
+        if isinstance(domain, Categorical)
+        else domain
+        for name, domain in space.items()
+    }
+
+
 def parameters(trial_config: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's parameters: its config as Ray Tune knows it, without what Population adds."""
-    return {name: value for name, value in trial_config.items() if name != TAKES_OVER}
+    """A trial's parameters: its config as Ray Tune knows it, tuples as such, without what Population adds."""
+    return {
+        name: value.value if isinstance(value, Whole) else value
+        for name, value in trial_config.items()
+        if name != TAKES_OVER
+    }
 
 
 class Population(FIFOScheduler):

@@ -134,7 +134,8 @@ def run(wanted: Search, base: RunConfig, *, resume: bool, show: Callable[["Progr
     options |= {"second": wanted.second, "seeds": wanted.seeds_per_trial, "parent_run_id": wanted.parent_run_id}
     options |= {"is_population": wanted.scheduler == "pbt", "job": ray_cluster.job_id()}
     trainable = tune.with_resources(tune.with_parameters(_trial, options=options), _place(wanted, base))
-    space = dict(wanted.space) if wanted.algorithm != "optuna" else None  # Optuna has been told
+    has_told = wanted.algorithm == "optuna"  # the space to the algorithm
+    space = None if has_told else ray_population.space_of_wholes(wanted.space)
     state_uri = storage.join(wanted.uri, _STATE)
     if resume and _has_state(state_uri):
         tuner = tune.Tuner.restore(state_uri, trainable, resume_unfinished=True, param_space=space)
@@ -195,6 +196,8 @@ def choices(points: Sequence[Mapping[str, Any]]) -> dict[str, Domain]:
 def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
     budget, points = wanted.budget, [dict(point) for point in wanted.first]
     capacity = ray_cluster.capacity(base)
+    num_trials = len(points) if wanted.algorithm == "grid" else budget.num_trials
+    at_once = 0 if wanted.scheduler in PAUSING else max(1, min(capacity, num_trials))  # 0: no limit
     names = ["objective", *([wanted.second] if wanted.second else [])]
     modes = ["max", "min"][: len(names)]
     algorithm: Any
@@ -204,8 +207,7 @@ def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
         metric, mode = (names, modes) if wanted.second else (names[0], modes[0])
         algorithm = OptunaSearch(space, metric=metric, mode=mode, points_to_evaluate=points, seed=base.seed)
     else:
-        algorithm = BasicVariantGenerator(points_to_evaluate=points or None, random_state=base.seed)
-    num_trials = len(points) if wanted.algorithm == "grid" else budget.num_trials
+        algorithm = plain_search(points, at_once, base.seed)
     return tune.TuneConfig(
         # With several objectives Optuna knows them, and nobody else may.
         metric=None if wanted.second else names[0],
@@ -213,11 +215,17 @@ def _tune_config(wanted: Search, base: RunConfig) -> tune.TuneConfig:
         search_alg=algorithm,
         scheduler=_scheduler(wanted, num_trials, base.seed),
         num_samples=num_trials,
-        max_concurrent_trials=None if wanted.scheduler in PAUSING else max(1, min(capacity, num_trials)),
+        max_concurrent_trials=at_once or None if wanted.algorithm == "optuna" else None,
         time_budget_s=None if wanted.hours is None else wanted.hours * 3600,
         trial_name_creator=lambda trial: str(_number(trial)),
         trial_dirname_creator=lambda trial: str(trial.trial_id),
     )
+
+
+def plain_search(points: Sequence[Mapping[str, Any]], at_once: int, seed: int) -> BasicVariantGenerator:
+    """Ray Tune's own search: these points, then random ones. It heeds no limit but one that it was made with."""
+    wholes = [{name: ray_population.as_whole(value) for name, value in point.items()} for point in points]
+    return BasicVariantGenerator(points_to_evaluate=wholes or None, max_concurrent=at_once, random_state=seed)
 
 
 @contextlib.contextmanager
@@ -443,8 +451,9 @@ def _never_stopping_the_search() -> Iterator[None]:
 
 
 def _number(trial: Any) -> int:
-    """Which of the search's trials it is; the id tells nothing. As `_trial` has it by its name."""
-    return int(trial.experiment_tag.partition("_")[0])
+    """Which of the search's trials it is, from 1. As `_trial` has it by its name."""
+    counted = re.fullmatch(r".*_(\d{5,})", trial.trial_id)  # from 0, by Ray Tune's own search; Optuna's tells nothing
+    return int(counted[1]) + 1 if counted else int(trial.experiment_tag.partition("_")[0])
 
 
 def importances(wanted: Search, trials: Sequence[search.Trial]) -> dict[str, float]:

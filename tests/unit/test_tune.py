@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Experiment
 
-from distseg import ray_tune, recipes, tune
+from distseg import ray_population, ray_tune, recipes, tune
 from distseg.config import RunConfig, StyleConfig, with_overrides
 from distseg.errors import ConfigError
 from distseg.ray_tune import Search
@@ -79,6 +80,24 @@ def test_a_grid_of_points_is_those_points() -> None:
     assert ray_tune.grid(space) == points
     with pytest.raises(ConfigError, match="GRID must be a space of choices, or points that have the same fields"):
         ray_tune.grid([{"seed": 0}, {"optim.lr": 0.1}])
+
+
+@pytest.mark.parametrize("name", ["pyramid_bins", "aux_loss"])
+def test_a_grid_is_tried_point_by_point_no_more_at_once_than_there_is_room(name: str) -> None:
+    """Ray Tune's own search takes a tuple for a part of the space, and heeds no limit but its own."""
+    points = ray_tune.grid(tune.load_space(name).grid)
+    variants = ray_tune.plain_search(points, 2, 0)
+    space = ray_population.space_of_wholes(ray_tune.choices(points))
+    variants.add_configurations(Experiment("x", lambda config: None, config=space, num_samples=len(points)))
+    trials = []
+    while (first := variants.next_trial()) is not None:
+        pair = [first, variants.next_trial()]
+        assert variants.next_trial() is None, "two at once"
+        for trial in filter(None, pair):
+            trials.append(trial)
+            variants.on_trial_complete(trial.trial_id)
+    assert [ray_population.parameters(trial.config) for trial in trials] == points
+    assert [ray_tune._number(trial) for trial in trials] == list(range(1, len(points) + 1))
 
 
 def test_a_range_has_no_grid() -> None:
