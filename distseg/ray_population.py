@@ -5,11 +5,12 @@ the best quarter: its weights, optimiser and values, of which those that may cha
 perturbed. Ray's own PopulationBasedTraining copies checkpoints that Ray Tune keeps; here each training keeps its own.
 """
 
+import json
 import logging
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
@@ -39,34 +40,31 @@ def may_change(name: str) -> bool:
     return name in _MAY_CHANGE or name.startswith("loss.")
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A value that is a tuple, as a pyramid's bins: Ray Tune's own search would take it for a part of the space."""
-
-    value: tuple[Any, ...]
+_TUPLE = "tuple "
 
 
 def as_whole(value: Any) -> Any:
-    return Whole(tuple(value)) if isinstance(value, tuple | list) else value
+    """A tuple, as a pyramid's bins, as one word: Ray Tune's own search would take it for a part of the space."""
+    return f"{_TUPLE}{json.dumps(value)}" if isinstance(value, tuple | list) else value
 
 
 def space_of_wholes(space: Mapping[str, Domain]) -> dict[str, Domain]:
     """The space as Ray Tune's own search is to see it."""
-    return {
-        name: tune.choice([as_whole(value) for value in domain.categories])
-        if isinstance(domain, Categorical)
-        else domain
-        for name, domain in space.items()
-    }
+    wholes = dict(space)
+    for name, domain in space.items():
+        if isinstance(domain, Categorical):
+            wholes[name] = tune.choice([as_whole(value) for value in domain.categories])
+    return wholes
 
 
 def parameters(trial_config: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's parameters: its config as Ray Tune knows it, tuples as such, without what Population adds."""
-    return {
-        name: value.value if isinstance(value, Whole) else value
-        for name, value in trial_config.items()
-        if name != TAKES_OVER
-    }
+    return {name: _as_was(value) for name, value in trial_config.items() if name != TAKES_OVER}
+
+
+def _as_was(value: Any) -> Any:
+    is_tuple = isinstance(value, str) and value.startswith(_TUPLE)
+    return tuple(json.loads(value.removeprefix(_TUPLE))) if is_tuple else value
 
 
 class Population(FIFOScheduler):
