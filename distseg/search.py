@@ -304,7 +304,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return (",".join(map(str, value)) or "()") if isinstance(value, list | tuple) else str(value)
 
 
 # ---- files
