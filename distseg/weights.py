@@ -102,17 +102,17 @@ def _in_file(uri: str) -> Pretrained:
     data = storage.read_bytes(uri)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if {"format", "label_space", "model"} <= state.keys():
-            return checkpoint.resolve(uri)[1]
-        if isinstance(state.get("state_dict"), dict):  # as training programs save it, beside other things
-            state = state["state_dict"]
-        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    except CheckpointError:
-        raise
     except Exception as error:  # noqa: BLE001 — whatever torch makes of bytes that are no weights, such as a text's
         raise CheckpointError(
             f"model.pretrained = {uri!r}: no state dict that loads with weights_only ({first_line(error)})"
         ) from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"model.pretrained = {uri!r}: holds a {type(state).__name__}, not a state dict")
+    if {"format", "label_space", "model"} <= state.keys():
+        return checkpoint.resolve(uri)[1]
+    if isinstance(state.get("state_dict"), dict):  # as training programs save it, beside other things
+        state = state["state_dict"]
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _keys_of_classes(model: ModelConfig, num_classes: int, *, aux: bool) -> set[str]:
