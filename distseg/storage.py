@@ -69,12 +69,21 @@ def read_bytes(uri: str, start: int = 0, length: int | None = None, *, deadline_
     if is_s3(uri):
         with s3.S3File(uri, start, length, deadline_s) as source:
             return source.readall()
-    with _local_errors(uri), Path(uri).open("rb", buffering=0) as file:
-        if length is not None and len(data := os.pread(file.fileno(), length, start)) == length:
+    with _local_errors(uri):
+        if length is not None and len(data := _pread(uri, start, length)) == length:
             return data
-        with io.BufferedReader(file) as whole:
-            whole.seek(start)
-            return whole.read(-1 if length is None else length)
+        with Path(uri).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+
+def _pread(path: str, start: int, length: int) -> bytes:
+    """Perhaps less than is asked for. A third of the time that opening a file object takes: training reads so."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(handle, length, start)
+    finally:
+        os.close(handle)
 
 
 def open_read(uri: str, *, deadline_s: float = DEADLINE_S) -> BinaryIO:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import operator
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg import storage
+from distseg.data.deflate import crc32
 from distseg.data.sample import LabelSpace
 from distseg.errors import DataError
 
@@ -195,7 +195,7 @@ def read_sample(
     places = [member.offset - start for member in members]
     files = SampleFiles(*(data[at : at + member.size] for at, member in zip(places, members, strict=True)))
     for member, content in zip(members, files, strict=True):
-        if zlib.crc32(content) != member.crc32:
+        if crc32(content) != member.crc32:
             raise DataError(f"{shard.name}: {entry.key}.{member.extension} is not as packed (its CRC differs)")
     return files
 

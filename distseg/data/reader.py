@@ -11,6 +11,7 @@ A sample that is damaged (short range, wrong CRC, undecodable, label id outside 
 read once more; then it is a DataError naming shard and key, or skipped where that was asked for.
 """
 
+import contextlib
 import functools
 import logging
 import threading
@@ -19,6 +20,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeVar
 
@@ -104,9 +106,11 @@ class TrainReader:
         streams = streams_of([part.shards for part in parts], sampling, mix_weights)
         self._plan = TrainPlan(streams, batch_size=batch_size, seed=seed, shuffle_window=shuffle_window)
         self._lanes = lanes_of(rank, world, batch_size)
-        self._decoding = threading.Semaphore(num_threads)
         remote = [part.manifest.uri for part in parts if storage.is_s3(part.manifest.uri)]
         self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
+        self._decoding = _decoding(num_threads, waits=bool(remote))
+        # Each task costs Python's lock a few times: where nothing is waited for, a thread takes its share of a batch.
+        self._slots_per_task = 1 if remote else -(-len(self._lanes) // num_threads)
         self._sources = [
             _Source(*part, self._num_indices(dataset), self._decoding, deadline_s, self._cache)
             for dataset, part in enumerate(parts)
@@ -140,7 +144,7 @@ class TrainReader:
         pending = self._pending.popleft()
         self.next_batch += 1
         began = time.perf_counter()
-        slots = [future.result() for future in pending.slots]
+        slots = [slot for task in pending.tasks for slot in task.result()]
         self.wait_s += time.perf_counter() - began
         self._count_bad([slot for slot in slots if slot.problem])
         return Batch(
@@ -170,13 +174,25 @@ class TrainReader:
                 self._sources[ref.dataset].fetch(ref)
         refs = self._plan.batch(b, self._lanes)
         images_BHW3, labels_BHW = self._image_buffers.take(), self._label_buffers.take()
-        slots = [self._threads.submit(self._fill, ref, images_BHW3, labels_BHW, i) for i, ref in enumerate(refs)]
-        return _Pending(images_BHW3, labels_BHW, slots)
+        tasks = [
+            self._threads.submit(self._fill, refs[i : i + self._slots_per_task], images_BHW3, labels_BHW, i)
+            for i in range(0, len(refs), self._slots_per_task)
+        ]
+        return _Pending(images_BHW3, labels_BHW, tasks)
 
     def _fill(
+        self,
+        refs: Sequence[SampleRef],
+        images_BHW3: npt.NDArray[np.uint8],
+        labels_BHW: npt.NDArray[np.uint8],
+        first: int,
+    ) -> "list[_Slot]":
+        """Runs in a thread: the slots of a batch from `first` on."""
+        return [self._fill_slot(ref, images_BHW3, labels_BHW, i) for i, ref in enumerate(refs, first)]
+
+    def _fill_slot(
         self, ref: SampleRef, images_BHW3: npt.NDArray[np.uint8], labels_BHW: npt.NDArray[np.uint8], i: int
     ) -> "_Slot":
-        """Runs in a thread: slot i of a batch."""
         key, problem = "", ""
         image_HW3 = images_BHW3[i]
         try:
@@ -250,7 +266,7 @@ class _Slot(NamedTuple):
 class _Pending(NamedTuple):
     images_BHW3: npt.NDArray[np.uint8]
     labels_BHW: npt.NDArray[np.uint8]
-    slots: list[Future[_Slot]]
+    tasks: list[Future[list[_Slot]]]  # in the order of the slots
 
 
 def eval_samples(
@@ -264,7 +280,8 @@ def eval_samples(
     deadline_s: float = storage.DEADLINE_S,
 ) -> Iterator[EvalSample]:
     """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
-    source = _Source(manifest, shards, 4, threading.Semaphore(num_threads), deadline_s)
+    decoding = _decoding(num_threads, waits=storage.is_s3(manifest.uri))
+    source = _Source(manifest, shards, 4, decoding, deadline_s)
     refs = eval_share([shard.num_samples for shard in shards], rank, world)
     threads = _threads_for(manifest.uri, num_threads)
     pending: deque[Future[EvalSample]] = deque()
@@ -277,6 +294,11 @@ def eval_samples(
             yield pending.popleft().result()
     finally:
         threads.close()
+
+
+def _decoding(num_threads: int, *, waits: bool) -> AbstractContextManager[object]:
+    """What a thread holds to decode: there are more threads than may, if some wait for a server."""
+    return threading.Semaphore(num_threads) if waits else contextlib.nullcontext()
 
 
 def _threads_for(uri: str, num_threads: int) -> DaemonThreads:
@@ -297,7 +319,7 @@ class _Source:
         manifest: Manifest,
         shards: Sequence[Shard],
         num_indices: int,
-        decoding: threading.Semaphore,
+        decoding: AbstractContextManager[object],
         deadline_s: float,
         cache: ShardCache | None = None,
     ) -> None:

@@ -1,16 +1,20 @@
 import io
 import itertools
+import resource
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.data import decoding
+from distseg.data import decoding, deflate
 from distseg.data.decoding import decode_ids, decode_rgb
+from distseg.data.shard_writer import label_png
 from distseg.errors import DataError
 
 
-def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=image_format, **options)
     return buffer.getvalue()
@@ -70,3 +74,51 @@ def test_ids_are_classes_or_void() -> None:
         decode_ids(encoded(Image.fromarray(ids_HW)), 2, "k")
     with pytest.raises(DataError, match=r"^k: an image of mode RGB where L was packed"):
         decode_ids(encoded(smooth((8, 8))), 3, "k")
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deflate, "fastest", zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib"))
+
+
+IDS_HW = np.random.default_rng(0).choice(np.array([0, 1, 2, 255], np.uint8), (37, 53))
+
+
+def never(*arguments: object) -> None:
+    raise AssertionError("asked")
+
+
+@pytest.mark.usefixtures("inflater")
+def test_a_label_as_pack_writes_it_is_only_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = label_png(IDS_HW)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), IDS_HW)
+    monkeypatch.setattr(decoding, "_by_pillow", never)
+    ids_HW = decode_ids(data, 3, "k")
+    assert np.array_equal(ids_HW, IDS_HW) and ids_HW.flags.c_contiguous
+
+
+@pytest.mark.usefixtures("inflater")
+@pytest.mark.parametrize("options", [{}, {"compress_level": 0}, {"optimize": True}])
+def test_a_label_that_others_wrote_is_decoded_too(options: dict[str, Any]) -> None:
+    smooth_HW = np.arange(37 * 53, dtype=np.uint8).reshape(37, 53) // 2  # Pillow filters such rows
+    assert np.array_equal(decode_ids(encoded(Image.fromarray(smooth_HW), **options), 128, "k"), smooth_HW)
+
+
+@pytest.mark.usefixtures("inflater")
+def test_a_damaged_label_is_never_read_as_another() -> None:
+    data = label_png(IDS_HW)
+    for at in range(len(data)):
+        damaged = data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
+        assert decoding._plain_ids(damaged) is None, f"byte {at}"
+        assert decoding._plain_ids(data[:at]) is None, f"cut at byte {at}"
+    assert decoding._plain_ids(data + b"x") is None
+
+
+@pytest.mark.usefixtures("inflater")
+def test_what_unpacks_to_more_than_it_says_is_refused_without_unpacking_it() -> None:
+    bomb = zlib.compress(bytes(1 << 28), 9)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert deflate.decompress(bomb, 1000) is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    assert deflate.decompress(zlib.compress(bytes(1000)), 1000) == bytes(1000)
+    assert deflate.decompress(zlib.compress(bytes(999)), 1000) is None
