@@ -1,4 +1,4 @@
-"""python -m distseg.study NAME [--seeds 0 1 2] [--max_steps N] [--out DIR] [--list]
+"""python -m distseg.study NAME [--seeds 0 1 2] [--max_steps N] [--out DIR] [--scaling.num_workers N …] [--list]
 
 Answers a question of the papers by a table: trains each row with each seed on `town`, on Ray as `distseg.train` does,
 evaluates on every condition, and writes `NAME.md` (mean and spread over seeds) beside the results. Stop it whenever
@@ -7,11 +7,11 @@ you like: the same command goes on, also in the middle of a training. Data are r
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distseg import cli, recipes, storage
-from distseg.config import RunConfig, StyleConfig
+from distseg.config import RunConfig, ScalingConfig, StyleConfig
 from distseg.data import town
 from distseg.errors import ConfigError
 from distseg.train import ensure_town, train_once
@@ -31,6 +31,8 @@ class Arguments:
     """Training and held-out frames of `town`, over nine conditions."""
     out: str = "runs/studies"
     """A directory, or an s3:// prefix that all nodes reach."""
+    scaling: ScalingConfig = field(default_factory=lambda: ScalingConfig(num_workers=1, cpus_per_worker=2))
+    """Of each training. So small a batch is trained fastest by one worker, which has nothing to exchange."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def run(study: Study, data_uri: str, options: Arguments) -> Results:
     """Trains what has not been trained yet. Raises what training raises, and ConfigError for other results there."""
 
     def placed(config: RunConfig, seed: int) -> RunConfig:
-        config = replace(config, seed=seed, data=replace(config.data, uri=data_uri))
+        config = replace(config, seed=seed, data=replace(config.data, uri=data_uri), scaling=options.scaling)
         if options.max_steps is not None:
             warmup_steps = min(config.optim.warmup_steps, options.max_steps - 1)
             optim = replace(config.optim, max_steps=options.max_steps, warmup_steps=warmup_steps)

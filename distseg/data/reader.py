@@ -109,8 +109,8 @@ class TrainReader:
         remote = [part.manifest.uri for part in parts if storage.is_s3(part.manifest.uri)]
         self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
         self._decoding = _decoding(num_threads, waits=bool(remote))
-        # Each task costs Python's lock a few times: where nothing is waited for, a thread takes its share of a batch.
-        self._slots_per_task = 1 if remote else -(-len(self._lanes) // num_threads)
+        # A task costs a few turns of Python's lock, so a thread takes its share of a batch, but for one GET per sample.
+        self._slots_per_task = 1 if remote and not self._cache else -(-len(self._lanes) // num_threads)
         self._sources = [
             _Source(*part, self._num_indices(dataset), self._decoding, deadline_s, self._cache)
             for dataset, part in enumerate(parts)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Experiment
 
-from distseg import ray_population, ray_tune, recipes, tune
+from distseg import ray_population, ray_trial, ray_tune, recipes, tune
 from distseg.config import RunConfig, StyleConfig, with_overrides
 from distseg.errors import ConfigError
 from distseg.ray_tune import Search
@@ -179,6 +179,6 @@ def test_a_parameter_is_not_important_because_trials_with_it_were_trained_longer
 
 def test_a_trial_is_named_by_what_distinguishes_it() -> None:
     params = {"model.bins": (1, 2, 3, 6), "model.se_ratio": None, "optim.lr": 0.00123}
-    config = ray_tune.trial_config(recipes.find("town"), params, 3, "folder", params)
+    config = ray_trial.config_of(recipes.find("town"), params, 3, "folder", params)
     assert (config.name, config.checkpoint.uri) == ("t03-1236-None-0_00123", "folder")
     assert (config.model.bins, config.optim.lr) == ((1, 2, 3, 6), 0.00123)
