@@ -13,7 +13,7 @@ train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; A
 	$(RUN) -m distseg.train $(ARGS)
 
 test: $(VENV)/.installed  ## what needs no server; `.venv/bin/python -m pytest` adds the rest, skipping what the machine lacks
-	$(RUN) -m pytest -m "not servers and not chaos and not long" -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -m "not servers and not chaos and not long" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
