@@ -28,6 +28,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # more threads than cores wait for each other, and busily
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # A shell's background job ignores Ctrl-C, and all that it starts would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
