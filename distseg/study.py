@@ -32,7 +32,7 @@ class Arguments:
     out: str = "runs/studies"
     """A directory, or an s3:// prefix that all nodes reach."""
     scaling: ScalingConfig = field(default_factory=lambda: ScalingConfig(num_workers=1, cpus_per_worker=2))
-    """Of each training. So small a batch is trained fastest by one worker, which has nothing to exchange."""
+    """Of each training. One worker has nothing to exchange, which for so small a batch takes a good part of a step."""
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,6 @@ _RAY = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # its 15 starves workers beside other tests
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less per training; nobody announces an end here
 }
 
 
