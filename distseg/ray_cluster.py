@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+from typing import Any
 
 import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR  # not public
@@ -43,6 +44,14 @@ def join(run_uri: str) -> None:
     except Exception as error:  # noqa: BLE001 — what Ray raises where its own processes do not start is no narrower
         address = os.environ.get("RAY_ADDRESS", "")
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
+
+
+def is_started_here() -> bool:
+    """Whether the cluster is one that this process started, and that ends with it."""
+    from ray._private import worker  # not public, but the only place that knows
+
+    node: Any = worker._global_node
+    return node is not None and bool(node.head)
 
 
 def check_address(address: str) -> None:

@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import CheckpointUploadMode, FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.train.v2._internal.constants import (  # not public, but the only way
     CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
     ENV_VARS_TO_PROPAGATE,
@@ -45,6 +45,7 @@ from distseg.errors import DistsegError, ResourceError, TrainingError, first_lin
 from distseg.loop import World
 from distseg.rank import Follower, RunReport
 from distseg.ray_metrics import Exporter
+from distseg.ray_trainer import LeanTorchTrainer
 from distseg.runs import Run, Show, check_run, fit_run, saved_before, with_absolute_paths
 
 log = logging.getLogger(__name__)
@@ -125,20 +126,20 @@ def _named_cluster() -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = given
 
 
-def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[UserCallback]) -> TorchTrainer:
+def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[UserCallback]) -> LeanTorchTrainer:
     scaling = config.scaling
     options = {
         "config": to_dict(config),
         "run": {**vars(run)},
         "watcher": watcher,
     }
-    asked: dict[str, Any] = {  # dicts, since type checkers see the arguments of Ray Train's first version
+    asked: Any = {  # Any, since type checkers see Ray Train's first version
         "num_workers": (scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
         "use_gpu": scaling.gpu,
         "resources_per_worker": {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.gpu else {})},
         "elastic_resize_monitor_interval_s": RESIZE_INTERVAL_S,
     }
-    settings: dict[str, Any] = {
+    settings: Any = {
         "name": run.name,
         "storage_path": run.uri.rpartition("/")[0],
         "failure_config": FailureConfig(max_failures=scaling.max_failures),
@@ -148,12 +149,12 @@ def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[Us
         "callbacks": [_Failures(watcher), _Groups(watcher), *callbacks],
         "logging_config": LoggingConfig(log_level="WARNING"),
     }
-    return TorchTrainer(
+    return LeanTorchTrainer(
         _worker,
         train_loop_config=options,
-        scaling_config=ray.train.ScalingConfig(**asked),
+        scaling_config=cast(Any, ray.train.ScalingConfig(**asked)),
         torch_config=TorchConfig(timeout_s=int(config.data.deadline_s + COLLECTIVE_SLACK_S)),
-        run_config=ray.train.RunConfig(**settings),
+        run_config=cast(Any, ray.train.RunConfig(**settings)),
     )
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -25,10 +25,13 @@ from distseg.data import town
 from distseg.data.manifest import MANIFEST_NAME
 from distseg.data.processes import in_processes
 from distseg.data.shards import pack
-from distseg.ending import Outcome
 from distseg.errors import ConfigError, StorageError
-from distseg.runs import read_config
 from distseg.screen import Screen
+
+if TYPE_CHECKING:
+    from distseg.ending import Outcome
+
+# Nothing above imports torch: the processes that pack `town` import this file again, and --list needs none of it.
 
 PROG = "python -m distseg.train"
 TOWN_TRAIN, TOWN_VAL = 720, 180  # frames: 40 and 10 of each condition and site
@@ -80,6 +83,8 @@ def _program_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, li
 def _config(known: argparse.Namespace, overrides: Sequence[str]) -> RunConfig:
     """The recipe, file or earlier run that was named, with the overrides of the command line."""
     if known.resume is not None:
+        from distseg.runs import read_config
+
         base = read_config(known.resume)
     elif known.config is not None:
         base = read_config_file(known.config)
@@ -121,7 +126,7 @@ def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) 
     pack(splits, town.LABELS, uri, dataset="town", run=in_processes(cli.num_cores()))
 
 
-def _train(config: RunConfig, resume: str | None) -> Outcome | None:
+def _train(config: RunConfig, resume: str | None) -> "Outcome | None":
     """Through Ray, or as the rank that torchrun started; the outcome is None on every rank but 0."""
     if "RANK" in os.environ:
         from distseg.rank import train_as_rank
@@ -158,7 +163,7 @@ def train_once(config: RunConfig) -> dict[str, Any]:
     return result
 
 
-def show(outcome: Outcome, experiment: str) -> None:
+def show(outcome: "Outcome", experiment: str) -> None:
     """The table of conditions, and where everything is."""
     from distseg import tracking
 

@@ -82,6 +82,12 @@ class Bottleneck(nn.Module):
         return out
 
 
+def _initialise_convolution(convolution: nn.Conv2d) -> None:
+    """He et al. 2015. On the meta device there is nothing to draw, and PyTorch would load its compiler to do so."""
+    if not convolution.weight.is_meta:
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+
+
 class ResNet(nn.Module):
     """The four stages, without the average pooling and the classifier."""
 
@@ -114,10 +120,10 @@ class ResNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Convolutions as in He et al. 2015; batch norm starts at scale 1 and shift 0 by default."""
+        """Batch norm starts at scale 1 and shift 0 by default."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                _initialise_convolution(module)
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         _, x1, x2, x3, x4 = self.taps(images_B3HW, 4)
@@ -163,7 +169,7 @@ class VGG16(nn.Module):
         for width, depth in zip(VGG16_WIDTHS, VGG16_DEPTHS, strict=True):
             for _ in range(depth):
                 conv = nn.Conv2d(channels, width, 3, padding=1)
-                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                _initialise_convolution(conv)
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
                 layers += [conv, *([nn.BatchNorm2d(width)] if has_bn else []), nn.ReLU(inplace=True)]
                 channels = width

@@ -15,6 +15,8 @@ import contextlib
 import os
 import posixpath
 import re
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +72,29 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
+    if is_local_file(uri):
+        _make_tables(Path(uri.removeprefix("sqlite:///")))
     return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _make_tables(path: Path) -> None:
+    """The tables of a SQLite file that is not there yet.
+
+    MLflow makes them in a thousand writes, each of which waits for the disk, seconds in all. So they are made in
+    memory, where the system has a folder for that, and copied. A file that another process makes meanwhile stays.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 — no name in it is foreseeable: see below
+    if path.exists() or not path.parent.is_dir() or not os.access(memory, os.W_OK):
+        return
+    import mlflow
+
+    # Two, since the file and its name in the end must be on one file system.
+    with tempfile.TemporaryDirectory(dir=memory) as there, tempfile.TemporaryDirectory(dir=path.parent) as here:
+        made, copied = Path(there, path.name), Path(here, path.name)
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        shutil.copyfile(made, copied)
+        with contextlib.suppress(FileExistsError):
+            os.link(copied, path)
 
 
 @contextlib.contextmanager
