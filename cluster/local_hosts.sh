@@ -120,7 +120,10 @@ up() {
   ip addr add "$net.1/24" dev "$bridge"
   ip link set "$bridge" up
   for i in $(seq 0 "$1"); do plug_in "$i"; done
-  for i in $(seq 0 "$1"); do start "$i"; done
+  start 0
+  local starting=()
+  for i in $(seq 1 "$1"); do start "$i" & starting+=($!); done
+  for i in "${starting[@]}"; do wait "$i"; done
   cat >"$state/env" <<END
 export RAY_API_SERVER_ADDRESS=http://$(address 0):8265
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_AUTH_TOKEN_PATH=$state/token

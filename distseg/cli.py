@@ -3,6 +3,7 @@
 0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C.
 """
 
+import atexit
 import contextlib
 import io
 import logging
@@ -10,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,11 @@ from distseg.errors import ConfigError, DistsegError
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Calls `main` with the command line and exits. `--debug` anywhere shows the traceback of an error."""
+    _leave(exit_code_of(main))
+
+
+def exit_code_of(main: Callable[[Sequence[str]], int | None]) -> int:
+    """The same without the exit: an error is one line on stderr."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
@@ -49,7 +56,22 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     except BrokenPipeError:  # `… | head` closed our output: no error of ours, but nothing more can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    sys.exit(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Exits without taking every module apart, as Python does last: with torch and Ray that takes more than a second.
+
+    Not where somebody waits for that end: a thread that Python would join, a profiler, a debugger, a coverage tool.
+    """
+    is_awaited = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    if is_awaited or sys.gettrace() is not None or sys.getprofile() is not None:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):  # a pipe that closed
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

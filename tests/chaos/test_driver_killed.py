@@ -1,5 +1,7 @@
-"""The machine of a local run dies: driver, Ray and workers at once. `--resume` ends as if nothing had happened."""
+"""The machine of a local run dies: driver, Ray and workers at once. `--resume` ends as if nothing had happened, on
+another cluster."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def test_a_resumed_run_ends_as_if_the_driver_had_not_been_killed(
-    config: RunConfig, undisturbed: Undisturbed, tmp_path: Path
+    config: RunConfig, ray_cluster: Mapping[str, str], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     with programs.own_environment() as environment:
         arguments = ("distseg.train", "--config", write_config(config, tmp_path))
@@ -27,8 +29,7 @@ def test_a_resumed_run_ends_as_if_the_driver_had_not_been_killed(
     killed = only_run(config.tracking.uri, config.tracking.experiment).run.info
     assert killed.status == "RUNNING"
 
-    with programs.own_environment() as environment:
-        ended = programs.run(tmp_path / "second", environment, "distseg.train", "--resume", str(run_folder))
+    ended = programs.run(tmp_path / "second", ray_cluster, "distseg.train", "--resume", str(run_folder))
     assert ended.code == 0, ended.err
     recorded = only_run(config.tracking.uri, config.tracking.experiment)
     assert ended.printed("MLflow run") == recorded.run.info.run_id == killed.run_id

@@ -1,6 +1,8 @@
-"""A search loses a trial, then its machine: the other trials go on, and `--resume` ends it with what was asked."""
+"""A search loses a trial, then its machine: the other trials go on, and `--resume` ends it with what was asked, on
+another cluster."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +31,9 @@ BUDGET = Budget(num_trials=3, max_steps={NUM_STEPS}, evaluate_every={EVALUATED_E
 '''
 
 
-def test_a_search_outlives_a_trial_and_its_driver(config: RunConfig, tmp_path: Path) -> None:
+def test_a_search_outlives_a_trial_and_its_driver(
+    config: RunConfig, ray_cluster: Mapping[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "my_space.py").write_text(SPACE)
     config = replace(config, scaling=ScalingConfig(num_workers=1))  # two trials at a time
     arguments = ("my_space", "--config", write_config(config, tmp_path), "--scheduler", "none")
@@ -45,8 +49,7 @@ def test_a_search_outlives_a_trial_and_its_driver(config: RunConfig, tmp_path: P
     before = {trial.number: trial for trial in search.read_trials(str(folder))}
     assert [before[number].status for number in (1, 2, 3)] == ["finished", "failed", "running"]
 
-    with programs.own_environment() as environment:
-        ended = programs.run(tmp_path, environment, "distseg.tune", "--resume", str(folder))
+    ended = programs.run(tmp_path, ray_cluster, "distseg.tune", "--resume", str(folder))
     assert ended.code == 0, ended.err
     after = {trial.number: trial for trial in search.read_trials(str(folder))}
     assert after.keys() == before.keys()

@@ -562,10 +562,7 @@ def call(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     if program == "cluster.submit":
         return int(importlib.import_module(program).main(arguments))
-    with pytest.raises(SystemExit) as stopped:
-        cli.run(importlib.import_module(f"distseg.{program}").main)
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
+    return cli.exit_code_of(importlib.import_module(f"distseg.{program}").main)
 
 
 def assert_one_line(error: str, words: tuple[str, ...]) -> None:

@@ -8,11 +8,13 @@ import ray.train
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from distseg import ray_cluster
 from distseg.checkpoint import META_FILE
 from distseg.config import RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
 from distseg.ray_cluster import check_resources, job_id
 from distseg.ray_train import _cause, _forget_if_broken
+from distseg.ray_trainer import LeanTorchTrainer
 
 KILLED = """4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: af94)
 was 22.47GB used / 23.54GB limit (0.954368)
@@ -67,3 +69,13 @@ def test_what_ray_noted_of_checkpoints_that_are_gone_does_not_stop_a_resumed_run
     _forget_if_broken(str(tmp_path))
     assert snapshot.exists() == is_kept
     _forget_if_broken(str(tmp_path / "there"))  # a run that Ray did not train
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies settings of its own
+def test_a_training_starts_no_helper_of_rays_that_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = LeanTorchTrainer(lambda: None)
+    made = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert made >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in made
+    monkeypatch.setattr(ray_cluster, "is_started_here", lambda: True)
+    alone = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert alone == made - {"PlacementGroupCleanerCallback"}

@@ -1,7 +1,9 @@
 """Metrics reach MLflow once each, whatever the server does; tried on SQLite and on a port nobody answers."""
 
+import contextlib
 import io
 import socket
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from PIL import Image
 from distseg import runs, tracking
 from distseg.config import RunConfig, with_overrides
 from distseg.errors import ConfigError, TrackingError
-from distseg.tracking import picture_log
+from distseg.tracking import client, picture_log
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +233,24 @@ def test_a_password_in_the_tracking_uri_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
         runs.tracking_of(config)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_new_file_is_as_mlflow_makes_it_and_one_that_is_there_stays(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    connected = client.connect(f"sqlite:///{ours}")
+    assert [path.name for path in tmp_path.iterdir()] == ["ours.db"]
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{theirs}").search_experiments()
+    assert tables(ours) == tables(theirs)
+    connected.create_experiment("mine")
+    assert {e.name for e in client.connect(f"sqlite:///{ours}").search_experiments()} == {"Default", "mine"}
+
+
+def tables(path: Path) -> dict[str, object]:
+    """The columns of each table and index, and which version of the tables it is."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master").fetchall()]
+        columns = {name: database.execute("SELECT * FROM pragma_table_info(?)", [name]).fetchall() for name in names}
+        return columns | {"version": database.execute("SELECT * FROM alembic_version").fetchall()}
 
 
 def test_sqlite_in_runs_is_the_default_and_the_environment_comes_before_it(

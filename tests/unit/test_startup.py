@@ -1,0 +1,50 @@
+"""What a program does not load before it needs it, and how it ends."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("program", ["train", "pack", "study"])
+def test_what_packs_and_lists_is_there_without_torch(program: str) -> None:
+    ended = python(f"import sys, distseg.{program}; print({{'torch', 'ray', 'mlflow'}} & sys.modules.keys())")
+    assert (ended.stdout, ended.stderr) == ("set()\n", "")
+
+
+def test_a_network_is_checked_without_torchs_compiler() -> None:
+    ended = python(
+        "import sys, torch\n"
+        "from distseg.config import ModelConfig\n"
+        "from distseg.models import build_model\n"
+        "with torch.device('meta'):\n"
+        "    build_model(ModelConfig(backbone='resnet18'), 13)\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    assert (ended.stdout, ended.stderr) == ("False\n", "")
+
+
+@pytest.mark.parametrize("is_profiled", [False, True])
+def test_a_program_ends_with_its_code_and_all_that_was_to_be_done_then(is_profiled: bool) -> None:
+    ended = python(
+        "import atexit, sys\n"
+        "from distseg import cli\n"
+        "atexit.register(print, 'and done')\n"
+        f"sys.setprofile((lambda *_: None) if {is_profiled} else None)\n"
+        "cli.run(lambda arguments: print('3 it is', end=' ') or 3)\n"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "3 it is and done\n", "")
+
+
+def test_a_thread_is_waited_for() -> None:
+    ended = python(
+        "import threading, time\n"
+        "from distseg import cli\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), print('the thread, too'))).start()\n"
+        "cli.run(lambda arguments: 0)\n"
+    )
+    assert (ended.returncode, ended.stdout) == (0, "the thread, too\n")
