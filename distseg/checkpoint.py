@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 WEIGHTS_FILE = "checkpoint.pt"
 META_FILE = "checkpoint.json"
+DAMAGED_FILE = "checkpoint.damaged.json"  # what META_FILE is then called
 NUM_BEST_KEPT = 2  # beside the newest: if one is damaged there is another
 
 
@@ -161,11 +162,16 @@ def _encode(checkpoint: Checkpoint) -> bytes:
 
 def read(uri: str) -> Checkpoint:
     """Loads the checkpoint directory at `uri`. Raises CheckpointError naming it if it is absent, damaged or too new."""
+    return _decode(_read_weights(uri), uri)
+
+
+def _read_weights(uri: str) -> bytes:
+    """Raises CheckpointError if they are not what was saved."""
     meta = _read_meta(uri)
     data = _read_part(uri, WEIGHTS_FILE)
     if hashlib.sha256(data).hexdigest() != meta["sha256"]:
         raise CheckpointError(f"{uri}: {WEIGHTS_FILE} is damaged (its SHA-256 differs from {META_FILE}); use another")
-    return _decode(data, uri)
+    return data
 
 
 def _read_part(uri: str, name: str) -> bytes:
@@ -266,6 +272,22 @@ def prune(run_uri: str, metric: str = "val/mIoU") -> None:
     for stale in ranked[NUM_BEST_KEPT:]:
         if stale != found[0]:
             storage.delete_tree(stale.uri)
+
+
+def set_damaged_aside(run_uri: str, after_step: int) -> None:
+    """What a resumed run passed over to go on from `after_step` counts no longer, lest it take the place of a good one.
+
+    Its META_FILE is renamed to DAMAGED_FILE; nothing is deleted.
+    """
+    for found in found_in(run_uri):
+        if found.step <= after_step:
+            break
+        try:
+            _read_weights(found.uri)
+        except CheckpointError:
+            meta_uri = storage.join(found.uri, META_FILE)
+            storage.write_bytes(storage.join(found.uri, DAMAGED_FILE), storage.read_bytes(meta_uri))
+            storage.delete(meta_uri)
 
 
 def resolve(uri: str) -> tuple[str, Checkpoint]:

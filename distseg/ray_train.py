@@ -88,9 +88,9 @@ def train(
     ray_cluster.check_resources(config)
     ray_cluster.check_reachable(run)
     run.job_id = job or ray_cluster.job_id()
+    run.open(config, manifest, saved)
     if resume:
         _forget_if_broken(run.uri)
-    run.open(config, manifest, saved)
     status = "FAILED"
     try:
         with _watching(config, show) as watcher, _interruptible(), _named_cluster():

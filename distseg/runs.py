@@ -126,6 +126,8 @@ class Run:
                 log.warning("%s; training goes on, its metrics are kept and sent later", error)
         storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
         self.write_about()
+        if saved is not None:
+            checkpoint.set_damaged_aside(self.uri, saved.step)
 
     def _changes_plan(self, config: RunConfig, saved: Checkpoint | None) -> bool:
         """Whether steps that may have been logged are not those that will be done now.

@@ -130,7 +130,11 @@ class TrainReader:
         """How long the consumer has waited for batches, in total."""
         self._threads = _threads_for((*remote, manifest.uri)[0], num_threads)
         weakref.finalize(self, self._threads.close)
+        if self._cache:
+            self._cache.hold()
         self._pending = deque(self._start(start_batch + ahead) for ahead in range(prefetch_batches))
+        if self._cache:
+            self._cache.go_on_after(self._pending[0].tasks if self._pending else [])
 
     def _num_indices(self, dataset: int) -> int:
         """How many indices of a data set to hold: 0.3 MB each, for shards of 1,000 samples."""

@@ -3,6 +3,7 @@
     cache = ShardCache(folder, max_bytes)
     cache.fetch(manifest, shard)                            soon, in the background, unless it is there
     cache.read_bytes(manifest, shard, uri, start, length)   from the file if it is there, else from S3, and fetches
+    cache.hold(), cache.go_on_after(futures)                fetches nothing meanwhile
 
 A range that is not there yet is read from S3, so neither a first batch nor a full disk waits for a fetch. A file takes
 its name, the shard's SHA-256, once all of it has that sum and is on disk: a killed process leaves a `.part` at most,
@@ -25,8 +26,10 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from distseg import storage
 from distseg.data.manifest import Manifest, Shard
@@ -54,6 +57,8 @@ class ShardCache:
         self._touched_s: dict[str, float] = {}
         self._lock = threading.Lock()
         self._is_closed = False
+        self._may_fetch = threading.Event()
+        self._may_fetch.set()
         self._threads = DaemonThreads(NUM_FETCHING, name="distseg-cache")
         weakref.finalize(self, self._threads.close)
         try:
@@ -68,7 +73,23 @@ class ShardCache:
 
     def close(self) -> None:
         self._is_closed = True
+        self._may_fetch.set()
         self._threads.close()
+
+    def hold(self) -> None:
+        """Fetches nothing before `go_on_after`, so that what is needed at once comes before what is for later."""
+        self._may_fetch.clear()
+
+    def go_on_after(self, needed: Sequence[Future[Any]]) -> None:
+        """Fetches when all of these are done, however they end."""
+
+        def look(_: object) -> None:
+            if all(future.done() for future in needed):
+                self._may_fetch.set()
+
+        for future in needed:
+            future.add_done_callback(look)
+        look(None)
 
     def read_bytes(
         self, manifest: Manifest, shard: Shard, uri: str, start: int, length: int, *, deadline_s: float
@@ -114,6 +135,7 @@ class ShardCache:
     # ---- fetching, by threads
 
     def _try_to_fetch(self, manifest: Manifest, shard: Shard) -> None:
+        self._may_fetch.wait()
         try:
             self._fetch(manifest, shard)
             self._not_before_s[shard.sha256] = time.time() + _NOT_AGAIN_S

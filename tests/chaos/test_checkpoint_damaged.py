@@ -51,3 +51,4 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
     assert recorded.steps("train/loss") == list(range(1, END + 1))
     saved = checkpoint.newest(run_uri)
     assert saved is not None and saved[1].step == END
+    assert newest.uri not in {found.uri for found in checkpoint.found_in(run_uri)}

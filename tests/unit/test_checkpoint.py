@@ -145,6 +145,20 @@ def test_a_run_may_be_named_with_a_slash_at_its_end(tmp_path: Path) -> None:
     assert checkpoint.resolve(f"{tmp_path}/")[1].step == 3
 
 
+def test_what_was_passed_over_takes_no_good_ones_place(tmp_path: Path) -> None:
+    good, flipped, lost = (saved(tmp_path, step, metrics={"val/mIoU": 0.1 * step}) for step in (1, 2, 3))
+    content = bytearray((flipped / checkpoint.WEIGHTS_FILE).read_bytes())
+    content[100] ^= 1
+    (flipped / checkpoint.WEIGHTS_FILE).write_bytes(content)
+    (lost / checkpoint.WEIGHTS_FILE).unlink()
+    checkpoint.set_damaged_aside(str(tmp_path), after_step=1)
+    assert [found.uri for found in checkpoint.found_in(str(tmp_path))] == [str(good)]
+    assert {path.name for path in flipped.iterdir()} == {checkpoint.WEIGHTS_FILE, checkpoint.DAMAGED_FILE}
+    later = [saved(tmp_path, step) for step in (4, 5)]
+    checkpoint.prune(str(tmp_path))
+    assert {found.uri for found in checkpoint.found_in(str(tmp_path))} >= {str(good), str(later[-1])}
+
+
 def test_only_damaged_checkpoints_are_not_no_checkpoints(tmp_path: Path) -> None:
     assert checkpoint.newest(str(tmp_path)) is None
     (saved(tmp_path, 1) / checkpoint.META_FILE).write_text("{")

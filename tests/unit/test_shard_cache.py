@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import os
 import signal
@@ -6,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,22 @@ def test_a_hanging_fetch_stops_nobody(packed: Manifest, folder: Path, monkeypatc
         assert read(cache, packed, shard) == original(packed, shard)
     released.set()
     cache.close()
+
+
+def test_nothing_is_fetched_before_what_is_needed_at_once(packed: Manifest, folder: Path, fetched: list[str]) -> None:
+    first: list[Future[None]] = [Future(), Future()]
+    with contextlib.closing(ShardCache(str(folder), 1 << 30)) as cache:
+        cache.hold()
+        cache.fetch(packed, packed.shards[0])
+        cache.go_on_after(first)
+        first[1].set_result(None)
+        time.sleep(0.1)
+        assert fetched == []
+        first[0].set_exception(OSError())
+        wait_for(lambda: cached(folder) == {packed.shards[0].sha256})
+        cache.hold()
+        cache.fetch(packed, packed.shards[1])
+    assert len(cached(folder)) == 1
 
 
 def test_a_killed_process_leaves_nothing_that_is_trusted(packed: Manifest, folder: Path) -> None:
