@@ -4,6 +4,7 @@
     s3_server       environment of a real S3 server            s3_uri         's3://…' empty, environment set
     postgres        environment of a PostgreSQL server
     mlflow_server   environment of an MLflow server on both    tracking_uri   its address, environment set
+    ray_cluster     environment of a Ray cluster of this machine, with two CPUs and without a dashboard
     ray_hosts       environment of a Ray cluster of real hosts: a head and two workers
     hosts_s3_server, hosts_mlflow_server        the same servers where those hosts reach them
 
@@ -91,6 +92,15 @@ def mlflow_server(postgres: dict[str, str], s3_server: dict[str, str]) -> Iterat
 def tracking_uri(mlflow_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     use_environment(mlflow_server, monkeypatch)
     return mlflow_server["MLFLOW_TRACKING_URI"]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[dict[str, str]]:
+    """For programs that join it one after the other."""
+    from tests import programs
+
+    with programs.ray_cluster() as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")

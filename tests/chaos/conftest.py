@@ -22,7 +22,7 @@ from distseg.config import (
 )
 from distseg.data.shards import pack
 from distseg.tracking.client import as_logged
-from tests import programs, ranks
+from tests import ranks
 from tests.chaos.tracking_server import Server
 from tests.recorded import Recorded
 from tests.toy_data import LABELS, toy_samples
@@ -83,12 +83,6 @@ def undisturbed(data_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Undi
     found = checkpoint.newest(str(folder / "run"))
     assert found is not None and found[1].step == NUM_STEPS
     return Undisturbed([logged[step]["train/loss"] for step in range(1, NUM_STEPS + 1)], found[1].model)
-
-
-@pytest.fixture(scope="package")
-def ray_cluster() -> Iterator[dict[str, str]]:
-    with programs.ray_cluster() as environment:
-        yield environment
 
 
 @pytest.fixture(scope="package")

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -54,12 +54,6 @@ def test_ten_kills_at_random(undisturbed: dict[str, bytes], tmp_path: Path) -> N
 
 def num_shards(out: Path) -> int:
     return len(list(out.rglob("*.tar")))
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[dict[str, str]]:
-    with programs.ray_cluster() as environment:
-        yield environment
 
 
 @pytest.mark.ray

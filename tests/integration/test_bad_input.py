@@ -650,12 +650,6 @@ def test_a_real_process_ends_with_the_code(places: Places, tmp_path: Path) -> No
     assert_one_line(ended.err, ("--optim.lr", "fast"))
 
 
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[dict[str, str]]:
-    with programs.ray_cluster() as environment:
-        yield environment
-
-
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """AdaIN by hand, the style network's training, and restyling in training, at evaluation and of a data set."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from distseg.loop import World
 from distseg.models import build_model
 from distseg.models.adain import Statistics, StyleNetwork, adain, statistics
 from distseg.style import Restyler, check_style, fit_style, load_network
-from tests import ranks
+from tests import programs, ranks
 from tests.unit.test_fit import losses
 
 TARGETS = ("night", "winter")
@@ -228,6 +229,21 @@ def test_apply_adds_restyled_copies_with_their_labels(tiny_town: str, network_ur
             assert (files.image == originals[shard.split, key].image) == (not target)
             num_copies += bool(target)
     assert num_copies == 2 * sum(s.num_samples for s in before.select("train", ("dawn",)))
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_apply_writes_the_same_bytes_in_ray_tasks(
+    tiny_town: str, network_uri: str, ray_cluster: Mapping[str, str], tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    asked = ["apply", "--network", network_uri, "--data", tiny_town, "--to", "night", "--conditions", "dawn"]
+    assert stylize.main([*asked, "--out", str(here), "--num_processes", "1"]) == 0
+    ended = programs.run(tmp_path, ray_cluster, "distseg.stylize", *asked, "--out", str(there), "--ray")
+    assert ended.code == 0, ended.err
+    names = {path.relative_to(here) for path in here.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(there) for path in there.rglob("*") if path.is_file()}
+    assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
 
 
 def test_show_draws_a_picture(tiny_town: str, network_uri: str, tmp_path: Path) -> None:
