@@ -1,7 +1,7 @@
 """Encoded images of shards -> arrays.
 
-    decode_rgb(data, key) -> (H, W, 3)        JPEG or PNG
-    decode_ids(data, num_classes, key) -> (H, W)
+    decode_rgb(data, key, out) -> (H, W, 3)        JPEG or PNG
+    decode_ids(data, num_classes, key, out) -> (H, W)
 
 JPEG goes through simplejpeg where it is installed: libjpeg-turbo as in Pillow, and the same pixels, but Pillow goes by
 way of four bytes a pixel and copies twice. Label maps as `pack` writes them, PNGs without row filters, are unpacked and
@@ -25,6 +25,7 @@ except ImportError:  # pixels are the same without
     simplejpeg = None
 
 UInt8Array = npt.NDArray[np.uint8]
+Encoded = bytes | memoryview
 
 _JPEG = b"\xff\xd8"  # how one begins
 _PLAIN_PNG = struct.Struct(">8sI4sIIBBBBBII4s")  # signature, IHDR, the head of IDAT (PNG specification, section 11.2)
@@ -32,7 +33,7 @@ _IEND = b"\0\0\0\0IEND\xaeB`\x82"
 _MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # of larger ones Pillow says that they may be a trap
 
 
-def decode_rgb(data: bytes, key: str, out_HW3: UInt8Array | None = None) -> UInt8Array:
+def decode_rgb(data: Encoded, key: str, out_HW3: UInt8Array | None = None) -> UInt8Array:
     """uint8 (H, W, 3): `out_HW3` itself where the image has its size and can be decoded into it, else a new array.
 
     Raises DataError naming `key` for what is no image, or none of three channels.
@@ -49,9 +50,12 @@ def decode_rgb(data: bytes, key: str, out_HW3: UInt8Array | None = None) -> UInt
     return np.asarray(_by_pillow(data, "RGB", key))
 
 
-def decode_ids(data: bytes, num_classes: int, key: str) -> UInt8Array:
-    """uint8 (H, W) of train ids and 255. Raises DataError naming `key` for what holds anything else."""
-    ids_HW = _plain_ids(data)
+def decode_ids(data: Encoded, num_classes: int, key: str, out_HW: UInt8Array | None = None) -> UInt8Array:
+    """uint8 (H, W) of train ids and 255: `out_HW` itself where the label map has its size, if that is a plain one.
+
+    Raises DataError naming `key` for what holds anything else.
+    """
+    ids_HW = _plain_ids(data, out_HW)
     if ids_HW is None:
         ids_HW = np.asarray(_by_pillow(data, "L", key))
     if (ids_HW + np.uint8(1)).max(initial=0) > num_classes:  # void becomes 0
@@ -60,7 +64,7 @@ def decode_ids(data: bytes, num_classes: int, key: str) -> UInt8Array:
     return ids_HW
 
 
-def _plain_ids(data: bytes) -> UInt8Array | None:
+def _plain_ids(data: Encoded, out_HW: UInt8Array | None = None) -> UInt8Array | None:
     """The pixels of a PNG of 8 bits of grey whose rows are stored as they are, in one piece; None for any other."""
     if len(data) < _PLAIN_PNG.size:
         return None
@@ -83,10 +87,14 @@ def _plain_ids(data: bytes) -> UInt8Array | None:
     ):
         return None
     rows = np.frombuffer(unpacked, dtype=np.uint8).reshape(height, 1 + width)  # before each row its filter
-    return None if rows[:, 0].any() else np.ascontiguousarray(rows[:, 1:])
+    if rows[:, 0].any():
+        return None
+    ids_HW = out_HW if out_HW is not None and out_HW.shape == (height, width) else np.empty((height, width), np.uint8)
+    ids_HW[...] = rows[:, 1:]
+    return ids_HW
 
 
-def _by_pillow(data: bytes, mode: str, key: str) -> Image.Image:
+def _by_pillow(data: Encoded, mode: str, key: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()

@@ -113,6 +113,14 @@ class SampleFiles(NamedTuple):
     meta: bytes
 
 
+class SampleViews(NamedTuple):
+    """The same, uncopied: of the one range that was read."""
+
+    image: memoryview
+    label: memoryview
+    meta: memoryview
+
+
 class Entries:
     """IndexEntry after IndexEntry, made when asked for from a fifth of their memory: a rank holds many indices."""
 
@@ -177,27 +185,34 @@ class ReadRange(Protocol):
 
 
 def read_sample(
+    manifest: Manifest, shard: Shard, entry: IndexEntry, *, deadline_s: float = storage.DEADLINE_S
+) -> SampleFiles:
+    """The files of one sample, by one range. Raises DataError naming shard and key if they are not as packed."""
+    return SampleFiles(*map(bytes, view_sample(manifest, shard, entry, deadline_s=deadline_s)))
+
+
+def view_sample(
     manifest: Manifest,
     shard: Shard,
     entry: IndexEntry,
     *,
     deadline_s: float = storage.DEADLINE_S,
     read: ReadRange | None = None,
-) -> SampleFiles:
-    """The files of one sample, by one range. Raises DataError naming shard and key if they are not as packed."""
+) -> SampleViews:
+    """As `read_sample`, for who decodes at once; `read` is by default storage's."""
     members = (entry.image, entry.label, entry.meta)
     start = min(member.offset for member in members)
     stop = max(member.offset + member.size for member in members)
     read = read or storage.read_bytes
-    data = read(storage.join(manifest.uri, shard.name), start, stop - start, deadline_s=deadline_s)
+    data = memoryview(read(storage.join(manifest.uri, shard.name), start, stop - start, deadline_s=deadline_s))
     if len(data) < stop - start:
         raise DataError(f"{shard.name}: truncated before the end of sample {entry.key}")
     places = [member.offset - start for member in members]
-    files = SampleFiles(*(data[at : at + member.size] for at, member in zip(places, members, strict=True)))
-    for member, content in zip(members, files, strict=True):
-        if crc32(content) != member.crc32:
+    views = SampleViews(*(data[at : at + member.size] for at, member in zip(places, members, strict=True)))
+    for member, view in zip(members, views, strict=True):
+        if crc32(view) != member.crc32:
             raise DataError(f"{shard.name}: {entry.key}.{member.extension} is not as packed (its CRC differs)")
-    return files
+    return views
 
 
 _PARTS = SampleFiles._fields

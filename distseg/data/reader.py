@@ -31,7 +31,7 @@ import torch
 from distseg import storage
 from distseg.config import AugmentConfig, Sampling
 from distseg.data.decoding import decode_ids, decode_rgb
-from distseg.data.manifest import Index, IndexEntry, Manifest, SampleFiles, Shard, read_index, read_sample
+from distseg.data.manifest import Index, IndexEntry, Manifest, SampleViews, Shard, read_index, view_sample
 from distseg.data.plan import SampleRef, TrainPlan, eval_share, lanes_of, number_in_shard, streams_of
 from distseg.data.sample import IGNORE_INDEX
 from distseg.data.shard_cache import ShardCache
@@ -109,8 +109,9 @@ class TrainReader:
         remote = [part.manifest.uri for part in parts if storage.is_s3(part.manifest.uri)]
         self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
         self._decoding = _decoding(num_threads, waits=bool(remote))
-        # A task costs a few turns of Python's lock, so a thread takes its share of a batch, but for one GET per sample.
-        self._slots_per_task = 1 if remote and not self._cache else -(-len(self._lanes) // num_threads)
+        # A task costs a few turns of Python's lock, so a thread takes its share of a batch, but where each is a GET.
+        share = -(-len(self._lanes) // num_threads)
+        self._slots_per_task = 1 if remote else share
         self._sources = [
             _Source(*part, self._num_indices(dataset), self._decoding, deadline_s, self._cache)
             for dataset, part in enumerate(parts)
@@ -135,6 +136,7 @@ class TrainReader:
         self._pending = deque(self._start(start_batch + ahead) for ahead in range(prefetch_batches))
         if self._cache:
             self._cache.go_on_after(self._pending[0].tasks if self._pending else [])
+            self._slots_per_task = share
 
     def _num_indices(self, dataset: int) -> int:
         """How many indices of a data set to hold: 0.3 MB each, for shards of 1,000 samples."""
@@ -198,9 +200,9 @@ class TrainReader:
         self, ref: SampleRef, images_BHW3: npt.NDArray[np.uint8], labels_BHW: npt.NDArray[np.uint8], i: int
     ) -> "_Slot":
         key, problem = "", ""
-        image_HW3 = images_BHW3[i]
+        image_HW3, label_HW = images_BHW3[i], labels_BHW[i]
         try:
-            sample = self._read(ref, image_HW3 if self._augment is None else None)
+            sample = self._read(ref, (image_HW3, label_HW) if self._augment is None else None)
         except DataError as error:
             if not self._skips:
                 raise
@@ -216,14 +218,17 @@ class TrainReader:
                 crop = train_crop(sample.image_HW3, sample.label_HW, self._crop_px, self._augment, rng, showing)
             if sample.image_HW3 is not image_HW3:  # it is not there yet
                 image_HW3[...] = crop.image_HW3
-            labels_BHW[i] = IGNORE_INDEX if problem else crop.label_HW
+            if problem:
+                label_HW[...] = IGNORE_INDEX
+            elif sample.label_HW is not label_HW:
+                label_HW[...] = crop.label_HW
         return _Slot(key or sample.key, ref.position, problem)
 
-    def _read(self, ref: SampleRef, out_HW3: npt.NDArray[np.uint8] | None = None) -> "_Decoded":
+    def _read(self, ref: SampleRef, out: "_Out | None" = None) -> "_Decoded":
         """In a mixture keys and errors say which data set is meant."""
         prefix = self._prefixes[ref.dataset]
         try:
-            sample = self._sources[ref.dataset].read(ref, out_HW3)
+            sample = self._sources[ref.dataset].read(ref, out)
         except DataError as error:
             raise DataError(f"in {prefix} {error}") if prefix else error from None
         return sample._replace(key=prefix + sample.key)
@@ -315,6 +320,9 @@ class _Decoded(NamedTuple):
     label_HW: npt.NDArray[np.uint8]  # train ids, checked
 
 
+_Out = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]  # (H, W, 3) and (H, W): where they are decoded to
+
+
 class _Source:
     """Reads and decodes single samples; used by many threads, of which `decoding` lets some decode at a time."""
 
@@ -338,30 +346,31 @@ class _Source:
         if self._cache:
             self._cache.fetch(self._manifest, self._shards[ref.shard])
 
-    def read(self, ref: SampleRef, out_HW3: npt.NDArray[np.uint8] | None = None) -> _Decoded:
-        """`out_HW3` is used for the image, if that has its size."""
+    def read(self, ref: SampleRef, out: _Out | None = None) -> _Decoded:
+        """`out` is used for image and label, if they have its size."""
         shard = self._shards[ref.shard]
         index = _twice(functools.partial(self._indices.get, shard))
-        return _twice(functools.partial(self._read, shard, _entry(ref, shard, index), out_HW3))
+        return _twice(functools.partial(self._read, shard, _entry(ref, shard, index), out))
 
-    def _read(self, shard: Shard, entry: IndexEntry, out_HW3: npt.NDArray[np.uint8] | None) -> _Decoded:
+    def _read(self, shard: Shard, entry: IndexEntry, out: _Out | None) -> _Decoded:
         files = self._read_files(shard, entry)
         key = f"{shard.name}/{entry.key}"
+        out_HW3, out_HW = out or (None, None)
         with self._decoding:
             image_HW3 = decode_rgb(files.image, key, out_HW3)
-            label_HW = decode_ids(files.label, self._manifest.label_space.num_classes, key)
+            label_HW = decode_ids(files.label, self._manifest.label_space.num_classes, key, out_HW)
         if image_HW3.shape[:2] != label_HW.shape:
             (height, width), (label_height, label_width) = image_HW3.shape[:2], label_HW.shape
             sizes = f"{width}x{height} pixels, its label {label_width}x{label_height}"
             raise DataError(f"{key}: the image is {sizes}")
         return _Decoded(key, image_HW3, label_HW)
 
-    def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleFiles:
+    def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleViews:
         if self._cache is None:
-            return read_sample(self._manifest, shard, entry, deadline_s=self._deadline_s)
+            return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s)
         cached = functools.partial(self._cache.read_bytes, self._manifest, shard)
         try:
-            return read_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=cached)
+            return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=cached)
         except DataError:
             self._cache.forget(shard)
             raise

@@ -6,9 +6,10 @@
     cache.hold(), cache.go_on_after(futures)                fetches nothing meanwhile
 
 A range that is not there yet is read from S3, so neither a first batch nor a full disk waits for a fetch. A file takes
-its name, the shard's SHA-256, once all of it has that sum and is on disk: a killed process leaves a `.part` at most,
-which the next one to fetch that shard writes anew. Who holds the lock (flock, gone with its process) of a `.part`
-fetches; others leave it to him. What damages a file later is found by the CRC of each sample: `forget` removes it.
+its name, the shard's SHA-256, once all of it has that sum: a killed process leaves a `.part` at most, which the next
+one to fetch that shard writes anew. Who holds the lock (flock, gone with its process) of a `.part` fetches; others
+leave it to him. What damages a file later, as a machine that loses power, is found by the CRC of each sample: `forget`
+removes it.
 
 Disk, for all processes of a node together: max_bytes, `.part`s included, and at most half of what was free. The file
 unused for longest goes first, but none used within KEPT_S: where all are in use, more is not fetched.
@@ -169,7 +170,6 @@ class ShardCache:
             os.pwrite(handle, piece, start)
         if digest.hexdigest() != shard.sha256:
             raise StorageError("it is not the shard that was packed; python -m distseg.pack verify tells more")
-        os.fsync(handle)
 
     def _make_room(self, handle: int, num_bytes: int) -> bool:
         """Gives the open `.part` its size, which others then count with. False: there is no room for it."""

@@ -95,6 +95,11 @@ def test_a_label_as_pack_writes_it_is_only_unpacked(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(decoding, "_by_pillow", never)
     ids_HW = decode_ids(data, 3, "k")
     assert np.array_equal(ids_HW, IDS_HW) and ids_HW.flags.c_contiguous
+    fitting, other = np.zeros_like(IDS_HW), np.zeros((53, 37), np.uint8)
+    assert decode_ids(memoryview(data), 3, "k", fitting) is fitting
+    assert np.array_equal(fitting, IDS_HW)
+    assert decode_ids(data, 3, "k", other) is not other
+    assert not other.any()
 
 
 @pytest.mark.usefixtures("inflater")

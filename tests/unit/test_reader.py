@@ -176,9 +176,9 @@ def test_prefetching_is_bounded(pristine: Path, monkeypatch: pytest.MonkeyPatch)
     def counting(*args: Any, **kwargs: Any) -> Any:
         nonlocal num_read
         num_read += 1
-        return manifest_module.read_sample(*args, **kwargs)
+        return manifest_module.view_sample(*args, **kwargs)
 
-    monkeypatch.setattr(reader_module, "read_sample", counting)
+    monkeypatch.setattr(reader_module, "view_sample", counting)
     with open_reader(pristine, prefetch_batches=2, num_threads=1) as reader:
         for b in range(10):
             next(reader)
@@ -339,7 +339,7 @@ def test_an_abandoned_reader_does_not_keep_the_program_alive(pristine: Path) -> 
 import threading
 from distseg.data import reader
 from distseg.data.shards import load_manifest
-reader.read_sample = lambda *args, **kwargs: threading.Event().wait()  # a network that never answers
+reader.view_sample = lambda *args, **kwargs: threading.Event().wait()  # a network that never answers
 from distseg.data import threads
 threads._JOIN_S = 0.2
 manifest = load_manifest({str(pristine)!r})
