@@ -129,15 +129,21 @@ class Entries:
         self.keys: tuple[str, ...] = tuple(row["key"] for row in rows)
         self.class_pixels_NK: npt.NDArray[np.uint32] = np.array([row["class_pixels"] for row in rows], dtype=np.uint32)
         self._extensions = [tuple(sys.intern(extension) for extension, *_ in parts) for parts in members]
-        self._places_N33 = np.array([[place for _, *place in parts] for parts in members], dtype=np.int64)
+        self._places_N9 = np.array([[n for _, *place in parts for n in place] for parts in members], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, i: int) -> IndexEntry:
-        places = zip(self._extensions[i], self._places_N33[i].tolist(), strict=True)
-        image, label, meta = (Member(extension, *place) for extension, place in places)
-        return IndexEntry(self.keys[i], image, label, meta, tuple(self.class_pixels_NK[i].tolist()))
+        image, label, meta = self._extensions[i]
+        at = self._places_N9[i].tolist()  # written out: a reader comes here for each sample
+        return IndexEntry(
+            self.keys[i],
+            Member(image, at[0], at[1], at[2]),
+            Member(label, at[3], at[4], at[5]),
+            Member(meta, at[6], at[7], at[8]),
+            tuple(self.class_pixels_NK[i].tolist()),
+        )
 
     def __iter__(self) -> Iterator[IndexEntry]:
         return (self[i] for i in range(len(self)))

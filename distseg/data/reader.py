@@ -209,6 +209,8 @@ class TrainReader:
             key = self._prefixes[ref.dataset] + self._sources[ref.dataset].key_or_number(ref)
             problem = str(error)
             sample = self._neighbour(ref, error)
+        if sample.image_HW3 is image_HW3 and sample.label_HW is label_HW:
+            return _Slot(sample.key, ref.position, problem)
         with self._decoding:
             if self._augment is None:
                 crop = centre_crop(sample.image_HW3, sample.label_HW, self._crop_px)
@@ -425,6 +427,10 @@ class _IndexCache:
         self._indices: OrderedDict[str, Future[Index]] = OrderedDict()
 
     def get(self, shard: Shard) -> Index:
+        if index := self._indices.get(shard.name):
+            with contextlib.suppress(KeyError):  # just thrown out by another thread
+                self._indices.move_to_end(shard.name)
+            return index.result()
         with self._lock:
             index = self._indices.get(shard.name)
             is_mine = index is None
