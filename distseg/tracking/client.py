@@ -12,6 +12,7 @@ directory, and `python -m distseg.sync` sends it. A SQLite file is no server: it
 """
 
 import contextlib
+import logging
 import os
 import posixpath
 import re
@@ -28,6 +29,8 @@ from distseg.errors import ConfigError, TrackingError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 OFF = "off"  # a tracking.uri
 TIMEOUT, TIMEOUT_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "15"
@@ -81,20 +84,22 @@ def _make_tables(path: Path) -> None:
     """The tables of a SQLite file that is not there yet.
 
     MLflow makes them in a thousand writes, each of which waits for the disk, seconds in all. So they are made in
-    memory, where the system has a folder for that, and copied. A file that another process makes meanwhile stays.
+    memory, where the system has a folder for that, and copied. A file that another process makes meanwhile stays, and
+    what does not succeed here is left to MLflow.
     """
     memory = Path("/dev/shm")  # noqa: S108 — no name in it is foreseeable: see below
-    if path.exists() or not path.parent.is_dir() or not os.access(memory, os.W_OK):
+    if path.exists() or not path.parent.is_dir() or not memory.is_dir():
         return
     import mlflow
 
-    # Two, since the file and its name in the end must be on one file system.
-    with tempfile.TemporaryDirectory(dir=memory) as there, tempfile.TemporaryDirectory(dir=path.parent) as here:
-        made, copied = Path(there, path.name), Path(here, path.name)
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
-        shutil.copyfile(made, copied)
-        with contextlib.suppress(FileExistsError):
+    try:  # two folders, since the file must be where its name will be
+        with tempfile.TemporaryDirectory(dir=memory) as there, tempfile.TemporaryDirectory(dir=path.parent) as here:
+            made, copied = Path(there, path.name), Path(here, path.name)
+            mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+            shutil.copyfile(made, copied)
             os.link(copied, path)
+    except Exception as error:  # noqa: BLE001 — no room, no links on that file system, whatever MLflow makes of it
+        log.debug("%s is left to MLflow: %s", path, first_line(error))
 
 
 @contextlib.contextmanager
