@@ -75,8 +75,9 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
-    if is_local_file(uri):
-        _make_tables(Path(uri.removeprefix("sqlite:///")))
+    path = uri.removeprefix("sqlite:///")
+    if path not in (uri, "", ":memory:") and "?" not in path:  # a file, and nothing said of how to open it
+        _make_tables(Path(path))
     return mlflow.MlflowClient(tracking_uri=uri)
 
 

@@ -245,6 +245,14 @@ def test_a_new_file_is_as_mlflow_makes_it_and_one_that_is_there_stays(tmp_path: 
     assert {e.name for e in client.connect(f"sqlite:///{ours}").search_experiments()} == {"Default", "mine"}
 
 
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///other.db?timeout=5", "http://host:5000"])
+def test_what_is_no_plain_file_is_left_to_mlflow(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda tracking_uri: tracking_uri)
+    client.connect(uri)
+    assert list(tmp_path.iterdir()) == []
+
+
 def tables(path: Path) -> dict[str, object]:
     """The columns of each table and index, and which version of the tables it is."""
     with contextlib.closing(sqlite3.connect(path)) as database:
