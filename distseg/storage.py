@@ -10,6 +10,7 @@ Every failure is a StorageError of one line: the uri, what is wrong, what to do.
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import shutil
@@ -69,21 +70,47 @@ def read_bytes(uri: str, start: int = 0, length: int | None = None, *, deadline_
     if is_s3(uri):
         with s3.S3File(uri, start, length, deadline_s) as source:
             return source.readall()
-    with _local_errors(uri):
-        if length is not None and len(data := _pread(uri, start, length)) == length:
-            return data
-        with Path(uri).open("rb") as file:
-            file.seek(start)
-            return file.read(-1 if length is None else length)
+    with _local_errors(uri), Path(uri).open("rb") as file:
+        file.seek(start)
+        return file.read(-1 if length is None else length)
 
 
-def _pread(path: str, start: int, length: int) -> bytes:
-    """Perhaps less than is asked for. Without a file object, which costs training more than the read itself."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(handle, length, start)
-    finally:
-        os.close(handle)
+class OpenFiles:
+    """Ranges of local files, of which those used last stay open: to open one costs more than to read a sample.
+
+    May be used by several threads. A file that is replaced meanwhile is read as it was, until `close`.
+    """
+
+    def __init__(self, max_open: int) -> None:
+        self._open = functools.lru_cache(max_open)(_OpenFile)
+
+    def read_bytes(self, uri: str, start: int, length: int, *, deadline_s: float = DEADLINE_S) -> bytes:
+        """As the function of that name."""
+        try:
+            data = self._open(uri).read(start, length)
+        except OSError:
+            data = b""
+        return data if len(data) == length else read_bytes(uri, start, length, deadline_s=deadline_s)
+
+    def close(self) -> None:
+        """Closes what no thread is reading; the next read opens it anew."""
+        self._open.cache_clear()
+
+
+class _OpenFile:
+    """Closed when nothing refers to it, which a thread that reads does."""
+
+    def __init__(self, path: str) -> None:
+        self._handle = -1
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Perhaps less than is asked for. Without a file object, which costs training more than the read itself."""
+        return os.pread(self._handle, length, start)
+
+    def __del__(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
 
 
 def open_read(uri: str, *, deadline_s: float = DEADLINE_S) -> BinaryIO:

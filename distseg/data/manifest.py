@@ -206,15 +206,14 @@ def view_sample(
     read: ReadRange | None = None,
 ) -> SampleViews:
     """As `read_sample`, for who decodes at once; `read` is by default storage's."""
-    members = (entry.image, entry.label, entry.meta)
-    start = min(member.offset for member in members)
-    stop = max(member.offset + member.size for member in members)
+    members = image, label, meta = entry.image, entry.label, entry.meta
+    start = min(image.offset, label.offset, meta.offset)
+    stop = max(image.offset + image.size, label.offset + label.size, meta.offset + meta.size)
     read = read or storage.read_bytes
     data = memoryview(read(storage.join(manifest.uri, shard.name), start, stop - start, deadline_s=deadline_s))
     if len(data) < stop - start:
         raise DataError(f"{shard.name}: truncated before the end of sample {entry.key}")
-    places = [member.offset - start for member in members]
-    views = SampleViews(*(data[at : at + member.size] for at, member in zip(places, members, strict=True)))
+    views = SampleViews(*[data[member.offset - start : member.offset - start + member.size] for member in members])
     for member, view in zip(members, views, strict=True):
         if crc32(view) != member.crc32:
             raise DataError(f"{shard.name}: {entry.key}.{member.extension} is not as packed (its CRC differs)")

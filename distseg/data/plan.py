@@ -43,6 +43,7 @@ import numpy.typing as npt
 from distseg.config import Sampling
 
 _SHARDS, _WINDOW, _SHARES = 1, 2, 3  # which of the seed's streams of random numbers
+_EVAL_PIECE = 1024  # samples located at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +199,20 @@ class _Epoch(NamedTuple):
     shard_order: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int64]  # ends[j]: where the j-th shard of this order ends in the epoch's sequence
 
-    def locate(self, offset: int) -> tuple[int, int]:
-        """(shard, index within it) of the sample at `offset` of the epoch's sequence."""
-        j = int(np.searchsorted(self.ends, offset, side="right"))
-        start = int(self.ends[j - 1]) if j else 0
-        return int(self.shard_order[j]), offset - start
+    def locate(self, offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """(shards, indices within them) of the samples at `offsets` of the epoch's sequence."""
+        j = np.searchsorted(self.ends, offsets, side="right")
+        starts = np.where(j > 0, self.ends[j - 1], 0)
+        return self.shard_order[j], (offsets - starts).astype(np.int32)
+
+
+class _Window(NamedTuple):
+    """What a lane's turns in one window of one epoch draw."""
+
+    epoch: int
+    number: int  # of the window, in the lane's epoch
+    shards: npt.NDArray[np.int32]  # of each turn
+    indices: npt.NDArray[np.int32]  # of the sample in its shard
 
 
 class _Walk:
@@ -224,20 +234,19 @@ class _Walk:
         thin = stream.showing is not None
         self.window = min(shuffle_window, max(1, self.num_samples // self.num_shards)) if thin else shuffle_window
         self.epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
-        self._windows: dict[int, tuple[tuple[int, int], npt.NDArray[np.int64]]] = {}  # of each lane, the newest
+        self._windows: dict[int, _Window] = {}  # of each lane, the newest
 
     def at(self, own_position: int, position: int) -> SampleRef:
         epoch, p = divmod(own_position, self.num_samples)
-        turn, first = divmod(p, self._batch_size)  # the lane's turn in this epoch; its first position in it
+        turn = p // self._batch_size  # the lane's in this epoch
         lane = own_position % self._batch_size
-        num_turns = (self.num_samples - 1 - first) // self._batch_size + 1
-        window, turn_in_window = divmod(turn, self.window)
-        newest = self._windows.get(lane)
-        if newest is None or newest[0] != (epoch, window):
-            length = min(self.window, num_turns - window * self.window)
-            newest = self._windows[lane] = (epoch, window), self._shuffled(epoch, lane, window, length)
-        offset = self.run_start(epoch, lane) + window * self.window + int(newest[1][turn_in_window])
-        shard, index = self.epoch(epoch).locate(offset)
+        number, turn_in_window = divmod(turn, self.window)
+        window = self._windows.get(lane)
+        if window is None or window.number != number or window.epoch != epoch:
+            num_turns = (self.num_samples - 1 - p % self._batch_size) // self._batch_size + 1
+            length = min(self.window, num_turns - number * self.window)
+            window = self._windows[lane] = self._make_window(epoch, lane, number, length)
+        shard, index = window.shards.item(turn_in_window), window.indices.item(turn_in_window)
         return SampleRef(shard, index, epoch, position, self.stream.dataset, self.stream.showing)
 
     def run_start(self, epoch: int, lane: int) -> int:
@@ -255,8 +264,10 @@ class _Walk:
         order = np.random.default_rng([self._seed, _SHARDS, epoch, *self._salt]).permutation(self.num_shards)
         return _Epoch(self._shards[order], np.cumsum(self._lengths[order], dtype=np.int64))
 
-    def _shuffled(self, epoch: int, lane: int, window: int, length: int) -> npt.NDArray[np.int64]:
-        return np.random.default_rng([self._seed, _WINDOW, epoch, lane, window, *self._salt]).permutation(length)
+    def _make_window(self, epoch: int, lane: int, number: int, length: int) -> "_Window":
+        rng = np.random.default_rng([self._seed, _WINDOW, epoch, lane, number, *self._salt])
+        offsets = self.run_start(epoch, lane) + number * self.window + rng.permutation(length)
+        return _Window(epoch, number, *self.epoch(epoch).locate(offsets))
 
 
 def lanes_of(rank: int, world: int, batch_size: int) -> range:
@@ -276,9 +287,11 @@ def eval_share(shard_lengths: Sequence[int], rank: int, world: int) -> Iterator[
     lengths = _checked(shard_lengths)
     num_samples = int(lengths.sum(dtype=np.int64))
     epoch = _Epoch(np.arange(len(lengths), dtype=np.int32), np.cumsum(lengths, dtype=np.int64))
-    for position in range(rank * num_samples // world, (rank + 1) * num_samples // world):
-        shard, index = epoch.locate(position)
-        yield SampleRef(shard, index, 0, position)
+    positions = range(rank * num_samples // world, (rank + 1) * num_samples // world)
+    for begin in range(positions.start, positions.stop, _EVAL_PIECE):
+        piece = np.arange(begin, min(begin + _EVAL_PIECE, positions.stop))
+        for position, shard, index in zip(*(column.tolist() for column in (piece, *epoch.locate(piece))), strict=True):
+            yield SampleRef(shard, index, 0, position)
 
 
 def _checked(shard_lengths: npt.ArrayLike) -> npt.NDArray[np.int32]:

@@ -31,7 +31,16 @@ import torch
 from distseg import storage
 from distseg.config import AugmentConfig, Sampling
 from distseg.data.decoding import decode_ids, decode_rgb
-from distseg.data.manifest import Index, IndexEntry, Manifest, SampleViews, Shard, read_index, view_sample
+from distseg.data.manifest import (
+    Index,
+    IndexEntry,
+    Manifest,
+    ReadRange,
+    SampleViews,
+    Shard,
+    read_index,
+    view_sample,
+)
 from distseg.data.plan import SampleRef, TrainPlan, eval_share, lanes_of, number_in_shard, streams_of
 from distseg.data.sample import IGNORE_INDEX
 from distseg.data.shard_cache import ShardCache
@@ -44,6 +53,7 @@ _T = TypeVar("_T")
 
 _WAITING_THREADS = 8  # beside the decoding ones, so that S3's latency is waited for in parallel
 _FETCHED_AHEAD = 64  # batches: what they need of S3 is fetched now, whatever epoch they are in
+_MAX_OPEN_FILES = 128  # of a data set on disk
 _MAX_NEIGHBOURS = 8  # tried in the place of a bad sample
 
 
@@ -109,9 +119,7 @@ class TrainReader:
         remote = [part.manifest.uri for part in parts if storage.is_s3(part.manifest.uri)]
         self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
         self._decoding = _decoding(num_threads, waits=bool(remote))
-        # A task costs a few turns of Python's lock, so a thread takes its share of a batch, but where each is a GET.
-        share = -(-len(self._lanes) // num_threads)
-        self._slots_per_task = 1 if remote else share
+        self._slots_per_task = 1
         self._sources = [
             _Source(*part, self._num_indices(dataset), self._decoding, deadline_s, self._cache)
             for dataset, part in enumerate(parts)
@@ -131,12 +139,24 @@ class TrainReader:
         """How long the consumer has waited for batches, in total."""
         self._threads = _threads_for((*remote, manifest.uri)[0], num_threads)
         weakref.finalize(self, self._threads.close)
+        self._pending: deque[_Pending] = deque()
+        self._begin(prefetch_batches, num_threads, ranges_only=bool(remote) and self._cache is None)
+
+    def _begin(self, prefetch_batches: int, num_threads: int, *, ranges_only: bool) -> None:
+        """Starts on the first batches, each made by all threads together; of S3 each sample is a GET.
+
+        Later a task is as large as leaves two of them for each thread, since each costs a few turns of Python's lock.
+        """
         if self._cache:
             self._cache.hold()
-        self._pending = deque(self._start(start_batch + ahead) for ahead in range(prefetch_batches))
+        elif not ranges_only:
+            self._slots_per_task = -(-len(self._lanes) // num_threads)
+        self._pending.extend(self._start(self.next_batch + ahead) for ahead in range(prefetch_batches))
         if self._cache:
             self._cache.go_on_after(self._pending[0].tasks if self._pending else [])
-            self._slots_per_task = share
+        if not ranges_only:
+            tasks_per_batch = min(num_threads, -(-2 * num_threads // max(1, prefetch_batches)))
+            self._slots_per_task = -(-len(self._lanes) // tasks_per_batch)
 
     def _num_indices(self, dataset: int) -> int:
         """How many indices of a data set to hold: 0.3 MB each, for shards of 1,000 samples."""
@@ -342,7 +362,9 @@ class _Source:
         self._deadline_s = deadline_s
         self._indices = _IndexCache(manifest, num_indices, deadline_s)
         self._decoding = decoding
-        self._cache = cache if storage.is_s3(manifest.uri) else None
+        is_remote = storage.is_s3(manifest.uri)
+        self._cache = cache if is_remote else None
+        self._files = None if is_remote else storage.OpenFiles(_MAX_OPEN_FILES)
 
     def fetch(self, ref: SampleRef) -> None:
         if self._cache:
@@ -368,13 +390,16 @@ class _Source:
         return _Decoded(key, image_HW3, label_HW)
 
     def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleViews:
-        if self._cache is None:
-            return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s)
-        cached = functools.partial(self._cache.read_bytes, self._manifest, shard)
+        read: ReadRange | None = self._files.read_bytes if self._files else None
+        if self._cache:
+            read = functools.partial(self._cache.read_bytes, self._manifest, shard)
         try:
-            return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=cached)
-        except DataError:
-            self._cache.forget(shard)
+            return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=read)
+        except DataError:  # it may have been put right, or be right where it came from
+            if self._cache:
+                self._cache.forget(shard)
+            if self._files:
+                self._files.close()
             raise
 
     def eval_sample(self, ref: SampleRef) -> EvalSample:

@@ -491,6 +491,7 @@ def test_what_is_damaged_on_its_way_is_read_again(
         read_bytes = staticmethod(flaky)
 
     monkeypatch.setattr(manifest_module, "storage", FlakyStorage)
+    monkeypatch.setattr(storage.OpenFiles, "read_bytes", lambda _, *args, **options: flaky(*args, **options))
     with TrainReader(
         manifest, manifest.select("train"), batch_size=4, crop_px=(20, 20), augment=None, seed=0, shuffle_window=6
     ) as reader:
