@@ -81,10 +81,15 @@ class S3File(io.RawIOBase):
 
     def readall(self) -> bytes:
         data = bytearray(self._num_left())
-        view, done = memoryview(data), 0
-        while done < len(data):
-            done += self.readinto(view[done : done + CHUNK_BYTES])
+        self.fill(memoryview(data))
         return bytes(data)
+
+    def fill(self, view: memoryview) -> int:
+        """Reads until the view is full or the file ends."""
+        done = 0
+        while done < len(view) and (num_read := self.readinto(view[done : done + CHUNK_BYTES])):
+            done += num_read
+        return done
 
     def close(self) -> None:
         if self._body is not None:

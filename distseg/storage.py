@@ -75,6 +75,19 @@ def read_bytes(uri: str, start: int = 0, length: int | None = None, *, deadline_
         return file.read(-1 if length is None else length)
 
 
+def read_into(view: memoryview, uri: str, start: int = 0, *, deadline_s: float = DEADLINE_S) -> int:
+    """As `read_bytes`, to memory that is there: as many bytes as it holds; how many they were."""
+    if is_s3(uri):
+        with s3.S3File(uri, start, len(view), deadline_s) as source:
+            return source.fill(view)
+    with _local_errors(uri), Path(uri).open("rb", buffering=0) as file:
+        file.seek(start)
+        done = 0
+        while done < len(view) and (num_read := file.readinto(view[done:])):
+            done += num_read
+        return done
+
+
 class OpenFiles:
     """Ranges of local files, of which those used last stay open: to open one costs more than to read a sample.
 

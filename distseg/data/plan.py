@@ -234,18 +234,20 @@ class _Walk:
         thin = stream.showing is not None
         self.window = min(shuffle_window, max(1, self.num_samples // self.num_shards)) if thin else shuffle_window
         self.epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
-        self._windows: dict[int, _Window] = {}  # of each lane, the newest
+        self._windows_per_epoch = -(-self.num_samples // (self._batch_size * self.window))
+        self._windows: dict[tuple[int, int], _Window] = {}  # of each lane the newest two: one is read, one fetched
 
     def at(self, own_position: int, position: int) -> SampleRef:
         epoch, p = divmod(own_position, self.num_samples)
         turn = p // self._batch_size  # the lane's in this epoch
         lane = own_position % self._batch_size
         number, turn_in_window = divmod(turn, self.window)
-        window = self._windows.get(lane)
+        key = lane, (epoch * self._windows_per_epoch + number) % 2
+        window = self._windows.get(key)
         if window is None or window.number != number or window.epoch != epoch:
             num_turns = (self.num_samples - 1 - p % self._batch_size) // self._batch_size + 1
             length = min(self.window, num_turns - number * self.window)
-            window = self._windows[lane] = self._make_window(epoch, lane, number, length)
+            window = self._windows[key] = self._make_window(epoch, lane, number, length)
         shard, index = window.shards.item(turn_in_window), window.indices.item(turn_in_window)
         return SampleRef(shard, index, epoch, position, self.stream.dataset, self.stream.showing)
 

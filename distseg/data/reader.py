@@ -20,7 +20,6 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeVar
 
@@ -46,13 +45,14 @@ from distseg.data.sample import IGNORE_INDEX
 from distseg.data.shard_cache import ShardCache
 from distseg.data.threads import DaemonThreads
 from distseg.data.transforms import centre_crop, train_crop
-from distseg.errors import DataError
+from distseg.errors import DataError, StorageError
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _WAITING_THREADS = 8  # beside the decoding ones, so that S3's latency is waited for in parallel
-_FETCHED_AHEAD = 64  # batches: what they need of S3 is fetched now, whatever epoch they are in
+_FETCHED_AHEAD = 256  # batches at most: what they need of S3 is fetched now, whatever epoch they are in
+_FETCHED_AT_ONCE = 8  # batches for each that is made: to look for all of those ahead would take the first one's time
 _MAX_OPEN_FILES = 128  # of a data set on disk
 _MAX_NEIGHBOURS = 8  # tried in the place of a bad sample
 
@@ -118,10 +118,11 @@ class TrainReader:
         self._lanes = lanes_of(rank, world, batch_size)
         remote = [part.manifest.uri for part in parts if storage.is_s3(part.manifest.uri)]
         self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
-        self._decoding = _decoding(num_threads, waits=bool(remote))
+        self._threads = _threads_for((*remote, manifest.uri)[0], num_threads)
+        weakref.finalize(self, self._threads.close)
         self._slots_per_task = 1
         self._sources = [
-            _Source(*part, self._num_indices(dataset), self._decoding, deadline_s, self._cache)
+            _Source(*part, self._num_indices(dataset), self._threads, deadline_s, self._cache)
             for dataset, part in enumerate(parts)
         ]
         self._prefixes = [f"{part.manifest.uri}/" for part in parts] if mix else [""]
@@ -137,8 +138,9 @@ class TrainReader:
         """The global batch that `next` will return."""
         self.wait_s = 0.0
         """How long the consumer has waited for batches, in total."""
-        self._threads = _threads_for((*remote, manifest.uri)[0], num_threads)
-        weakref.finalize(self, self._threads.close)
+        # Lanes that come to a new window need its shards all at once: the window before is for fetching them.
+        self._fetched_ahead = min(shuffle_window, _FETCHED_AHEAD)
+        self._fetched_until = start_batch
         self._pending: deque[_Pending] = deque()
         self._begin(prefetch_batches, num_threads, ranges_only=bool(remote) and self._cache is None)
 
@@ -160,7 +162,8 @@ class TrainReader:
 
     def _num_indices(self, dataset: int) -> int:
         """How many indices of a data set to hold: 0.3 MB each, for shards of 1,000 samples."""
-        return min(len(self._lanes) * self._plan.open_shards_per_lane(dataset), 1024)
+        num_windows = 2 if self._cache else 1  # the next one's are fetched
+        return min(num_windows * len(self._lanes) * self._plan.open_shards_per_lane(dataset), 1024)
 
     def __iter__(self) -> Self:
         return self
@@ -195,16 +198,23 @@ class TrainReader:
         self.close()
 
     def _start(self, b: int) -> "_Pending":
-        if self._cache:
-            for ref in self._plan.batch(b + _FETCHED_AHEAD, self._lanes):
-                self._sources[ref.dataset].fetch(ref)
         refs = self._plan.batch(b, self._lanes)
         images_BHW3, labels_BHW = self._image_buffers.take(), self._label_buffers.take()
         tasks = [
             self._threads.submit(self._fill, refs[i : i + self._slots_per_task], images_BHW3, labels_BHW, i)
             for i in range(0, len(refs), self._slots_per_task)
         ]
+        if self._cache:
+            self._fetch_ahead(b)
         return _Pending(images_BHW3, labels_BHW, tasks)
+
+    def _fetch_ahead(self, b: int) -> None:
+        """Keeps as far ahead of batch b as it should be; at first it gets there little by little."""
+        until = min(b + self._fetched_ahead, self._fetched_until + _FETCHED_AT_ONCE)
+        for ahead in range(self._fetched_until, until):
+            for ref in self._plan.batch(ahead, self._lanes):
+                self._sources[ref.dataset].fetch(ref)
+        self._fetched_until = max(self._fetched_until, until)
 
     def _fill(
         self,
@@ -231,19 +241,18 @@ class TrainReader:
             sample = self._neighbour(ref, error)
         if sample.image_HW3 is image_HW3 and sample.label_HW is label_HW:
             return _Slot(sample.key, ref.position, problem)
-        with self._decoding:
-            if self._augment is None:
-                crop = centre_crop(sample.image_HW3, sample.label_HW, self._crop_px)
-            else:
-                rng = np.random.default_rng([self._seed, ref.position])
-                showing = None if problem else ref.showing
-                crop = train_crop(sample.image_HW3, sample.label_HW, self._crop_px, self._augment, rng, showing)
-            if sample.image_HW3 is not image_HW3:  # it is not there yet
-                image_HW3[...] = crop.image_HW3
-            if problem:
-                label_HW[...] = IGNORE_INDEX
-            elif sample.label_HW is not label_HW:
-                label_HW[...] = crop.label_HW
+        if self._augment is None:
+            crop = centre_crop(sample.image_HW3, sample.label_HW, self._crop_px)
+        else:
+            rng = np.random.default_rng([self._seed, ref.position])
+            showing = None if problem else ref.showing
+            crop = train_crop(sample.image_HW3, sample.label_HW, self._crop_px, self._augment, rng, showing)
+        if sample.image_HW3 is not image_HW3:  # it is not there yet
+            image_HW3[...] = crop.image_HW3
+        if problem:
+            label_HW[...] = IGNORE_INDEX
+        elif sample.label_HW is not label_HW:
+            label_HW[...] = crop.label_HW
         return _Slot(key or sample.key, ref.position, problem)
 
     def _read(self, ref: SampleRef, out: "_Out | None" = None) -> "_Decoded":
@@ -311,10 +320,9 @@ def eval_samples(
     deadline_s: float = storage.DEADLINE_S,
 ) -> Iterator[EvalSample]:
     """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
-    decoding = _decoding(num_threads, waits=storage.is_s3(manifest.uri))
-    source = _Source(manifest, shards, 4, decoding, deadline_s)
-    refs = eval_share([shard.num_samples for shard in shards], rank, world)
     threads = _threads_for(manifest.uri, num_threads)
+    source = _Source(manifest, shards, 4, threads, deadline_s)
+    refs = eval_share([shard.num_samples for shard in shards], rank, world)
     pending: deque[Future[EvalSample]] = deque()
     try:
         for ref in refs:
@@ -327,13 +335,9 @@ def eval_samples(
         threads.close()
 
 
-def _decoding(num_threads: int, *, waits: bool) -> AbstractContextManager[object]:
-    """What a thread holds to decode: there are more threads than may, if some wait for a server."""
-    return threading.Semaphore(num_threads) if waits else contextlib.nullcontext()
-
-
 def _threads_for(uri: str, num_threads: int) -> DaemonThreads:
-    return DaemonThreads(num_threads + (_WAITING_THREADS if storage.is_s3(uri) else 0), name="distseg-reader")
+    num_waiting = _WAITING_THREADS if storage.is_s3(uri) else 0
+    return DaemonThreads(num_threads, num_waiting=num_waiting, name="distseg-reader")
 
 
 class _Decoded(NamedTuple):
@@ -346,14 +350,14 @@ _Out = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]  # (H, W, 3) and (H, 
 
 
 class _Source:
-    """Reads and decodes single samples; used by many threads, of which `decoding` lets some decode at a time."""
+    """Reads and decodes single samples, in `threads`, whose turns it lends to others while it waits for a server."""
 
     def __init__(
         self,
         manifest: Manifest,
         shards: Sequence[Shard],
         num_indices: int,
-        decoding: AbstractContextManager[object],
+        threads: DaemonThreads,
         deadline_s: float,
         cache: ShardCache | None = None,
     ) -> None:
@@ -361,28 +365,43 @@ class _Source:
         self._shards = shards
         self._deadline_s = deadline_s
         self._indices = _IndexCache(manifest, num_indices, deadline_s)
-        self._decoding = decoding
+        self._fetching: set[str] = set()  # shards whose indices are
+        self._threads = threads
         is_remote = storage.is_s3(manifest.uri)
         self._cache = cache if is_remote else None
         self._files = None if is_remote else storage.OpenFiles(_MAX_OPEN_FILES)
 
     def fetch(self, ref: SampleRef) -> None:
-        if self._cache:
-            self._cache.fetch(self._manifest, self._shards[ref.shard])
+        """Soon, the shard of a sample and its index."""
+        if not self._cache:
+            return
+        shard = self._shards[ref.shard]
+        self._cache.fetch(self._manifest, shard)
+        if shard.name not in self._fetching and not self._indices.at_hand(shard):
+            self._fetching.add(shard.name)
+            self._threads.submit(self._fetch_index, shard)
+
+    def _fetch_index(self, shard: Shard) -> None:
+        """Who needs it tries again, and says what is wrong."""
+        with contextlib.suppress(DataError, StorageError), self._threads.while_waiting():
+            self._indices.get(shard)
+        self._fetching.discard(shard.name)
 
     def read(self, ref: SampleRef, out: _Out | None = None) -> _Decoded:
         """`out` is used for image and label, if they have its size."""
         shard = self._shards[ref.shard]
-        index = _twice(functools.partial(self._indices.get, shard))
+        index = self._indices.at_hand(shard)
+        if index is None:
+            with self._threads.while_waiting():
+                index = _twice(functools.partial(self._indices.get, shard))
         return _twice(functools.partial(self._read, shard, _entry(ref, shard, index), out))
 
     def _read(self, shard: Shard, entry: IndexEntry, out: _Out | None) -> _Decoded:
         files = self._read_files(shard, entry)
         key = f"{shard.name}/{entry.key}"
         out_HW3, out_HW = out or (None, None)
-        with self._decoding:
-            image_HW3 = decode_rgb(files.image, key, out_HW3)
-            label_HW = decode_ids(files.label, self._manifest.label_space.num_classes, key, out_HW)
+        image_HW3 = decode_rgb(files.image, key, out_HW3)
+        label_HW = decode_ids(files.label, self._manifest.label_space.num_classes, key, out_HW)
         if image_HW3.shape[:2] != label_HW.shape:
             (height, width), (label_height, label_width) = image_HW3.shape[:2], label_HW.shape
             sizes = f"{width}x{height} pixels, its label {label_width}x{label_height}"
@@ -390,17 +409,25 @@ class _Source:
         return _Decoded(key, image_HW3, label_HW)
 
     def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleViews:
-        read: ReadRange | None = self._files.read_bytes if self._files else None
-        if self._cache:
-            read = functools.partial(self._cache.read_bytes, self._manifest, shard)
         try:
-            return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=read)
+            return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=self._ranges_of(shard))
         except DataError:  # it may have been put right, or be right where it came from
             if self._cache:
                 self._cache.forget(shard)
             if self._files:
                 self._files.close()
             raise
+
+    def _ranges_of(self, shard: Shard) -> ReadRange:
+        if self._files:
+            return self._files.read_bytes
+        if self._cache:
+            return functools.partial(self._cache.read_bytes, self._manifest, shard, otherwise=self._wait_for)
+        return self._wait_for
+
+    def _wait_for(self, uri: str, start: int, length: int, *, deadline_s: float) -> bytes:
+        with self._threads.while_waiting():
+            return storage.read_bytes(uri, start, length, deadline_s=deadline_s)
 
     def eval_sample(self, ref: SampleRef) -> EvalSample:
         sample = self.read(ref)
@@ -451,11 +478,16 @@ class _IndexCache:
         self._lock = threading.Lock()
         self._indices: OrderedDict[str, Future[Index]] = OrderedDict()
 
+    def at_hand(self, shard: Shard) -> Index | None:
+        """None if it has yet to be read, or waited for, or could not be read."""
+        index = self._indices.get(shard.name)
+        if index is None or not index.done() or index.exception():
+            return None
+        with contextlib.suppress(KeyError):  # just thrown out by another thread
+            self._indices.move_to_end(shard.name)
+        return index.result()
+
     def get(self, shard: Shard) -> Index:
-        if index := self._indices.get(shard.name):
-            with contextlib.suppress(KeyError):  # just thrown out by another thread
-                self._indices.move_to_end(shard.name)
-            return index.result()
         with self._lock:
             index = self._indices.get(shard.name)
             is_mine = index is None

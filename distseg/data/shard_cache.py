@@ -13,7 +13,7 @@ removes it.
 
 Disk, for all processes of a node together: max_bytes, `.part`s included, and at most half of what was free. The file
 unused for longest goes first, but none used within KEPT_S: where all are in use, more is not fetched.
-Memory: NUM_FETCHING times two pieces of PIECE_BYTES.
+Memory: NUM_FETCHING pieces of PIECE_BYTES.
 """
 
 import contextlib
@@ -27,13 +27,14 @@ import tempfile
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from distseg import storage
-from distseg.data.manifest import Manifest, Shard
+from distseg.data.manifest import Manifest, ReadRange, Shard
 from distseg.data.threads import DaemonThreads
 from distseg.errors import StorageError
 
@@ -52,10 +53,12 @@ class ShardCache:
     def __init__(self, folder: str, max_bytes: int, *, deadline_s: float = storage.DEADLINE_S) -> None:
         """folder: "" is one of this user's in the system's place for temporary files."""
         self._folder = Path(folder or Path(tempfile.gettempdir()) / f"distseg-shards-{os.getuid()}")
+        self._folder_name = str(self._folder)  # a Path takes longer to extend than the file to open
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
         self._not_before_s: dict[str, float] = {}  # by SHA-256: when fetching may be tried
         self._touched_s: dict[str, float] = {}
+        self._buffers: deque[bytearray] = deque()  # of PIECE_BYTES, to use again: fresh memory costs a fault per page
         self._lock = threading.Lock()
         self._is_closed = False
         self._may_fetch = threading.Event()
@@ -93,24 +96,32 @@ class ShardCache:
         look(None)
 
     def read_bytes(
-        self, manifest: Manifest, shard: Shard, uri: str, start: int, length: int, *, deadline_s: float
+        self,
+        manifest: Manifest,
+        shard: Shard,
+        uri: str,
+        start: int,
+        length: int,
+        *,
+        deadline_s: float,
+        otherwise: ReadRange | None = None,
     ) -> bytes:
-        """As `storage.read_bytes`."""
-        path = self._path(shard)
+        """As `storage.read_bytes`; `otherwise`, by default that, is asked for what is not there yet."""
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(f"{self._folder_name}/{shard.sha256}.tar", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             self.fetch(manifest, shard)
-            return storage.read_bytes(uri, start, length, deadline_s=deadline_s)
+            return (otherwise or storage.read_bytes)(uri, start, length, deadline_s=deadline_s)
         try:
-            self._touch(path, handle)
+            self._touch(shard, handle)
             return os.pread(handle, length, start)
         finally:
             os.close(handle)
 
     def fetch(self, manifest: Manifest, shard: Shard) -> None:
+        if (now_s := time.time()) < self._not_before_s.get(shard.sha256, 0.0):
+            return
         with self._lock:
-            now_s = time.time()
             if now_s < self._not_before_s.get(shard.sha256, 0.0):
                 return
             is_there = self._path(shard).exists()
@@ -127,10 +138,10 @@ class ShardCache:
     def _path(self, shard: Shard) -> Path:
         return self._folder / f"{shard.sha256}.tar"
 
-    def _touch(self, path: Path, handle: int) -> None:
+    def _touch(self, shard: Shard, handle: int) -> None:
         now_s = time.time()
-        if now_s - self._touched_s.get(path.name, 0.0) > _TOUCHED_S:
-            self._touched_s[path.name] = now_s
+        if now_s - self._touched_s.get(shard.sha256, 0.0) > _TOUCHED_S:
+            self._touched_s[shard.sha256] = now_s
             os.utime(handle)
 
     # ---- fetching, by threads
@@ -162,12 +173,15 @@ class ShardCache:
 
     def _fill(self, handle: int, uri: str, shard: Shard) -> None:
         digest = hashlib.sha256()
+        buffer = self._buffers.pop() if self._buffers else bytearray(PIECE_BYTES)
         for start in range(0, shard.num_bytes, PIECE_BYTES):
             if self._is_closed:
                 raise StorageError("closed")
-            piece = storage.read_bytes(uri, start, PIECE_BYTES, deadline_s=self._deadline_s)
+            view = memoryview(buffer)[: shard.num_bytes - start]
+            piece = view[: storage.read_into(view, uri, start, deadline_s=self._deadline_s)]
             digest.update(piece)
             os.pwrite(handle, piece, start)
+        self._buffers.append(buffer)
         if digest.hexdigest() != shard.sha256:
             raise StorageError("it is not the shard that was packed; python -m distseg.pack verify tells more")
 

@@ -1,57 +1,103 @@
 """A pool of daemon threads: unlike `ThreadPoolExecutor`'s, one that hangs in the network keeps no process alive."""
 
-import queue
+import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _JOIN_S = 5.0
 
 
+class _Task(NamedTuple):
+    run: Callable[[], Any]
+    future: Future[Any]
+
+
 class DaemonThreads:
-    def __init__(self, num_threads: int, *, name: str) -> None:
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._closed = threading.Event()
+    """So many work at a time; `num_waiting` more are there to take the turns of those that wait for a server.
+
+    A thread keeps its turn from task to task: to hand it on costs a wake-up, which is worth a sample's decoding.
+    """
+
+    def __init__(self, num_threads: int, *, num_waiting: int = 0, name: str) -> None:
+        self._lock = threading.Lock()
+        self._has_task = threading.Condition(self._lock)
+        self._has_turn = threading.Condition(self._lock)
+        self._tasks: deque[_Task] = deque()
+        self._num_free = num_threads  # turns
+        self._num_returning = 0  # threads that have waited and want a turn again, before others begin a task
+        self._is_closed = False
         self._threads = [
-            threading.Thread(target=_work, args=(self._tasks,), name=f"{name}-{i}", daemon=True)
-            for i in range(num_threads)
+            threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True)
+            for i in range(num_threads + num_waiting)
         ]
         for thread in self._threads:
             thread.start()
 
     def submit(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Runs function(*args, **kwargs) in a thread, in the order of the calls."""
-        if self._closed.is_set():
-            raise RuntimeError("the threads of this reader have been closed")
-        future: Future[_T] = Future()
+        task = _Task(functools.partial(function, *args, **kwargs), Future())
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the threads of this reader have been closed")
+            self._tasks.append(task)
+            if self._num_free:
+                self._has_task.notify()
+        return task.future
 
-        def task() -> None:
-            if self._closed.is_set():
-                future.cancel()
-                return
-            try:
-                future.set_result(function(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 — raised again where the result is asked for
-                future.set_exception(error)
-
-        self._tasks.put(task)
-        return future
+    @contextlib.contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        """For a thread of the pool: meanwhile another has its turn."""
+        with self._lock:
+            self._num_free += 1
+            self._has_task.notify()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_returning += 1
+                while not self._num_free and not self._is_closed:
+                    self._has_turn.wait()
+                self._num_returning -= 1
+                self._num_free -= 1
 
     def close(self) -> None:
         """Drops what has not begun and waits a few seconds for what has. May be called again."""
-        self._closed.set()
-        for _ in self._threads:
-            self._tasks.put(None)
+        with self._lock:
+            self._is_closed = True
+            dropped, self._tasks = self._tasks, deque()
+            self._has_task.notify_all()
+            self._has_turn.notify_all()
+        for task in dropped:
+            task.future.cancel()
         until = time.monotonic() + _JOIN_S
         for thread in set(self._threads) - {threading.current_thread()}:  # the last user may have been one of them
             thread.join(max(0.0, until - time.monotonic()))
 
+    def _work(self) -> None:
+        while task := self._next():
+            try:
+                task.future.set_result(task.run())
+            except BaseException as error:  # noqa: BLE001 — raised again where the result is asked for
+                task.future.set_exception(error)
+            del task  # an idle thread must not keep its last user alive
+            with self._lock:
+                self._num_free += 1
+                if self._num_returning:
+                    self._has_turn.notify()
 
-def _work(tasks: "queue.SimpleQueue[Any]") -> None:
-    while (task := tasks.get()) is not None:
-        task()
-        del task  # an idle thread must not keep its last user alive
+    def _next(self) -> _Task | None:
+        """Waits for a task and a turn; None: closed."""
+        with self._lock:
+            while not self._is_closed:
+                if self._tasks and self._num_free > self._num_returning:
+                    self._num_free -= 1
+                    return self._tasks.popleft()
+                self._has_task.wait()
+        return None

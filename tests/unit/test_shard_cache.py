@@ -57,6 +57,11 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(uri)
             return storage.read_bytes(uri, *range_, **options)
 
+        @staticmethod
+        def read_into(view: memoryview, uri: str, *start: int, **options: Any) -> int:
+            names.append(uri)
+            return storage.read_into(view, uri, *start, **options)
+
     monkeypatch.setattr(shard_cache, "storage", CountingStorage)
     return names
 
@@ -197,11 +202,12 @@ shard_cache.PIECE_BYTES = 1000
 class SlowStorage(type(shard_cache.storage)):
     join = staticmethod(shard_cache.storage.join)
     @staticmethod
-    def read_bytes(uri, start, length, **_):
+    def read_into(view, uri, start, **_):
         if start:
             print("half", flush=True)
             time.sleep(60)
-        return b"x" * length
+        view[:] = b"x" * len(view)
+        return len(view)
 shard_cache.storage = SlowStorage
 manifest = load_manifest({packed.uri!r})
 shard_cache.ShardCache({str(folder)!r}, 1 << 30).fetch(manifest, manifest.shards[0])
@@ -224,7 +230,7 @@ time.sleep(60)
 def test_what_is_not_the_packed_shard_is_not_kept(
     packed: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(storage, "read_bytes", lambda uri, start, length, **_: b"x" * 10)
+    monkeypatch.setattr(storage, "read_into", lambda *_, **__: 10)
     cache = ShardCache(str(folder), 1 << 30)
     cache.fetch(packed, packed.shards[0])
     wait_for(lambda: "not the shard that was packed" in caplog.text)

@@ -103,6 +103,18 @@ def test_ranges(base: str, start: int, length: int | None, expected: bytes) -> N
     assert storage.read_bytes(uri, start, length) == expected
 
 
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [(0, 4, b"0123"), (6, 4, b"6789"), (8, 5, b"89"), (10, 1, b""), (99, 1, b""), (5, 0, b"")],
+)
+def test_ranges_to_memory_that_is_there(base: str, start: int, length: int, expected: bytes) -> None:
+    uri = join(base, "digits")
+    storage.write_bytes(uri, b"0123456789")
+    memory = bytearray(length)
+    assert storage.read_into(memoryview(memory), uri, start) == len(expected)
+    assert memory == expected.ljust(length, b"\0")
+
+
 def test_open_files_read_what_was_opened_until_they_are_closed(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in "abc"]
     for path in paths:
