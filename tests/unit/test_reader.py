@@ -24,7 +24,7 @@ from PIL import Image
 from distseg import storage
 from distseg.config import AugmentConfig
 from distseg.data import manifest as manifest_module
-from distseg.data import reader as reader_module
+from distseg.data import source as source_module
 from distseg.data.manifest import Index, IndexEntry, Manifest, Shard, index_json, load_manifest, read_index
 from distseg.data.plan import TrainPlan, streams_of
 from distseg.data.reader import Batch, Part, TrainReader, eval_samples
@@ -178,7 +178,7 @@ def test_prefetching_is_bounded(pristine: Path, monkeypatch: pytest.MonkeyPatch)
         num_read += 1
         return manifest_module.view_sample(*args, **kwargs)
 
-    monkeypatch.setattr(reader_module, "view_sample", counting)
+    monkeypatch.setattr(source_module, "view_sample", counting)
     with open_reader(pristine, prefetch_batches=2, num_threads=1) as reader:
         for b in range(10):
             next(reader)
@@ -204,7 +204,7 @@ def test_indices_are_read_when_their_turn_comes(pristine: Path, monkeypatch: pyt
         read_names.append(shard.name)
         return read_index(manifest, shard, **kwargs)
 
-    monkeypatch.setattr(reader_module, "read_index", counting)
+    monkeypatch.setattr(source_module, "read_index", counting)
     with open_reader(pristine, batch_size=2, prefetch_batches=1, num_threads=4, shuffle_window=1) as reader:
         next(reader)
         assert len(read_names) <= 4
@@ -214,7 +214,7 @@ def test_indices_are_read_when_their_turn_comes(pristine: Path, monkeypatch: pyt
 
 def test_the_cache_of_indices_is_bounded(pristine: Path) -> None:
     manifest = load_manifest(str(pristine))
-    cache = reader_module._IndexCache(manifest, 2, deadline_s=1)
+    cache = source_module.IndexCache(manifest, 2, deadline_s=1)
     for shard in manifest.shards * 2:
         assert len(cache.get(shard).entries) == shard.num_samples
         assert len(cache._indices) <= 2
@@ -337,9 +337,9 @@ def test_a_dropped_reader_leaves_no_thread(pristine: Path) -> None:
 def test_an_abandoned_reader_does_not_keep_the_program_alive(pristine: Path) -> None:
     program = f"""
 import threading
-from distseg.data import reader
+from distseg.data import reader, source
 from distseg.data.shards import load_manifest
-reader.view_sample = lambda *args, **kwargs: threading.Event().wait()  # a network that never answers
+source.view_sample = lambda *args, **kwargs: threading.Event().wait()  # a network that never answers
 from distseg.data import threads
 threads._JOIN_S = 0.2
 manifest = load_manifest({str(pristine)!r})
