@@ -27,8 +27,8 @@ from tests.chaos.tracking_server import Server
 from tests.recorded import Recorded
 from tests.toy_data import LABELS, toy_samples
 
-NUM_STEPS = 40
-SAVED_EVERY = 10  # steps
+NUM_STEPS = 24
+SAVED_EVERY = 6  # steps
 
 
 @pytest.fixture(scope="session")

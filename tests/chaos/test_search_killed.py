@@ -19,7 +19,7 @@ from tests.recorded import Recorded
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
-EVALUATED_EVERY = 10  # steps
+EVALUATED_EVERY = 6  # steps
 SPACE = f'''"""Two that train, and one that diverges."""
 from ray import tune
 from distseg.search import Budget
@@ -43,7 +43,7 @@ def test_a_search_outlives_a_trial_and_its_driver(
     ):
         driver.wait_for(r"trial 2: step 0 +failed")
         driver.wait_for(r"trial 1: step \d+ .*finished")
-        driver.wait_for(r"trial 3: step 20 ")
+        driver.wait_for(rf"trial 3: step {NUM_STEPS // 2} ")
         driver.kill_all()
     (folder,) = Path(config.checkpoint.uri).iterdir()
     before = {trial.number: trial for trial in search.read_trials(str(folder))}
