@@ -211,16 +211,16 @@ def snapshot(
 
 def restore_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Checkpoint) -> None:
     """Raises CheckpointError if what was saved is of another model."""
-    asked = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     try:
+        # Rates and weight decay are the configuration's, which a population changes; kernels are this device's.
+        pairs = zip(saved.optimizer["param_groups"], optimizer.param_groups, strict=True)
+        groups = [theirs | ours | {"params": theirs["params"]} for theirs, ours in pairs]
         model.load_state_dict(saved.model)
-        optimizer.load_state_dict(saved.optimizer)
+        optimizer.load_state_dict({**saved.optimizer, "param_groups": groups})
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"the checkpoint of step {saved.step} does not fit this model: {first_line(error)}"
         ) from None
-    for group, values in zip(optimizer.param_groups, asked, strict=True):
-        group.update(values)  # rates and weight decay are the configuration's, which a population changes
 
 
 def to_cpu(value: Any) -> Any:

@@ -1,8 +1,10 @@
 """Optimisers and the learning rate, a pure function of the step, so that resuming needs nothing but the step count."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from distseg.config import OptimConfig
@@ -12,6 +14,7 @@ class Trainable(Protocol):
     """What can be optimised: a network that says which parameters are its backbone's and which its heads'."""
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 def build_optimizer(model: Trainable, config: OptimConfig) -> Optimizer:
@@ -29,16 +32,38 @@ def build_optimizer(model: Trainable, config: OptimConfig) -> Optimizer:
             {"params": kept, "name": f"{name} without decay", "weight_decay": 0.0},
         ]
     groups = [group for group in groups if group["params"]]
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    fused = on_cpu or None  # one pass over memory, not seven: a third of the time; GPUs have their own default
     optimizer: Optimizer
-    # Not the fused kernels: on CPUs they take parameter, gradient and state for equally strided, so that a contiguous
-    # momentum beside a channels_last weight is silently added to the wrong elements.
     if config.name == "sgd":
-        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
+        optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
     else:
         betas = (config.momentum, 0.999)
-        optimizer = AdamW(groups, lr=config.lr, betas=betas)
+        optimizer = AdamW(groups, lr=config.lr, betas=betas, fused=fused)
+    if on_cpu:
+        optimizer.register_step_pre_hook(_lay_out_alike)
     set_learning_rate(optimizer, learning_rate(0, config), config)
     return optimizer
+
+
+def _lay_out_alike(optimizer: Optimizer, *_: object) -> None:
+    """On CPUs the fused kernels take parameter, gradient and state for equally strided.
+
+    A contiguous momentum beside a channels_last weight, as after resuming, is silently added to the wrong elements.
+    """
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        layout = _layout(parameter)
+        if parameter.grad is not None and _layout(parameter.grad) != layout:
+            parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+        state = optimizer.state.get(parameter, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and _layout(value) != layout:
+                state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def _layout(tensor: Tensor) -> list[int]:
+    """Strides, without those that never count."""
+    return [stride for stride, length in zip(tensor.stride(), tensor.shape, strict=True) if length > 1]
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:

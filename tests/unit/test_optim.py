@@ -93,6 +93,23 @@ def test_first_sgd_step_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_gradients_of_another_memory_format_belong_to_the_same_elements(name: str) -> None:
+    torch.manual_seed(0)
+    models = [build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].to(memory_format=torch.channels_last)
+    optimizers = [build_optimizer(model, OptimConfig(name=name, lr=0.01)) for model in models]  # type: ignore[arg-type]
+    for _ in range(2):
+        for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+            ours.grad = torch.randn(ours.shape)
+            theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_restored_optimiser_goes_on_exactly_whatever_the_memory_format(name: str) -> None:
     """Contiguous state beside channels_last weights, as after loading a checkpoint on another kind of machine."""
     config = OptimConfig(name=name, lr=0.01)  # type: ignore[arg-type]
@@ -126,9 +143,13 @@ def test_what_is_restored_is_the_state_not_what_the_configuration_says(model: Se
         parameter.grad = torch.ones_like(parameter)
     theirs.step()
     saved = SimpleNamespace(step=1, model=model.state_dict(), optimizer=copy.deepcopy(theirs.state_dict()))
+    for group in saved.optimizer["param_groups"]:
+        group["fused"] = None  # as on a GPU
     ours = build_optimizer(model, OptimConfig(momentum=0.9, weight_decay=0.1))
     restore_states(model, ours, saved)  # type: ignore[arg-type]
-    assert {(group["momentum"], group["weight_decay"]) for group in ours.param_groups} == {(0.9, 0.1)}
+    assert {(group["momentum"], group["weight_decay"], group["fused"]) for group in ours.param_groups} == {
+        (0.9, 0.1, True)
+    }
     for parameter in model.parameters():
         assert torch.equal(ours.state[parameter]["momentum_buffer"], theirs.state[parameter]["momentum_buffer"])
 
