@@ -190,16 +190,18 @@ class TrainReader:
             for i in range(0, len(refs), self._slots_per_task)
         ]
         if self._cache:
-            self._fetch_ahead(b)
+            self._fetch_ahead(b, self._cache)
         return _Pending(images_BHW3, labels_BHW, tasks)
 
-    def _fetch_ahead(self, b: int) -> None:
+    def _fetch_ahead(self, b: int, cache: ShardCache) -> None:
         """Keeps as far ahead of batch b as it should be; at first it gets there little by little."""
-        until = min(b + self._fetched_ahead, self._fetched_until + _FETCHED_AT_ONCE)
-        for ahead in range(self._fetched_until, until):
+        ahead = max(self._fetched_until, b)
+        until = min(b + self._fetched_ahead, ahead + _FETCHED_AT_ONCE)
+        while ahead < until and not cache.is_far_ahead():
             for ref in self._plan.batch(ahead, self._lanes):
                 self._sources[ref.dataset].fetch(ref)
-        self._fetched_until = max(self._fetched_until, until)
+            ahead += 1
+        self._fetched_until = ahead
 
     def _fill(
         self,

@@ -4,6 +4,7 @@
     cache.fetch(manifest, shard)                            soon, in the background, unless it is there
     cache.read_bytes(manifest, shard, uri, start, length)   from the file if it is there, else from S3, and fetches
     cache.hold(), cache.go_on_after(futures)                fetches nothing meanwhile
+    cache.is_far_ahead()                                    enough is fetched, or will be, that was not read yet
 
 A range that is not there yet is read from S3, so neither a first batch nor a full disk waits for a fetch. A file takes
 its name, the shard's SHA-256, once all of it has that sum: a killed process leaves a `.part` at most, which the next
@@ -40,6 +41,7 @@ from distseg.errors import StorageError
 
 PIECE_BYTES = 4 << 20
 NUM_FETCHING = 4  # shards at a time: more and fetching starves the decoding of what is needed now
+AHEAD_SHARE = 1 / 16  # of max_bytes, for what a rank has not read yet: of eight ranks it is half
 KEPT_S = 60.0
 _TOUCHED_S = 5.0  # a file's time of last use is this exact
 _NOT_AGAIN_S = 5.0  # what another process fetches, or what there was no room for, is looked at again after this
@@ -58,6 +60,7 @@ class ShardCache:
         self._deadline_s = deadline_s
         self._not_before_s: dict[str, float] = {}  # by SHA-256: when fetching may be tried
         self._touched_s: dict[str, float] = {}
+        self._unread: dict[str, int] = {}  # SHA-256 -> bytes: what this process has asked for and not read from since
         self._buffers: deque[bytearray] = deque()  # of PIECE_BYTES, to use again: fresh memory costs a fault per page
         self._lock = threading.Lock()
         self._is_closed = False
@@ -107,10 +110,12 @@ class ShardCache:
         otherwise: ReadRange | None = None,
     ) -> bytes:
         """As `storage.read_bytes`; `otherwise`, by default that, is asked for what is not there yet."""
+        self._unread.pop(shard.sha256, None)
         try:
             handle = os.open(f"{self._folder_name}/{shard.sha256}.tar", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             self.fetch(manifest, shard)
+            self._unread.pop(shard.sha256, None)
             return (otherwise or storage.read_bytes)(uri, start, length, deadline_s=deadline_s)
         try:
             self._touch(shard, handle)
@@ -129,7 +134,12 @@ class ShardCache:
         if is_there:
             return
         with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._unread[shard.sha256] = shard.num_bytes
             self._threads.submit(self._try_to_fetch, manifest, shard)
+
+    def is_far_ahead(self) -> bool:
+        """To fetch more would throw out, unread, what was fetched before it, if many ranks of a node did so."""
+        return sum(tuple(self._unread.values())) > self._max_bytes * AHEAD_SHARE
 
     def forget(self, shard: Shard) -> None:
         """Its file is not what it should be."""

@@ -191,6 +191,26 @@ def test_nothing_is_fetched_before_what_is_needed_at_once(packed: Manifest, fold
     assert len(cached(folder)) == 1
 
 
+def test_it_is_far_ahead_until_what_was_fetched_is_read(
+    packed: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = packed.shards[:3]
+    monkeypatch.setattr(shard_cache, "AHEAD_SHARE", 0.5)
+    with contextlib.closing(ShardCache(str(folder), 2 * (first.num_bytes + second.num_bytes))) as cache:
+        for shard in (first, second):
+            assert not cache.is_far_ahead()
+            fetch(cache, packed, shard, folder)
+        assert not cache.is_far_ahead()
+        cache.fetch(packed, third)
+        assert cache.is_far_ahead()
+        cache.fetch(packed, third)  # counts once
+        read(cache, packed, first, 0, 1)
+        assert not cache.is_far_ahead()
+        for shard in (second, third):
+            read(cache, packed, shard, 0, 1)
+        assert not cache._unread
+
+
 def test_a_killed_process_leaves_nothing_that_is_trusted(packed: Manifest, folder: Path) -> None:
     """Its half-written file is there, with the right size, and nobody's lock."""
     shard = packed.shards[0]
@@ -270,6 +290,23 @@ def test_the_same_batches_and_one_fetch_for_all_ranks_and_epochs(
         share = {"rank": rank, "world": 2}
         assert_equal(batches(in_s3, 12, **options, **share), batches(packed, 12, **share))
     assert fetched == []
+
+
+def test_a_reader_does_not_fetch_what_would_be_thrown_out_unread(
+    packed: Manifest, in_s3: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_cache, "AHEAD_SHARE", 0.0)  # one batch is always ahead of what is read
+    asked: list[int] = []
+
+    def asking(cache: ShardCache, manifest: Manifest, shard: Shard) -> None:
+        fetch_once(cache, manifest, shard)
+        asked.append(len(cache._unread))
+
+    fetch_once = ShardCache.fetch
+    monkeypatch.setattr(ShardCache, "fetch", asking)
+    options: dict[str, Any] = {"cache_bytes": 1 << 30, "cache_dir": str(folder), "prefetch_batches": 1}
+    assert_equal(batches(in_s3, 12, **options), batches(packed, 12))
+    assert 0 < max(asked) <= 2 * 4  # shards of a batch of four that is being made, and of one ahead
 
 
 def test_a_damaged_file_is_dropped_and_the_sample_read_again(packed: Manifest, in_s3: Manifest, folder: Path) -> None:
