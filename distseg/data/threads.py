@@ -56,7 +56,7 @@ class DaemonThreads:
         """For a thread of the pool: meanwhile another has its turn."""
         with self._lock:
             self._num_free += 1
-            self._has_task.notify()
+            (self._has_task if self._num_free > self._num_returning else self._has_turn).notify()
         try:
             yield
         finally:

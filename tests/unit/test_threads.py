@@ -95,6 +95,27 @@ def test_who_has_waited_goes_on_before_other_tasks_begin(pool: Pool) -> None:
     assert order == ["waited", "next"]
 
 
+def test_who_has_waited_takes_the_turn_of_one_that_begins_to_wait(pool: Pool) -> None:
+    threads = pool(1, 1)
+    first_answered, second_answered = threading.Event(), threading.Event()
+
+    def wait(answered: threading.Event) -> None:
+        with threads.while_waiting():
+            answered.wait(20)
+
+    def answer_and_wait() -> None:
+        first_answered.set()
+        while not threads._num_returning:
+            time.sleep(0.001)
+        wait(second_answered)
+
+    first, second = threads.submit(wait, first_answered), threads.submit(answer_and_wait)
+    first.result(5)
+    assert not second.done()
+    second_answered.set()
+    second.result(5)
+
+
 def test_closing_drops_what_has_not_begun_and_ends_what_waits_for_a_turn(pool: Pool) -> None:
     threads, begun, goes_on = pool(1, 0), threading.Event(), threading.Event()
 
