@@ -1,7 +1,7 @@
 """Optimisers and the learning rate, a pure function of the step, so that resuming needs nothing but the step count."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,24 +41,57 @@ def build_optimizer(model: Trainable, config: OptimConfig) -> Optimizer:
         betas = (config.momentum, 0.999)
         optimizer = AdamW(groups, lr=config.lr, betas=betas, fused=fused)
     if on_cpu:
-        optimizer.register_step_pre_hook(_lay_out_alike)
+        order = _MemoryOrder()
+        optimizer.register_step_pre_hook(order.turn)
+        optimizer.register_step_post_hook(order.turn_back)
     set_learning_rate(optimizer, learning_rate(0, config), config)
     return optimizer
 
 
-def _lay_out_alike(optimizer: Optimizer, *_: object) -> None:
-    """On CPUs the fused kernels take parameter, gradient and state for equally strided.
+class _MemoryOrder:
+    """Around a step on CPUs, parameters, gradients and states are views whose dimensions are in the order of memory.
 
-    A contiguous momentum beside a channels_last weight, as after resuming, is silently added to the wrong elements.
+    PyTorch's fused kernels take them for equally strided: a contiguous momentum beside a channels_last weight, as after
+    resuming, is silently added to the wrong elements. Nor do they know channels_last: they copy each such gradient
+    first, which takes as long as the step itself.
     """
-    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        layout = _layout(parameter)
-        if parameter.grad is not None and _layout(parameter.grad) != layout:
-            parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
-        state = optimizer.state.get(parameter, {})
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and _layout(value) != layout:
-                state[name] = torch.empty_like(parameter).copy_(value)
+
+    def __init__(self) -> None:
+        self._turned: list[tuple[Tensor, list[int]]] = []  # parameters, with the way back
+
+    def turn(self, optimizer: Optimizer, *_: object) -> None:
+        self.turn_back(optimizer)  # after a step that failed
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            _lay_out_alike(parameter, optimizer.state.get(parameter, {}))
+            strides = parameter.stride()
+            order = sorted(range(parameter.ndim), key=strides.__getitem__, reverse=True)
+            if order != sorted(order) and not parameter.is_contiguous():
+                _permute(optimizer, parameter, order)
+                self._turned.append((parameter, [order.index(dim) for dim in range(parameter.ndim)]))
+
+    def turn_back(self, optimizer: Optimizer, *_: object) -> None:
+        while self._turned:
+            _permute(optimizer, *self._turned.pop())
+
+
+def _permute(optimizer: Optimizer, parameter: Tensor, order: list[int]) -> None:
+    gradient, parameter.grad = parameter.grad, None
+    shape = parameter.shape
+    parameter.data = parameter.data.permute(order)
+    parameter.grad = None if gradient is None else gradient.permute(order)
+    state = optimizer.state.get(parameter, {})
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == shape:
+            state[name] = value.permute(order)
+
+
+def _lay_out_alike(parameter: Tensor, state: dict[str, Any]) -> None:
+    layout = _layout(parameter)
+    if parameter.grad is not None and _layout(parameter.grad) != layout:
+        parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and _layout(value) != layout:
+            state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _layout(tensor: Tensor) -> list[int]:

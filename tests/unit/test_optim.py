@@ -107,6 +107,22 @@ def test_gradients_of_another_memory_format_belong_to_the_same_elements(name: st
             optimizer.step()
     for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(ours, theirs)
+        assert theirs.grad is not None and theirs.grad.shape == theirs.shape
+        assert theirs.ndim < 4 or theirs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_step_that_fails_is_undone_by_the_next(model: SegmentationModel) -> None:
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, OptimConfig(name="adamw"))
+    shapes = [parameter.shape for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.param_groups[0]["betas"] = None
+    with pytest.raises(TypeError):
+        optimizer.step()
+    optimizer.param_groups[0]["betas"] = (0.9, 0.999)
+    optimizer.step()
+    assert [parameter.shape for parameter in model.parameters()] == shapes
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
