@@ -5,7 +5,8 @@ between two segmentations.
 
 labels_BHW: train ids, uint8 or int64, 255 = void (never counted, never rewritten). logits_BKhw: any floating type and
 any resolution; they are resized to the labels' (bilinear, align_corners=False) and the loss is computed in float32
-(float64 for float64 logits). With class weights w the mean is weighted: sum of w·ce over sum of w.
+(float64 for float64 logits). With class weights w the mean is weighted: sum of w·ce over sum of w. log_p_BKHW are the
+log-softmax of logits at the labels' size.
 
 The mean of a global batch is not the mean of its ranks' means, for their numbers of valid pixels differ. So each rank
 divides its *sum* by the global normaliser (`valid_weight`, summed over ranks and accumulated micro-batches): the
@@ -70,28 +71,31 @@ def segmentation_loss(
     gradients of 0. What is not a sum over pixels (OHEM, Dice, Lovász) is the mean over the `num_micro_batches`.
     The parts of all ranks add up to the global loss, and their gradients to its gradient.
     """
-    main_BKHW = _full_size(logits.main_BKhw, labels_BHW)
-    main = _pixel_loss(main_BKHW, labels_BHW, objective, normaliser, over_ranks, num_micro_batches)
+    log_p_BKHW = _log_p(logits.main_BKhw, labels_BHW)
+    main = _pixel_loss(log_p_BKHW, labels_BHW, objective, normaliser, over_ranks, num_micro_batches)
     if objective.dice_weight:
-        main = main + objective.dice_weight / num_micro_batches * dice_loss(main_BKHW, labels_BHW, over_ranks)
+        main = main + objective.dice_weight / num_micro_batches * dice_loss(log_p_BKHW, labels_BHW, over_ranks)
     if objective.lovasz_weight:
-        main = main + objective.lovasz_weight / num_micro_batches * lovasz_softmax(main_BKHW, labels_BHW, over_ranks)
+        main = main + objective.lovasz_weight / num_micro_batches * lovasz_softmax(log_p_BKHW, labels_BHW, over_ranks)
     if logits.aux_BKhw is None:
         return LossParts(main, main.detach(), torch.zeros_like(main))
-    aux_BKHW = _full_size(logits.aux_BKhw, labels_BHW)
-    aux = _pixel_loss(aux_BKHW, labels_BHW, objective, normaliser, over_ranks, num_micro_batches)
+    aux_log_p_BKHW = _log_p(logits.aux_BKhw, labels_BHW)
+    aux = _pixel_loss(aux_log_p_BKHW, labels_BHW, objective, normaliser, over_ranks, num_micro_batches)
     return LossParts(main + objective.aux_weight * aux, main.detach(), aux.detach())
 
 
-def _full_size(logits_BKhw: Tensor, labels_BHW: Tensor) -> Tensor:
-    """In float32 (float64) at the size of the labels."""
+def _log_p(logits_BKhw: Tensor, labels_BHW: Tensor) -> Tensor:
+    """The logarithms of the probabilities, in float32 (float64), at the size of the labels.
+
+    What all losses are made of: on CPUs softmax and its gradient take longer than the rest of a loss.
+    """
     with torch.autocast(logits_BKhw.device.type, enabled=False):
         logits_BKhw = logits_BKhw.to(torch.promote_types(logits_BKhw.dtype, torch.float32))
-        return _upsample(logits_BKhw, (labels_BHW.shape[1], labels_BHW.shape[2]))
+        return _upsample(logits_BKhw, (labels_BHW.shape[1], labels_BHW.shape[2])).log_softmax(1)
 
 
 def _pixel_loss(
-    logits_BKHW: Tensor,
+    log_p_BKHW: Tensor,
     labels_BHW: Tensor,
     objective: Objective,
     normaliser: Tensor | float,
@@ -99,9 +103,9 @@ def _pixel_loss(
     num_micro_batches: int,
 ) -> Tensor:
     if objective.ohem_threshold is not None:
-        labels_BHW = hard_pixels(logits_BKHW, labels_BHW, objective.ohem_threshold, objective.ohem_min_kept)
+        labels_BHW = hard_pixels(log_p_BKHW, labels_BHW, objective.ohem_threshold, objective.ohem_min_kept)
         normaliser = over_ranks(valid_weight(labels_BHW, objective.class_weights_K)) * num_micro_batches
-    loss_sum, _ = cross_entropy_sum(logits_BKHW, labels_BHW, objective.class_weights_K)
+    loss_sum = _nll_sum(log_p_BKHW, labels_BHW, objective.class_weights_K)
     return loss_sum / _at_least_one(torch.as_tensor(normaliser, dtype=loss_sum.dtype, device=loss_sum.device))
 
 
@@ -111,7 +115,7 @@ def _at_least_one(count: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hard_pixels(logits_BKHW: Tensor, labels_BHW: Tensor, threshold: float, min_kept: float) -> Tensor:
+def hard_pixels(log_p_BKHW: Tensor, labels_BHW: Tensor, threshold: float, min_kept: float) -> Tensor:
     """The labels with all but the hard pixels void: online hard example mining (Shrivastava et al. 2016) by pixels.
 
     Hard are those whose true class has a probability below `threshold`; of an image at least the share `min_kept` of
@@ -119,21 +123,21 @@ def hard_pixels(logits_BKHW: Tensor, labels_BHW: Tensor, threshold: float, min_k
     """
     valid_BHW = labels_BHW != IGNORE_INDEX
     truth_B1HW = torch.where(valid_BHW, labels_BHW, 0).long()[:, None]
-    probability_BN = logits_BKHW.softmax(1).gather(1, truth_B1HW).flatten(1).masked_fill(~valid_BHW.flatten(1), 2.0)
+    probability_BN = log_p_BKHW.gather(1, truth_B1HW).exp().flatten(1).masked_fill(~valid_BHW.flatten(1), 2.0)
     num_kept_B = (valid_BHW.flatten(1).sum(1) * min_kept).ceil().long()
     least_kept_B1 = probability_BN.sort(1).values.gather(1, (num_kept_B - 1).clamp(min=0)[:, None])
     hard_BN = probability_BN <= least_kept_B1.clamp(min=threshold)
     return torch.where(hard_BN.view_as(valid_BHW) & valid_BHW, labels_BHW, IGNORE_INDEX)
 
 
-def dice_loss(logits_BKHW: Tensor, labels_BHW: Tensor, over_ranks: SumOverRanks = alone) -> Tensor:
+def dice_loss(log_p_BKHW: Tensor, labels_BHW: Tensor, over_ranks: SumOverRanks = alone) -> Tensor:
     """This rank's share of 1 - mean over classes of 2 Σ p·y / (Σ p + Σ y), sums over the valid pixels of the batch.
 
     Milletari et al. 2016, equation 4, without its squares, on the global batch; classes without truth are left out.
     """
     valid_B1HW = (labels_BHW != IGNORE_INDEX)[:, None]
-    truth_BKHW = _one_hot(labels_BHW, logits_BKHW)
-    probability_BKHW = logits_BKHW.softmax(1) * valid_B1HW
+    truth_BKHW = _one_hot(labels_BHW, log_p_BKHW)
+    probability_BKHW = log_p_BKHW.exp() * valid_B1HW
     own_3K = torch.stack([x.sum((0, 2, 3)) for x in (probability_BKHW * truth_BKHW, probability_BKHW, truth_BKHW)])
     others_3K = over_ranks(own_3K.detach().clone()) - own_3K.detach()
     both_K, probability_K, truth_K = own_3K + others_3K
@@ -149,13 +153,13 @@ def _share(like: Tensor, over_ranks: SumOverRanks) -> Tensor:
     return 1 / over_ranks(torch.ones((), dtype=like.dtype, device=like.device))
 
 
-def lovasz_softmax(logits_BKHW: Tensor, labels_BHW: Tensor, over_ranks: SumOverRanks = alone) -> Tensor:
+def lovasz_softmax(log_p_BKHW: Tensor, labels_BHW: Tensor, over_ranks: SumOverRanks = alone) -> Tensor:
     """This rank's share of the Lovász extension of the mean Jaccard loss (Berman et al. 2018, section 3.1).
 
     Per image, over the classes present in it, and the mean over the images of the global batch that have valid pixels.
     """
-    probability_BKN = logits_BKHW.softmax(1).flatten(2)
-    truth_BKN = _one_hot(labels_BHW, logits_BKHW).flatten(2)
+    probability_BKN = log_p_BKHW.exp().flatten(2)
+    truth_BKN = _one_hot(labels_BHW, log_p_BKHW).flatten(2)
     valid_B1N = (labels_BHW != IGNORE_INDEX).flatten(1)[:, None]
     # Void pixels get the error 0 and no truth: sorted to the end, they change neither intersection nor union.
     error_BKN = (truth_BKN - probability_BKN).abs() * valid_B1N
@@ -201,13 +205,15 @@ def cross_entropy_sum(
     logits_BKhw: Tensor, labels_BHW: Tensor, class_weights_K: Tensor | None = None, ignore_index: int = IGNORE_INDEX
 ) -> tuple[Tensor, Tensor]:
     """(sum of w·ce, sum of w) over the valid pixels; both 0 if there are none."""
-    logits_BKHW = _full_size(logits_BKhw, labels_BHW)
-    with torch.autocast(logits_BKhw.device.type, enabled=False):
-        weights_K = None if class_weights_K is None else class_weights_K.to(logits_BKHW)
-        loss_sum = F.cross_entropy(
-            logits_BKHW, labels_BHW.long(), weight=weights_K, ignore_index=ignore_index, reduction="sum"
-        )
+    loss_sum = _nll_sum(_log_p(logits_BKhw, labels_BHW), labels_BHW, class_weights_K, ignore_index)
     return loss_sum, valid_weight(labels_BHW, class_weights_K, ignore_index).to(loss_sum.dtype)
+
+
+def _nll_sum(
+    log_p_BKHW: Tensor, labels_BHW: Tensor, class_weights_K: Tensor | None, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    weights_K = None if class_weights_K is None else class_weights_K.to(log_p_BKHW)
+    return F.nll_loss(log_p_BKHW, labels_BHW.long(), weight=weights_K, ignore_index=ignore_index, reduction="sum")
 
 
 def _upsample(logits_BKhw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -228,8 +234,9 @@ def valid_weight(labels_BHW: Tensor, class_weights_K: Tensor | None = None, igno
     """The sum of w over the valid pixels, a float64 scalar: without class weights, how many they are."""
     if class_weights_K is None:
         return (labels_BHW != ignore_index).sum(dtype=torch.float64)
-    valid = labels_BHW[labels_BHW != ignore_index]
-    count_K = torch.bincount(valid.long(), minlength=len(class_weights_K))
+    count_N = torch.bincount(labels_BHW.flatten(), minlength=ignore_index + 1)
+    count_N[ignore_index] = 0
+    count_K = count_N[: len(class_weights_K)]
     return count_K.double() @ class_weights_K.to(count_K.device, torch.float64)
 
 
