@@ -31,6 +31,7 @@ from distseg.loop import (
     World,
     agreed_precision,
     due,
+    keep_freed_memory,
     open_reader,
     restore_states,
     snapshot,
@@ -130,6 +131,7 @@ def fit(
 
 def prepare(config: RunConfig, world: World) -> Training:
     """Data, network and optimiser of a run at step 0; every rank ends with the same weights."""
+    keep_freed_memory(world.device)
     manifest, parts, val_shards = select_data(config)
     precision = agreed_precision(config, world)
     torch.manual_seed(config.seed)

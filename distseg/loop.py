@@ -1,5 +1,6 @@
 """What every training loop is made of: the ranks, where findings go, the watch on losses and on speed."""
 
+import ctypes
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -72,6 +73,23 @@ def torchrun_world(timeout_s: float = 600.0) -> World:
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
     return World(rank, size, device)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_MOST_MMAP_THRESHOLD = 32 << 20
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Lets a process that trains on CPUs use the memory of one step again in the next one.
+
+    glibc gives blocks as large as activations back to the system, so that each step pays for fresh pages again: 50 MB
+    and 2% to 5% of the time of PSPNet-18 at 128x192, more in virtual machines that give them back, too. Does nothing
+    where malloc is not glibc's.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if device.type == "cpu" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def agreed_precision(config: RunConfig, world: World) -> str:

@@ -25,6 +25,7 @@ from distseg.loop import (
     World,
     agreed_precision,
     due,
+    keep_freed_memory,
     open_reader,
     restore_states,
     snapshot,
@@ -221,6 +222,7 @@ def fit_style(
 
 
 def prepare_style(config: RunConfig, world: World) -> StyleTraining:
+    keep_freed_memory(world.device)
     manifest = load_manifest(config.data.uri)
     precision = agreed_precision(config, world)
     torch.manual_seed(config.seed)
