@@ -99,11 +99,17 @@ class OpenFiles:
 
     def read_bytes(self, uri: str, start: int, length: int, *, deadline_s: float = DEADLINE_S) -> bytes:
         """As the function of that name."""
+        data = self.read_if_there(uri, start, length)
+        if data is None or len(data) < length:
+            return read_bytes(uri, start, length, deadline_s=deadline_s)
+        return data
+
+    def read_if_there(self, path: str, start: int, length: int) -> bytes | None:
+        """Perhaps less than is asked for; None if the file cannot be opened or read."""
         try:
-            data = self._open(uri).read(start, length)
+            return self._open(path).read(start, length)
         except OSError:
-            data = b""
-        return data if len(data) == length else read_bytes(uri, start, length, deadline_s=deadline_s)
+            return None
 
     def close(self) -> None:
         """Closes what no thread is reading; the next read opens it anew."""

@@ -7,10 +7,10 @@
     cache.is_far_ahead()                                    enough is fetched, or will be, that was not read yet
 
 A range that is not there yet is read from S3, so neither a first batch nor a full disk waits for a fetch. A file takes
-its name, the shard's SHA-256, once all of it has that sum: a killed process leaves a `.part` at most, which the next
-one to fetch that shard writes anew. Who holds the lock (flock, gone with its process) of a `.part` fetches; others
-leave it to him. What damages a file later, as a machine that loses power, is found by the CRC of each sample: `forget`
-removes it.
+its name, the shard's SHA-256, once all of it is there: a killed process leaves a `.part` at most, which the next one to
+fetch that shard writes anew. Who holds the lock (flock, gone with its process) of a `.part` fetches; others leave it to
+him. That content is what was packed says the CRC of each sample, which who reads looks at each time, so that damage of
+any age is found: `forget` removes the file.
 
 Disk, for all processes of a node together: max_bytes, `.part`s included, and at most half of what was free. The file
 unused for longest goes first, but none used within KEPT_S: where all are in use, more is not fetched.
@@ -19,7 +19,6 @@ Memory: NUM_FETCHING pieces of PIECE_BYTES.
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import math
 import os
@@ -32,7 +31,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from distseg import storage
 from distseg.data.manifest import Manifest, ReadRange, Shard
@@ -44,6 +43,7 @@ NUM_FETCHING = 4  # shards at a time: more and fetching starves the decoding of 
 AHEAD_SHARE = 1 / 16  # of max_bytes, for what a rank has not read yet: of eight ranks it is half
 KEPT_S = 60.0
 _TOUCHED_S = 5.0  # a file's time of last use is this exact
+_MAX_OPEN = 128  # files
 _NOT_AGAIN_S = 5.0  # what another process fetches, or what there was no room for, is looked at again after this
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class ShardCache:
         self._folder_name = str(self._folder)  # a Path takes longer to extend than the file to open
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
+        self._files = storage.OpenFiles(_MAX_OPEN)
+        self._open_since_s = time.time()  # a file that goes takes its place on the disk until it is closed
         self._not_before_s: dict[str, float] = {}  # by SHA-256: when fetching may be tried
         self._touched_s: dict[str, float] = {}
         self._unread: dict[str, int] = {}  # SHA-256 -> bytes: what this process has asked for and not read from since
@@ -72,7 +74,7 @@ class ShardCache:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._folder.stat().st_uid != os.getuid():  # anybody may make a name in the place for temporary files
                 raise StorageError(f"data.cache_dir {self._folder}: belongs to another user; give another")
-            free = shutil.disk_usage(self._folder).free + sum(file.st_size for _, file in self._files())
+            free = shutil.disk_usage(self._folder).free + sum(file.num_bytes for file in self._held())
         except OSError as error:
             problem = f"{error.strerror}; give another, or data.cache_bytes 0"
             raise StorageError(f"data.cache_dir {self._folder}: {problem}") from None
@@ -111,17 +113,13 @@ class ShardCache:
     ) -> bytes:
         """As `storage.read_bytes`; `otherwise`, by default that, is asked for what is not there yet."""
         self._unread.pop(shard.sha256, None)
-        try:
-            handle = os.open(f"{self._folder_name}/{shard.sha256}.tar", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self.fetch(manifest, shard)
-            self._unread.pop(shard.sha256, None)
-            return (otherwise or storage.read_bytes)(uri, start, length, deadline_s=deadline_s)
-        try:
-            self._touch(shard, handle)
-            return os.pread(handle, length, start)
-        finally:
-            os.close(handle)
+        data = self._files.read_if_there(path := f"{self._folder_name}/{shard.sha256}.tar", start, length)
+        if data is not None:
+            self._touch(shard, path)
+            return data
+        self.fetch(manifest, shard)
+        self._unread.pop(shard.sha256, None)
+        return (otherwise or storage.read_bytes)(uri, start, length, deadline_s=deadline_s)
 
     def fetch(self, manifest: Manifest, shard: Shard) -> None:
         if (now_s := time.time()) < self._not_before_s.get(shard.sha256, 0.0):
@@ -144,15 +142,20 @@ class ShardCache:
     def forget(self, shard: Shard) -> None:
         """Its file is not what it should be."""
         self._path(shard).unlink(missing_ok=True)
+        self._files.close()
 
     def _path(self, shard: Shard) -> Path:
         return self._folder / f"{shard.sha256}.tar"
 
-    def _touch(self, shard: Shard, handle: int) -> None:
+    def _touch(self, shard: Shard, path: str) -> None:
         now_s = time.time()
         if now_s - self._touched_s.get(shard.sha256, 0.0) > _TOUCHED_S:
             self._touched_s[shard.sha256] = now_s
-            os.utime(handle)
+            with contextlib.suppress(FileNotFoundError):  # removed by hand
+                os.utime(path)
+        if now_s - self._open_since_s > KEPT_S / 2:
+            self._open_since_s = now_s
+            self._files.close()
 
     # ---- fetching, by threads
 
@@ -182,48 +185,75 @@ class ShardCache:
             os.close(handle)
 
     def _fill(self, handle: int, uri: str, shard: Shard) -> None:
-        digest = hashlib.sha256()
         buffer = self._buffers.pop() if self._buffers else bytearray(PIECE_BYTES)
         for start in range(0, shard.num_bytes, PIECE_BYTES):
             if self._is_closed:
                 raise StorageError("closed")
             view = memoryview(buffer)[: shard.num_bytes - start]
             piece = view[: storage.read_into(view, uri, start, deadline_s=self._deadline_s)]
-            digest.update(piece)
+            if len(piece) < len(view):
+                raise StorageError("shorter than when it was packed; python -m distseg.pack verify tells more")
             os.pwrite(handle, piece, start)
         self._buffers.append(buffer)
-        if digest.hexdigest() != shard.sha256:
-            raise StorageError("it is not the shard that was packed; python -m distseg.pack verify tells more")
 
     def _make_room(self, handle: int, num_bytes: int) -> bool:
-        """Gives the open `.part` its size, which others then count with. False: there is no room for it."""
-        with self._one_process():
+        """Gives the open `.part` its size, which others then count with. False: there is no room for it.
+
+        The lock file says how many bytes are taken at most: what is removed behind its back it finds out by counting
+        again, when it thinks that there is no room, since to look at all files would take as long as to fetch one.
+        """
+        if num_bytes > self._max_bytes:
+            return False
+        with self._one_process() as ledger:
             os.ftruncate(handle, 0)  # of a killed process
-            files = sorted(self._files(), key=lambda file: file[1].st_mtime)
-            used = sum(file.st_size for _, file in files)
-            for path, file in files:
-                if used + num_bytes <= self._max_bytes:
-                    break
-                if time.time() - file.st_mtime > KEPT_S:
-                    path.unlink(missing_ok=True)
-                    used -= file.st_size
-            if used + num_bytes > self._max_bytes:
-                return False
-            os.ftruncate(handle, num_bytes)
-            return True
+            noted = ledger.read()
+            taken = int(noted) if noted.isdigit() else self._max_bytes
+            if taken + num_bytes > self._max_bytes:
+                held = self._held()
+                taken = sum(file.num_bytes for file in held)
+                if (surplus := taken + num_bytes - self._max_bytes) > 0:
+                    taken -= self._thrown_out(held, surplus + self._max_bytes // num_bytes // 32 * num_bytes)
+            has_room = taken + num_bytes <= self._max_bytes
+            ledger.seek(0)
+            ledger.truncate()
+            ledger.write(str(taken + num_bytes * has_room))
+            if has_room:
+                os.ftruncate(handle, num_bytes)
+            return has_room
+
+    def _thrown_out(self, held: list["_Held"], num_bytes: int) -> int:
+        """How many bytes of the files unused for longest were removed: `num_bytes` or more, or all that may be."""
+        removed = 0
+        for file in sorted(held, key=lambda file: file.used_s):
+            if removed >= num_bytes or time.time() - file.used_s <= KEPT_S:
+                break
+            Path(file.path).unlink(missing_ok=True)
+            removed += file.num_bytes
+        return removed
 
     @contextlib.contextmanager
-    def _one_process(self) -> Iterator[None]:
-        with (self._folder / "lock").open("w") as file:
+    def _one_process(self) -> Iterator[TextIO]:
+        with (self._folder / "lock").open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            file.seek(0)
+            yield file
 
-    def _files(self) -> list[tuple[Path, os.stat_result]]:
+    def _held(self) -> list["_Held"]:
         found = []
-        for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.append((path, path.stat()))
+        with os.scandir(self._folder) as files:
+            for file in files:
+                if not file.name.endswith((".tar", ".part")):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = file.stat()
+                    found.append(_Held(file.path, status.st_size, status.st_mtime))
         return found
+
+
+class _Held(NamedTuple):
+    path: str
+    num_bytes: int
+    used_s: float  # when last
 
 
 def _locked(handle: int) -> bool:

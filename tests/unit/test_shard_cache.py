@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import itertools
 import os
 import signal
@@ -20,7 +21,7 @@ from distseg.data.manifest import Manifest, Shard, load_manifest
 from distseg.data.reader import Batch, TrainReader
 from distseg.data.shard_cache import ShardCache
 from distseg.data.shards import pack
-from distseg.errors import StorageError
+from distseg.errors import DataError, StorageError
 from tests.toy_data import LABELS, toy_samples
 
 NUM_SAMPLES = 24
@@ -51,6 +52,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     class CountingStorage:
         join = staticmethod(storage.join)
+        OpenFiles = storage.OpenFiles
 
         @staticmethod
         def read_bytes(uri: str, *range_: Any, **options: Any) -> bytes:
@@ -150,8 +152,53 @@ def test_the_limit_of_bytes_holds_and_the_oldest_goes(
     read(cache, packed, first, 0, 10)  # now it is the newest
     fetch(cache, packed, third, folder)
     assert cached(folder) == {first.sha256, third.sha256}
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= limit
+    assert sum(path.stat().st_size for path in folder.glob("*.tar")) <= limit
     cache.close()
+
+
+def test_for_a_shard_that_never_fits_nothing_is_removed(
+    packed: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_cache, "KEPT_S", 0.0)
+    first, second = packed.shards[:2]
+    with contextlib.closing(ShardCache(str(folder), first.num_bytes)) as cache:
+        fetch(cache, packed, first, folder)
+        cache.fetch(packed, dataclasses.replace(second, num_bytes=first.num_bytes + 1))
+        wait_for(lambda: cache._not_before_s[second.sha256] < time.time() + 60)  # it has been tried
+        assert cached(folder) == {first.sha256}
+
+
+@pytest.mark.parametrize("noted", ["", "no number", "1000000000000"])
+def test_what_is_taken_is_counted_again_when_there_seems_to_be_no_room(
+    packed: Manifest, folder: Path, noted: str
+) -> None:
+    """As after files were removed by hand, or by what a killed process had noted and not done."""
+    folder.mkdir()
+    (folder / "lock").write_text(noted)
+    with contextlib.closing(ShardCache(str(folder), 1 << 30)) as cache:
+        for num_fetched, shard in enumerate(packed.shards[:2], 1):
+            fetch(cache, packed, shard, folder)
+            taken = sum(shard.num_bytes for shard in packed.shards[:num_fetched])
+            assert int((folder / "lock").read_text()) == taken
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc, which Linux has")
+def test_no_file_stays_open_for_longer_than_it_is_kept(
+    packed: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process removes frees its place only then."""
+
+    def num_open() -> int:
+        return sum(os.path.realpath(link).endswith(".tar") for link in Path("/proc/self/fd").iterdir())
+
+    with contextlib.closing(ShardCache(str(folder), 1 << 30)) as cache:
+        for shard in packed.shards[:2]:
+            fetch(cache, packed, shard, folder)
+            read(cache, packed, shard)
+        assert num_open() == 2
+        monkeypatch.setattr(shard_cache, "KEPT_S", 0.0)
+        read(cache, packed, packed.shards[0])
+        assert num_open() == 0
 
 
 def test_what_is_in_use_stays_and_the_rest_is_read_from_the_store(packed: Manifest, folder: Path) -> None:
@@ -221,6 +268,7 @@ from distseg.data.manifest import load_manifest
 shard_cache.PIECE_BYTES = 1000
 class SlowStorage(type(shard_cache.storage)):
     join = staticmethod(shard_cache.storage.join)
+    OpenFiles = shard_cache.storage.OpenFiles
     @staticmethod
     def read_into(view, uri, start, **_):
         if start:
@@ -253,7 +301,7 @@ def test_what_is_not_the_packed_shard_is_not_kept(
     monkeypatch.setattr(storage, "read_into", lambda *_, **__: 10)
     cache = ShardCache(str(folder), 1 << 30)
     cache.fetch(packed, packed.shards[0])
-    wait_for(lambda: "not the shard that was packed" in caplog.text)
+    wait_for(lambda: "shorter than when it was packed" in caplog.text)
     cache.close()
     assert not cached(folder)
 
@@ -314,6 +362,23 @@ def test_a_damaged_file_is_dropped_and_the_sample_read_again(packed: Manifest, i
     fill(in_s3, folder)
     for path in folder.glob("*.tar"):
         path.write_bytes(b"x" * path.stat().st_size)
+    assert_equal(batches(in_s3, 12, **options), batches(packed, 12))
+
+
+def test_another_shard_of_the_same_length_is_not_trusted(packed: Manifest, in_s3: Manifest, folder: Path) -> None:
+    options: dict[str, Any] = {"cache_bytes": 1 << 30, "cache_dir": str(folder)}
+    uris = [storage.join(in_s3.uri, shard.name) for shard in in_s3.shards]
+    sound = [storage.read_bytes(uri) for uri in uris]
+    for uri, data in zip(uris, sound, strict=True):
+        storage.write_bytes(uri, b"x" * len(data))
+    cache = ShardCache(str(folder), 1 << 30)
+    for shard in in_s3.shards:
+        fetch(cache, in_s3, shard, folder)
+    cache.close()
+    with pytest.raises(DataError, match=r"train/.*\.tar: .* is not as packed \(its CRC differs\)"):
+        batches(in_s3, 1, **options)
+    for uri, data in zip(uris, sound, strict=True):
+        storage.write_bytes(uri, data)
     assert_equal(batches(in_s3, 12, **options), batches(packed, 12))
 
 
