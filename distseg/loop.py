@@ -76,7 +76,7 @@ def torchrun_world(timeout_s: float = 600.0) -> World:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MOST_MMAP_THRESHOLD = 32 << 20
+_MOST_MMAP_THRESHOLD = 32 << 20  # more is refused
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -26,7 +26,7 @@ PLAIN_CHECKSUMS = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
 
 # For the processes of a cluster that is started here: large blocks of memory in huge pages, which glibc must be told
 # before a process begins. Two workers that share a core's two threads trained 4% faster on it.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # of GLIBC_TUNABLES
 
 
 def join(run_uri: str) -> None:
@@ -35,8 +35,7 @@ def join(run_uri: str) -> None:
     if ray.is_initialized():
         return
     check_address(os.environ.get("RAY_ADDRESS", ""))
-    for name, value in HUGE_PAGES.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
     try:
         needs_plain = storage.is_s3(run_uri) and not PLAIN_CHECKSUMS.keys() & os.environ.keys()
         env_vars = PLAIN_CHECKSUMS if needs_plain else {}

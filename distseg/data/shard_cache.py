@@ -13,7 +13,8 @@ him. That content is what was packed says the CRC of each sample, which who read
 any age is found: `forget` removes the file.
 
 Disk, for all processes of a node together: max_bytes, `.part`s included, and at most half of what was free. The file
-unused for longest goes first, but none used within KEPT_S: where all are in use, more is not fetched.
+unused for longest goes first, but none used within KEPT_S: where all are in use, more is not fetched. One that another
+process has open frees its place when that process reads again; each has 128 open at most.
 Memory: NUM_FETCHING pieces of PIECE_BYTES.
 """
 

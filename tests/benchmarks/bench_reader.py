@@ -287,7 +287,7 @@ def race(
     laps: dict[str, list[Lap]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name in sorted(contestants, reverse=bool(turn % 2)):
-            np.ones(num_bytes, dtype=np.uint8)
+            np.ones(num_bytes, dtype=np.uint8)  # used and freed
             try:
                 laps[name].append(_lap_apart(contestants[name], num_batches, num_skipped))
             except EOFError:  # its process has printed why
