@@ -14,17 +14,14 @@ from typing import Any
 
 import torch
 
-from distseg import checkpoint, cli, inference, storage
+from distseg import cli, evaluation, storage
 from distseg.config import Precision, RunConfig
-from distseg.data.manifest import Manifest, load_manifest
-from distseg.data.reader import eval_samples
+from distseg.data.loading import eval_samples
+from distseg.data.shards import Manifest, load_manifest
 from distseg.errors import CheckpointError, ConfigError
-from distseg.fit import add_up
-from distseg.loop import World, torchrun_world
-from distseg.models import SegmentationModel, build_model
-from distseg.models.adain import Statistics
-from distseg.style import TowardsSource, load_network
+from distseg.models import SegmentationModel, Statistics, build_model
 from distseg.train import print_conditions
+from distseg.training import TowardsSource, World, add_up, checkpoint, load_network, torchrun_world
 
 PROG = "python -m distseg.evaluate"
 
@@ -42,12 +39,12 @@ class ProtocolOptions:
     window: tuple[int, int] | None = None
     """Height and width of the sliding window."""
 
-    def protocol(self, config: RunConfig) -> inference.Protocol:
+    def protocol(self, config: RunConfig) -> evaluation.Protocol:
         """With the training crop of `config` for windows of no given size. Raises ConfigError."""
         if self.window is not None and not self.sliding:
             raise ConfigError(f"--window {self.window}: it is the size of --sliding's windows; add --sliding")
         window_px = (self.window or config.data.crop_px) if self.sliding else None
-        return inference.Protocol(scales=self.scales, flip=self.flip, window_px=window_px)
+        return evaluation.Protocol(scales=self.scales, flip=self.flip, window_px=window_px)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +88,11 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     uri, saved = checkpoint.resolve(options.checkpoint)
     manifest = load_manifest(options.data)
     check_classes(saved, manifest)
-    shards = inference.evaluation_shards(manifest, options.split, options.conditions)
+    shards = evaluation.evaluation_shards(manifest, options.split, options.conditions)
     protocol = options.protocol(saved.config)
-    precision = inference.resolve_precision(options.precision, world.device)
+    precision = evaluation.resolve_precision(options.precision, world.device)
     model = load_model(saved, world.device, precision)
-    tally = inference.Tally.empty(inference.groups_of(shards), manifest.label_space.num_classes)
+    tally = evaluation.Tally.empty(evaluation.groups_of(shards), manifest.label_space.num_classes)
     samples = eval_samples(
         manifest,
         shards,
@@ -107,7 +104,7 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     )
     num_images = sum(s.num_samples for s in shards) // world.size
     with cli.progress("evaluating", "images") if world.rank == 0 else contextlib.nullcontext() as progress:
-        inference.score(
+        evaluation.score(
             model,
             samples,
             tally,
@@ -117,8 +114,8 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
             progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
         )
     add_up(tally, world)
-    inference.check_complete(tally, shards)
-    tables = inference.as_table(tally, tally.summary(), manifest.label_space)
+    evaluation.check_complete(tally, shards)
+    tables = evaluation.as_table(tally, tally.summary(), manifest.label_space)
     return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
 
 

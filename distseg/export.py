@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distseg import checkpoint, cli, storage
+from distseg import cli, storage
 from distseg.errors import ConfigError, DistsegError
 from distseg.evaluate import load_model
-from distseg.inference import MEAN_RGB, STD_RGB
+from distseg.evaluation import MEAN_RGB, STD_RGB
 from distseg.models import SegmentationModel
+from distseg.training import checkpoint
 
 PROG = "python -m distseg.export"
 TOLERANCE = 1e-3  # largest difference relative to the largest logit

@@ -19,9 +19,9 @@ import rich.table
 import tyro
 
 from distseg import cli, storage
-from distseg.data import acdc, ade20k, camvid, cityscapes, folder, shards, synthia, town, voc
-from distseg.data.relabel import relabelling
-from distseg.data.sample import LabelSpace, Sample
+from distseg.data import LabelSpace, Sample, shards
+from distseg.data.datasets import acdc, ade20k, camvid, cityscapes, folder, synthia, town, voc
+from distseg.data.datasets.relabel import relabelling
 from distseg.errors import ConfigError
 
 

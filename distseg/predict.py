@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from distseg import checkpoint, cli, inference, storage
+from distseg import cli, evaluation, storage
 from distseg.config import Precision
-from distseg.data.sample import LabelSpace
+from distseg.data import LabelSpace
 from distseg.errors import DataError
 from distseg.evaluate import ProtocolOptions, load_model
+from distseg.training import checkpoint
 
 PROG = "python -m distseg.predict"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     names = image_names(options.images)
     storage.check_writable(options.out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = inference.resolve_precision(options.precision, device)
+    precision = evaluation.resolve_precision(options.precision, device)
     model = load_model(saved, device, precision)
     with cli.progress("predicting", "images") as progress:
         for number, name in enumerate(names, 1):
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             image = decode(storage.read_bytes(source), source)
             image_1HW3 = torch.from_numpy(np.array(image))[None]
             images_13HW = image_1HW3.permute(0, 3, 1, 2).to(device)
-            ids_HW = inference.predict(model, images_13HW, precision, protocol)[0].to(torch.uint8).cpu().numpy()
+            ids_HW = evaluation.predict(model, images_13HW, precision, protocol)[0].to(torch.uint8).cpu().numpy()
             target = str(PurePosixPath(name).with_suffix(".png"))
             colours = in_palette(ids_HW, saved.label_space)
             storage.write_bytes(storage.join(options.out, "label", target), _png(colours))

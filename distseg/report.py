@@ -15,13 +15,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from distseg import checkpoint, cli, storage, tracking
-from distseg.comparison import comparison_page
+from distseg import cli, storage, tracking
 from distseg.errors import CheckpointError, ConfigError, TrackingError
-from distseg.pages import RunReview, run_page
-from distseg.review import HISTORY, review_of
-from distseg.runs import read_about
+from distseg.review import RunReview, comparison_page, run_page
+from distseg.runs import HISTORY, read_about, review_of
 from distseg.tracking import History
+from distseg.training import checkpoint
 
 PROG = "python -m distseg.report"
 

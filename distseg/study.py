@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distseg import cli, recipes, storage
-from distseg.config import RunConfig, ScalingConfig, StyleConfig
-from distseg.data import town
+from distseg import cli, storage
+from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes
+from distseg.data.datasets import town
 from distseg.errors import ConfigError
 from distseg.train import ensure_town, train_once
 

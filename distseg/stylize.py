@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
 
-from distseg import cli, restyling, storage
-from distseg.data.manifest import Manifest, load_manifest
-from distseg.data.shards import pack
-from distseg.models.adain import StyleNetwork
-from distseg.restyling import Place, Restyling
-from distseg.style import load_network
+from distseg import cli, storage, training
+from distseg.data.shards import Manifest, load_manifest, pack
+from distseg.models import StyleNetwork
 from distseg.train import main as train
+from distseg.training import Place, Restyling, load_network
 
 PROG = "python -m distseg.stylize"
 
@@ -64,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def apply(options: Apply, manifest: Manifest) -> int:
-    splits = {split: list(restyling.originals(manifest, split)) for split in manifest.splits}
-    splits[options.split] += list(restyling.restyled_samples(options, manifest))
+    splits = {split: list(training.originals(manifest, split)) for split in manifest.splits}
+    splits[options.split] += list(training.restyled_samples(options, manifest))
     num_images = sum(len(samples) for samples in splits.values())
     with cli.progress("restyling", "images") as progress:
         made = pack(
@@ -85,7 +83,7 @@ def apply(options: Apply, manifest: Manifest) -> int:
 
 def show(options: Show, manifest: Manifest) -> int:
     network = load_network(options.network)
-    chosen = restyling.chosen(options, manifest)
+    chosen = training.chosen(options, manifest)
     rows = [chosen[i * len(chosen) // options.rows] for i in range(min(options.rows, len(chosen)))]
     drawn = [_row(options, manifest, network, place, number) for number, place in enumerate(rows)]
     sheet = Image.new("RGB", (drawn[0].width, sum(row.height for row in drawn)), "white")
@@ -102,11 +100,11 @@ def show(options: Show, manifest: Manifest) -> int:
 
 def _row(options: Show, manifest: Manifest, network: StyleNetwork, place: Place, number: int) -> Image.Image:
     """The image, then for each target the image whose style is taken and the composite."""
-    content = restyling.image_of(manifest, place)
+    content = training.image_of(manifest, place)
     cells = [(content, place.shard.condition)]
     for target in options.to:
-        style = restyling.image_of(manifest, restyling.style_place(manifest, options, target, number))
-        cells += [(style, target), (restyling.restyle(network, content, style, options.strength), f"as {target}")]
+        style = training.image_of(manifest, training.style_place(manifest, options, target, number))
+        cells += [(style, target), (training.restyle(network, content, style, options.strength), f"as {target}")]
     row = Image.new("RGB", (content.width * len(cells), content.height + 14), "white")
     for column, (image, caption) in enumerate(cells):
         row.paste(image.resize(content.size), (column * content.width, 14))

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import tyro
 
 from distseg import cli, tracking
-from distseg.ending import Sent, send
 from distseg.errors import ConfigError, TrackingError
-from distseg.runs import RUNNING, Run
+from distseg.runs import RUNNING, Run, Sent, send_run
 
 PROG = "python -m distseg.sync"
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     if not run.is_tracked:
         raise ConfigError(f"{run.uri}: was trained with tracking.uri off; name a server with --uri")
     try:
-        sent = send(run)
+        sent = send_run(run)
     except TrackingError as error:
         print(
             f"error: {error}; once it takes the run, or with --uri for another server, do this again", file=sys.stderr

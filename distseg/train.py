@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from distseg import cli, recipes, search, storage
-from distseg.config import RunConfig, from_dict, to_dict
-from distseg.data import town
-from distseg.data.manifest import MANIFEST_NAME
-from distseg.data.processes import in_processes
-from distseg.data.shards import pack
+from distseg import cli, search, storage
+from distseg.cli.training_display import Screen
+from distseg.config import RunConfig, from_dict, recipes, to_dict
+from distseg.data import in_processes
+from distseg.data.datasets import town
+from distseg.data.shards import MANIFEST_NAME, pack
 from distseg.errors import ConfigError, StorageError
-from distseg.screen import Screen
 
 if TYPE_CHECKING:
-    from distseg.ending import Outcome
+    from distseg.runs import Outcome
 
 # Nothing above imports torch: the processes that pack `town` import this file again, and --list needs none of it.
 
@@ -129,16 +128,16 @@ def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) 
 def _train(config: RunConfig, resume: str | None) -> "Outcome | None":
     """Through Ray, or as the rank that torchrun started; the outcome is None on every rank but 0."""
     if "RANK" in os.environ:
-        from distseg.rank import train_as_rank
+        from distseg.runs import train_as_rank
 
         if os.environ["RANK"] != "0":
             return train_as_rank(config, resume=resume)
         with Screen(config.optim.max_steps) as screen:
             return train_as_rank(config, resume=resume, show=screen)
-    from distseg import ray_train
+    from distseg import orchestration
 
     with Screen(config.optim.max_steps) as screen:
-        return ray_train.train(config, resume=resume, show=screen)
+        return orchestration.train(config, resume=resume, show=screen)
 
 
 def train_once(config: RunConfig) -> dict[str, Any]:

@@ -28,16 +28,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from distseg import cli, recipes, search, storage, tracking
-from distseg.config import RunConfig, from_dict, to_dict, with_overrides
+from distseg import cli, search, storage, tracking
+from distseg.config import RunConfig, from_dict, recipes, to_dict, with_overrides
 from distseg.errors import ConfigError, DataError, TrackingError, TrainingError
-from distseg.handover import search_view
-from distseg.runs import tracking_of, with_absolute_paths
+from distseg.runs import search_view, tracking_of, with_absolute_paths
 from distseg.search import Budget, ObjectiveName
 from distseg.train import ensure_town, read_config_file, train_once
 
 if TYPE_CHECKING:
-    from distseg.ray_tune import Algorithm, Progress, Search
+    from distseg.search import Algorithm, Progress, Search
 
 PROG = "python -m distseg.tune"
 SPACES = "tune_spaces"
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"give a space ({', '.join(_known_spaces())}) or --resume URI, one of the two")
     if name is None and overrides:
         raise ConfigError(f"{overrides[0]}: a search that is resumed keeps its configuration")
-    from distseg import ray_tune
+    from distseg import search
 
     if name is None:
         space, wanted, base = _asked_before(storage.absolute(known.resume))
@@ -86,14 +85,14 @@ def main(arguments: Sequence[str]) -> int:
     if base.data.uri == storage.absolute(recipes.TOWN_URI):
         ensure_town(base.data.uri)
     storage.check_writable(wanted.uri.rpartition("/")[0])
-    ray_tune.check(wanted, base)
+    search.check(wanted, base)
     wanted = replace(wanted, parent_run_id=_open_parent(wanted, base))
     _keep_question(space, wanted, base)
     print(f"search      {wanted.uri}", flush=True)
     status = "FAILED"
     try:
         with _Screen(wanted.objective) as screen:
-            ray_tune.run(wanted, base, resume=name is None, show=screen)
+            search.run(wanted, base, resume=name is None, show=screen)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -207,7 +206,7 @@ def _base(space: Space, known: argparse.Namespace, overrides: Sequence[str]) -> 
 
 
 def _wanted(space: Space, known: argparse.Namespace, base: RunConfig) -> "Search":
-    from distseg.ray_tune import PAUSING, Search
+    from distseg.search import PAUSING, Search
 
     budget = replace(
         space.budget,
@@ -234,7 +233,7 @@ def _wanted(space: Space, known: argparse.Namespace, base: RunConfig) -> "Search
 
 def _points(space: Space, algorithm: str) -> dict[str, Any]:
     """The space, and the points of it that are tried before all others."""
-    from distseg.ray_tune import choices, grid
+    from distseg.search import choices, grid
 
     if algorithm != "grid":
         return {"space": space.space, "first": space.first}
@@ -253,7 +252,7 @@ def _keep_question(space: Space, wanted: "Search", base: RunConfig) -> None:
 
 def _asked_before(uri: str) -> tuple[Space, "Search", RunConfig]:
     """A search's question, with the space's module as it is now. Raises DataError if there is none at `uri`."""
-    from distseg.ray_tune import Search
+    from distseg.search import Search
 
     file = storage.join(uri, "search.json")
     if not storage.exists(file):
@@ -289,7 +288,7 @@ def _open_parent(wanted: "Search", base: RunConfig) -> str:
 
 
 def _close_running(wanted: "Search") -> None:
-    from distseg.ray_tune import close_run
+    from distseg.search import close_run
 
     for trial in search.read_trials(wanted.uri):
         if trial.status == "running":
@@ -298,7 +297,7 @@ def _close_running(wanted: "Search") -> None:
 
 def _conclude(wanted: "Search", base: RunConfig, status: str) -> search.Trial | None:
     """Writes and prints the table and the best configuration, and closes the search's MLflow run."""
-    from distseg.ray_tune import importances
+    from distseg.search import importances
 
     trials = search.read_trials(wanted.uri)
     best = next(iter(search.ranked(trials, wanted.objective)), None)

@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from distseg import checkpoint
-from distseg.checkpoint import Checkpoint
-from distseg.config import RunConfig, from_dict, to_dict
-from distseg.loop import World
-from distseg.runs import fit_run
+from distseg.config.schema import RunConfig, from_dict, to_dict
+from distseg.runs.run import fit_run
+from distseg.training import checkpoint
+from distseg.training.checkpoint import Checkpoint
+from distseg.training.loop import World
 
 
 class StoppedError(Exception):

@@ -14,13 +14,22 @@ from pathlib import Path
 
 import torch
 
-from distseg import checkpoint, tracking
-from distseg.checkpoint import Checkpoint
-from distseg.config import CheckpointConfig, DataConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig, from_dict
-from distseg.data.manifest import load_manifest
-from distseg.ending import Outcome, close
-from distseg.rank import RunReport
-from distseg.runs import Run
+from distseg import tracking
+from distseg.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackingConfig,
+    from_dict,
+)
+from distseg.data.shards.manifest import load_manifest
+from distseg.runs.finalize import Outcome, finalize
+from distseg.runs.run import Run
+from distseg.runs.worker import RunReport
+from distseg.training import checkpoint
+from distseg.training.checkpoint import Checkpoint
 from tests.recorded import Recorded
 from tests.unit.reviews import LABELS, example
 
@@ -113,7 +122,7 @@ def train(
         pass
     start_s = time.perf_counter()
     report.close()
-    outcome = close(run, status)
+    outcome = finalize(run, status)
     held_s.closing = time.perf_counter() - start_s
     return Ended(outcome, held_s)
 

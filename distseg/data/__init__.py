@@ -1,0 +1,7 @@
+"""TODO distseg.data."""
+
+from distseg.data.deflate import crc32, decompress
+from distseg.data.processes import Runner, in_processes
+from distseg.data.sample import IGNORE_INDEX, LabelledImage, LabelSpace, Sample
+
+__all__ = ["IGNORE_INDEX", "LabelSpace", "LabelledImage", "Runner", "Sample", "crc32", "decompress", "in_processes"]

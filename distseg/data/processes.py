@@ -1,6 +1,6 @@
 """Runs one function over many tasks, in the tasks' order: here, or in processes of this machine.
 
-`distseg.ray_jobs.in_ray_tasks` is the same over the hosts of a cluster.
+`distseg.orchestration.in_ray_tasks` is the same over the hosts of a cluster.
 """
 
 import functools

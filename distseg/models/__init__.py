@@ -7,19 +7,24 @@ from torch import Tensor
 
 from distseg.config import ModelConfig
 from distseg.models.backbones import imagenet_state, load_backbone
-from distseg.models.enet import ENet
-from distseg.models.fcn import FCN, FCNAttention
 from distseg.models.layers import Logits, SegmentationModel
-from distseg.models.pspnet import PSPNet, check_batch, is_authors_layout, load_authors
-from distseg.models.r2unet import R2UNet, UNet
+from distseg.models.networks.adain import Statistics, StyleLosses, StyleNetwork
+from distseg.models.networks.enet import ENet
+from distseg.models.networks.fcn import FCN, FCNAttention
+from distseg.models.networks.pspnet import PSPNet, check_batch, is_authors_layout, load_authors
+from distseg.models.networks.r2unet import R2UNet, UNet
 
 __all__ = [
     "MODELS",
     "Logits",
     "SegmentationModel",
+    "Statistics",
+    "StyleLosses",
+    "StyleNetwork",
     "build_model",
     "check_batch",
     "imagenet_state",
+    "load_backbone",
     "load_weights",
 ]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from distseg import cli, inference, storage
+from distseg import cli, evaluation, storage
 from distseg.config import ModelConfig, Precision
 from distseg.errors import ConfigError
 from distseg.models import build_model
@@ -74,13 +74,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.json is not None:
         storage.check_writable(options.json.rpartition("/")[0] or ".")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = inference.resolve_precision(options.precision, device)
+    precision = evaluation.resolve_precision(options.precision, device)
     rows = []
     for name in chosen:
         ms = None
         if options.timing:
             model = build_model(NETWORKS[name], options.num_classes, aux=False)
-            ms = inference.latency_ms(model, options.size, precision, device, TIMED_RUNS)
+            ms = evaluation.latency_ms(model, options.size, precision, device, TIMED_RUNS)
         rows.append(_row(name, options, ms))
     _print(rows, f"{options.size[0]} x {options.size[1]}, {options.num_classes} classes, {device.type} {precision}")
     if options.json is not None:

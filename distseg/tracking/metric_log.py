@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from distseg.tracking.client import CLOSE_WAIT_S, as_logged, connect, failures, metric_name, named
 from distseg.tracking.journal import Record
-from distseg.tracking.outbox import Outbox
 from distseg.tracking.runs import METRICS_PER_CALL
+from distseg.tracking.send_queue import Outbox
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

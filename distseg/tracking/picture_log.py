@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from distseg.panels import without_prediction
+from distseg.evaluation import without_prediction
 from distseg.tracking.client import connect, failures, named
-from distseg.tracking.outbox import Outbox
+from distseg.tracking.send_queue import Outbox
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

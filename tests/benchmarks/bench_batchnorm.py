@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from distseg.batchnorm import synchronise
-from distseg.config import ModelConfig, OptimConfig
-from distseg.losses import Objective, segmentation_loss
+from distseg.config.schema import ModelConfig, OptimConfig
 from distseg.models import build_model
-from distseg.optim import build_optimizer
+from distseg.training.batchnorm import synchronise
+from distseg.training.losses import Objective, segmentation_loss
+from distseg.training.optim import build_optimizer
 
 LIMIT = 1.2
 WORLD = 2

@@ -35,8 +35,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from distseg.config import Sampling
-from distseg.data.manifest import (
+from distseg.config.schema import Sampling
+from distseg.data.loading.plan import TrainPlan, lanes_of, streams_of
+from distseg.data.sample import LabelSpace
+from distseg.data.shards.manifest import (
     MANIFEST_NAME,
     IndexEntry,
     Manifest,
@@ -47,8 +49,6 @@ from distseg.data.manifest import (
     load_manifest,
     seal,
 )
-from distseg.data.plan import TrainPlan, lanes_of, streams_of
-from distseg.data.sample import LabelSpace
 
 MAX_S, MAX_MB = 1.0, 200.0
 SAMPLES_PER_SHARD = 1000

@@ -45,16 +45,16 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from distseg import storage
-from distseg.config import CheckpointConfig, DataConfig, ModelConfig, RunConfig, TrackingConfig
-from distseg.data import camvid, town
-from distseg.data.decoding import decode_ids, decode_rgb
-from distseg.data.manifest import Index, Manifest, Shard, load_manifest, read_index, read_sample
+from distseg.config.schema import CheckpointConfig, DataConfig, ModelConfig, RunConfig, TrackingConfig
+from distseg.data.datasets import camvid, town
+from distseg.data.loading.decoding import decode_ids, decode_rgb
+from distseg.data.loading.reader import TrainReader
 from distseg.data.processes import in_processes
-from distseg.data.reader import TrainReader
 from distseg.data.sample import LabelledImage, Sample
-from distseg.data.shards import pack
-from distseg.fit import prepare, train_step
-from distseg.loop import World
+from distseg.data.shards.manifest import Index, Manifest, Shard, load_manifest, read_index, read_sample
+from distseg.data.shards.packing import pack
+from distseg.training.fit import prepare, train_step
+from distseg.training.loop import World
 
 SIZE_PX = (360, 480)
 BATCH = 16

@@ -26,14 +26,14 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from distseg import recipes
-from distseg.config import CheckpointConfig, RunConfig, TrackingConfig
-from distseg.data import town
-from distseg.data.shards import pack
-from distseg.ending import close
-from distseg.loop import World
-from distseg.rank import RunReport
-from distseg.runs import Run, check_run, fit_run
+from distseg.config import recipes
+from distseg.config.schema import CheckpointConfig, RunConfig, TrackingConfig
+from distseg.data.datasets import town
+from distseg.data.shards.packing import pack
+from distseg.runs.finalize import finalize
+from distseg.runs.run import Run, check_run, fit_run
+from distseg.runs.worker import RunReport
+from distseg.training.loop import World
 
 LIMIT = 0.01
 FIRST_STEP = 10
@@ -71,7 +71,7 @@ def measure(config: RunConfig) -> float:
     report = Timed(config, run, None)
     fit_run(config, World(0, 1), report, resume=None, run_id=run.run_id)
     report.close()
-    close(run, "FINISHED")
+    finalize(run, "FINISHED")
     return report.share()
 
 

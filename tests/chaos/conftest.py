@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from distseg import checkpoint
-from distseg.config import (
+from distseg.config.schema import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
@@ -20,8 +19,9 @@ from distseg.config import (
     TrackingConfig,
     to_dict,
 )
-from distseg.data.shards import pack
+from distseg.data.shards.packing import pack
 from distseg.tracking.client import as_logged
+from distseg.training import checkpoint
 from tests import ranks
 from tests.chaos.tracking_server import Server
 from tests.recorded import Recorded

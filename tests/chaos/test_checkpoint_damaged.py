@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distseg import checkpoint
-from distseg.config import RunConfig, ScalingConfig
+from distseg.config.schema import RunConfig, ScalingConfig
+from distseg.training import checkpoint
 from tests import programs
 from tests.chaos.conftest import write_config
 from tests.recorded import only_run

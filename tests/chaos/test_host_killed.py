@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from distseg import checkpoint, storage
-from distseg.config import CheckpointConfig, RunConfig, ScalingConfig
+from distseg import storage
+from distseg.config.schema import CheckpointConfig, RunConfig, ScalingConfig
+from distseg.training import checkpoint
 from tests import programs, ranks
 from tests.chaos.conftest import SAVED_EVERY, write_config
 from tests.conftest import REPOSITORY, make_bucket, run_script, use_environment

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from distseg import s3, storage
-from distseg.data.manifest import Manifest, load_manifest
-from distseg.data.reader import Batch, TrainReader, eval_samples
-from distseg.data.shards import pack
+from distseg import storage
+from distseg.data.loading.reader import Batch, TrainReader, eval_samples
+from distseg.data.shards.manifest import Manifest, load_manifest
+from distseg.data.shards.packing import pack
 from distseg.errors import DataError, StorageError
+from distseg.storage import s3
 from tests.chaos.conftest import print_table
 from tests.chaos.fault_proxy import Fault, FaultProxy, cut, flip, reset, slow, status
 from tests.toy_data import LABELS, toy_samples

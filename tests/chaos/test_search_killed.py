@@ -10,9 +10,9 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
-from distseg import search
-from distseg.config import RunConfig, ScalingConfig, from_dict
-from distseg.search import Trial
+from distseg.config.schema import RunConfig, ScalingConfig, from_dict
+from distseg.search import records
+from distseg.search.records import Trial
 from tests import programs
 from tests.chaos.conftest import NUM_STEPS, write_config
 from tests.recorded import Recorded
@@ -46,18 +46,18 @@ def test_a_search_outlives_a_trial_and_its_driver(
         driver.wait_for(rf"trial 3: step {NUM_STEPS // 2} ")
         driver.kill_all()
     (folder,) = Path(config.checkpoint.uri).iterdir()
-    before = {trial.number: trial for trial in search.read_trials(str(folder))}
+    before = {trial.number: trial for trial in records.read_trials(str(folder))}
     assert [before[number].status for number in (1, 2, 3)] == ["finished", "failed", "running"]
 
     ended = programs.run(tmp_path, ray_cluster, "distseg.tune", "--resume", str(folder))
     assert ended.code == 0, ended.err
-    after = {trial.number: trial for trial in search.read_trials(str(folder))}
+    after = {trial.number: trial for trial in records.read_trials(str(folder))}
     assert after.keys() == before.keys()
     assert (after[1], after[2]) == (before[1], before[2])  # not done again: an evaluation carries its time
     assert (after[3].trial_id, after[3].status, after[3].steps) == (before[3].trial_id, "finished", NUM_STEPS)
     assert "the loss of step 2 is nan" in after[2].error and f"- trial 2: {after[2].error}" in ended.out
 
-    best = search.ranked(after.values(), "val/mIoU")[0]
+    best = records.ranked(after.values(), "val/mIoU")[0]
     assert from_dict(json.loads((folder / "best.json").read_text())).optim.lr == best.params["optim.lr"]
     assert_recorded(config, after, best)
 

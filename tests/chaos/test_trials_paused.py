@@ -7,8 +7,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from distseg import search
-from distseg.config import RunConfig, ScalingConfig
+from distseg.config.schema import RunConfig, ScalingConfig
+from distseg.search import records
 from tests import programs
 from tests.chaos.conftest import write_config
 from tests.recorded import Recorded
@@ -42,12 +42,12 @@ def test_a_population(config: RunConfig, ray_cluster: Mapping[str, str], tmp_pat
     assert ended.code == 0, ended.err
 
     (folder,) = Path(config.checkpoint.uri).iterdir()
-    trials = search.read_trials(str(folder))
+    trials = records.read_trials(str(folder))
     assert [(trial.status, trial.steps) for trial in trials] == [("finished", NUM_STEPS)] * 2
     (taker,) = [trial for trial in trials if (folder / "trials" / trial.trial_id / "took_over").exists()]
     (taken,) = (folder / "trials" / taker.trial_id / "took_over").iterdir()
     (other,) = [trial for trial in trials if trial is not taker]
-    assert search.read_json(str(taken)) == {"trial_id": other.trial_id, "step": EVALUATED_EVERY}
+    assert records.read_json(str(taken)) == {"trial_id": other.trial_id, "step": EVALUATED_EVERY}
 
     recorded = recorded_by_number(config)
     losses = {number: run.values("train/loss") for number, run in recorded.items()}

@@ -23,8 +23,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distseg import checkpoint, cli, s3
-from distseg.config import (
+from distseg import cli
+from distseg.config.schema import (
     DataConfig,
     ModelConfig,
     OptimConfig,
@@ -33,10 +33,12 @@ from distseg.config import (
     TrackingConfig,
     to_dict,
 )
-from distseg.data.manifest import MANIFEST_NAME, load_manifest, read_index, seal
 from distseg.data.sample import LabelledImage, Sample
-from distseg.data.shards import pack
+from distseg.data.shards.manifest import MANIFEST_NAME, load_manifest, read_index, seal
+from distseg.data.shards.packing import pack
 from distseg.models.backbones import build_resnet
+from distseg.storage import s3
+from distseg.training import checkpoint
 from tests import programs
 from tests.conftest import make_bucket, use_environment
 from tests.toy_data import LABELS, toy_samples

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distseg.data import town
+from distseg.data.datasets import town
 from tests import programs
 from tests.browser import opened_browser
 from tests.small_town import arguments, pack_town

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from distseg import checkpoint
-from distseg.data import town
+from distseg.data.datasets import town
+from distseg.training import checkpoint
 from tests import programs
 from tests.conftest import free_port
 from tests.recorded import only_run

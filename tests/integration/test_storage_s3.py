@@ -8,9 +8,9 @@ from pathlib import Path
 import boto3
 import pytest
 
-from distseg import s3, storage
+from distseg import storage
 from distseg.errors import StorageError
-from distseg.storage import join
+from distseg.storage import join, s3
 from tests.conftest import free_port, run_script, short_directory, sourced, use_environment
 
 pytestmark = pytest.mark.servers

@@ -12,9 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from distseg import checkpoint
-from distseg.data import town
-from distseg.ray_metrics import DESCRIPTIONS
+from distseg.data.datasets import town
+from distseg.orchestration.metrics import DESCRIPTIONS
+from distseg.training import checkpoint
 from tests import programs
 from tests.conftest import free_port
 from tests.recorded import STEP_METRICS, Recorded, assert_each_once, only_run

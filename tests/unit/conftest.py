@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from distseg.config import (
+from distseg.config.schema import (
     AugmentConfig,
     DataConfig,
     LossConfig,
@@ -15,9 +15,9 @@ from distseg.config import (
     RunConfig,
     TrackingConfig,
 )
-from distseg.data import town
+from distseg.data.datasets import town
 from distseg.data.processes import in_processes
-from distseg.data.shards import pack
+from distseg.data.shards.packing import pack
 
 settings.register_profile("any machine", deadline=None)  # a slow one, or one at other work, is no failure
 settings.load_profile("any machine")

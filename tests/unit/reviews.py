@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distseg import inference
 from distseg.data.sample import LabelSpace
-from distseg.intervals import ImageCounts, class_counts
+from distseg.evaluation import inference
+from distseg.evaluation.bootstrap import ImageCounts, class_counts
 
 LABELS = LabelSpace(name="three", classes=("road", "sign", "car"), palette=((128, 64, 128), (220, 220, 0), (0, 0, 142)))
 HITS = {"dawn": 90, "fog": 80, "night": 40}

@@ -1,0 +1,43 @@
+"""TODO distseg.config."""
+
+from distseg.config.schema import (
+    AugmentConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvaluateConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    Precision,
+    RunConfig,
+    Sampling,
+    ScalingConfig,
+    StyleConfig,
+    TrackingConfig,
+    check_divides,
+    dotted_fields,
+    from_dict,
+    to_dict,
+    with_overrides,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Precision",
+    "RunConfig",
+    "Sampling",
+    "ScalingConfig",
+    "StyleConfig",
+    "TrackingConfig",
+    "check_divides",
+    "dotted_fields",
+    "from_dict",
+    "to_dict",
+    "with_overrides",
+]

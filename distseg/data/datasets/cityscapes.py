@@ -1,0 +1,94 @@
+"""Cityscapes: `leftImg8bit/<split>/<city>/*_leftImg8bit.png`, `gtFine|gtCoarse/<split>/<city>/*_labelIds.png`.
+
+34 raw ids become the 19 classes that are evaluated, all others void (Cordts et al. 2016, table 1). The city, a folder,
+is the site, the first two parts of a file's name are the sequence. Fine annotations: train, val. Coarse: train, val and
+train_extra. Those of test were never published; the files of its folder say "void" throughout. A split that has
+`*_labelTrainIds.png` alone, what Cityscapes' scripts make of the raw ids, is read from these.
+
+Root is the folder of both parts, or that of the folders that the archives were unpacked in.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+from distseg import storage
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample
+from distseg.data.datasets import raw
+from distseg.errors import DataError
+
+Annotations = Literal["fine", "coarse"]
+
+_CLASSES = {  # name: raw id, colour
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic-light": (19, (250, 170, 30)),
+    "traffic-sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+_RAW_IDS = (*range(34), 255)  # 255: the licence plate's -1 in 8 bits
+
+
+def _space(name: str, without: tuple[str, ...] = ()) -> LabelSpace:
+    classes = tuple(c for c in _CLASSES if c not in without)
+    train_ids = {_CLASSES[c][0]: train_id for train_id, c in enumerate(classes)}
+    return LabelSpace(
+        name=name,
+        classes=classes,
+        palette=tuple(_CLASSES[c][1] for c in classes),
+        id_map={raw_id: train_ids.get(raw_id, IGNORE_INDEX) for raw_id in _RAW_IDS},
+    )
+
+
+LABELS = _space("cityscapes")
+_TRAIN_ID_LABELS = dataclasses.replace(LABELS, id_map={})
+LABELS_16 = _space("cityscapes-16", without=("terrain", "truck", "train"))  # what SYNTHIA-RAND-CITYSCAPES shares
+LABELS_13 = _space("cityscapes-13", without=("terrain", "truck", "train", "wall", "fence", "pole"))
+
+_IMAGE_ARCHIVES = ("leftImg8bit_trainvaltest", "leftImg8bit_trainextra")
+_ANNOTATION_ARCHIVES = ("gtFine_trainvaltest", "gtFine", "gtCoarse")
+_SPLITS = {"fine": ("train", "val"), "coarse": ("train", "val", "train_extra")}
+
+
+def samples(root: str, split: str, *, annotations: Annotations = "fine") -> Iterator[Sample]:
+    """The frames of a split, sorted by name. Raises DataError for a split without annotations."""
+    if split not in _SPLITS[annotations]:
+        hint = "; those of train_extra are coarse" if split == "train_extra" else ""
+        known = ", ".join(_SPLITS[annotations])
+        raise DataError(f"Cityscapes' {annotations} annotations are of {known}, not of {split!r}{hint}")
+    folder = "gtFine" if annotations == "fine" else "gtCoarse"
+    images_root = raw.place(root, f"leftImg8bit/{split}", _IMAGE_ARCHIVES) or root
+    labels_root = raw.place(root, f"{folder}/{split}", _ANNOTATION_ARCHIVES) or images_root
+    raw_ids, train_ids = (f"_{folder}_label{kind}.png" for kind in ("Ids", "TrainIds"))
+    annotated = storage.join(labels_root, folder, split)
+    by_train_ids = not _has(annotated, raw_ids) and _has(annotated, train_ids)
+    pairs = raw.pairs(
+        images_root,
+        raw.Files(f"leftImg8bit/{split}", ("_leftImg8bit.png",)),
+        raw.Files(f"{folder}/{split}", (train_ids if by_train_ids else raw_ids,)),
+        f"Cityscapes' root has leftImg8bit/<split>/<city>/ and {folder}/<split>/<city>/",
+        labels_root=labels_root,
+    )
+    space = _TRAIN_ID_LABELS if by_train_ids else LABELS
+    for pair in pairs:
+        sequence = "_".join(pair.stem.split("_")[:2])
+        city = pair.name.partition("/")[0] if "/" in pair.name else pair.stem.partition("_")[0]
+        yield raw.sample(images_root, pair, space, split=split, sequence=sequence, site=city)
+
+
+def _has(folder: str, ending: str) -> bool:
+    return any(entry.uri.lower().endswith(ending.lower()) for entry in storage.list_files(folder))

@@ -1,0 +1,104 @@
+"""Encoded images of shards -> arrays.
+
+    decode_rgb(data, key, out) -> (H, W, 3)        JPEG or PNG
+    decode_ids(data, num_classes, key, out) -> (H, W)
+
+JPEG goes through simplejpeg where it is installed: libjpeg-turbo as in Pillow, and the same pixels, but Pillow goes by
+way of four bytes a pixel and copies twice. Label maps as `pack` writes them, PNGs without row filters, are unpacked and
+that is all. Everything else goes through Pillow. All of them let other threads run meanwhile.
+"""
+
+import io
+import struct
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from distseg.data import IGNORE_INDEX, crc32, decompress
+from distseg.errors import DataError
+
+try:
+    import simplejpeg
+except ImportError:  # pixels are the same without
+    simplejpeg = None
+
+UInt8Array = npt.NDArray[np.uint8]
+Encoded = bytes | memoryview
+
+_JPEG = b"\xff\xd8"  # how one begins
+_PLAIN_PNG = struct.Struct(">8sI4sIIBBBBBII4s")  # signature, IHDR, the head of IDAT (PNG specification, section 11.2)
+_IEND = b"\0\0\0\0IEND\xaeB`\x82"
+_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # of larger ones Pillow says that they may be a trap
+
+
+def decode_rgb(data: Encoded, key: str, out_HW3: UInt8Array | None = None) -> UInt8Array:
+    """uint8 (H, W, 3): `out_HW3` itself where the image has its size and can be decoded into it, else a new array.
+
+    Raises DataError naming `key` for what is no image, or none of three channels.
+    """
+    if simplejpeg is not None and data[:2] == _JPEG:
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if colours == "YCbCr":
+                fits = out_HW3 is not None and out_HW3.shape == (height, width, 3)
+                pixels_HW3: UInt8Array = simplejpeg.decode_jpeg(data, "RGB", buffer=out_HW3 if fits else None)
+                return out_HW3 if fits and out_HW3 is not None else pixels_HW3
+        except ValueError:  # damaged, or of a kind it does not know: Pillow reads it, or says what is wrong
+            pass
+    return np.asarray(_by_pillow(data, "RGB", key))
+
+
+def decode_ids(data: Encoded, num_classes: int, key: str, out_HW: UInt8Array | None = None) -> UInt8Array:
+    """uint8 (H, W) of train ids and 255: `out_HW` itself where the label map has its size, if that is a plain one.
+
+    Raises DataError naming `key` for what holds anything else.
+    """
+    ids_HW = _plain_ids(data, out_HW)
+    if ids_HW is None:
+        ids_HW = np.asarray(_by_pillow(data, "L", key))
+    if (ids_HW + np.uint8(1)).max(initial=0) > num_classes:  # void becomes 0
+        outside = [i for i in np.unique(ids_HW).tolist() if num_classes <= i != IGNORE_INDEX]
+        raise DataError(f"{key}: label ids {outside[:8]} are outside the label space's 0 to {num_classes - 1}")
+    return ids_HW
+
+
+def _plain_ids(data: Encoded, out_HW: UInt8Array | None = None) -> UInt8Array | None:
+    """The pixels of a PNG of 8 bits of grey whose rows are stored as they are, in one piece; None for any other."""
+    if len(data) < _PLAIN_PNG.size:
+        return None
+    (*head, width, height, depth, colour, compression, filtering, interlaced, header_crc, idat_bytes, idat) = (
+        _PLAIN_PNG.unpack_from(data)
+    )
+    begin, end = _PLAIN_PNG.size, _PLAIN_PNG.size + idat_bytes
+    is_plain = (
+        head == [b"\x89PNG\r\n\x1a\n", 13, b"IHDR"]
+        and (depth, colour, compression, filtering, interlaced, idat) == (8, 0, 0, 0, 0, b"IDAT")
+        and width * height <= _MAX_PIXELS
+        and data[end + 4 :] == _IEND
+    )
+    view = memoryview(data)
+    if (
+        not is_plain
+        or crc32(view[12:29]) != header_crc
+        or crc32(view[begin - 4 : end]) != int.from_bytes(view[end : end + 4])
+        or (unpacked := decompress(view[begin:end], height * (1 + width))) is None
+    ):
+        return None
+    rows = np.frombuffer(unpacked, dtype=np.uint8).reshape(height, 1 + width)  # before each row its filter
+    if rows[:, 0].any():
+        return None
+    ids_HW = out_HW if out_HW is not None and out_HW.shape == (height, width) else np.empty((height, width), np.uint8)
+    ids_HW[...] = rows[:, 1:]
+    return ids_HW
+
+
+def _by_pillow(data: Encoded, mode: str, key: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{key}: not a readable image ({error})") from error
+    if image.mode != mode:
+        raise DataError(f"{key}: an image of mode {image.mode} where {mode} was packed")
+    return image

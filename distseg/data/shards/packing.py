@@ -1,0 +1,296 @@
+"""Packing: samples -> tar shards, their indices, the manifest. `distseg.data.manifest` states the layout.
+
+What comes out depends on the samples, the seed and the size limits alone, not on where and by how many it is packed:
+same input, same bytes. Samples are sorted by key, grouped by (split, condition, site), shuffled within a group, cut
+into tasks of nearly equal length, each a shard, and cut further where a shard would exceed its bytes. A task does all
+of its work wherever it runs (`shard_writer`), leaving a receipt; the manifest is written last, from what the tasks
+return. So a pack that was stopped goes on where it was.
+
+Everything that reads shards is offered here too: `load_manifest`, `read_index`, `read_sample`, `verify`, `inspect`,
+`contact_sheet`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from distseg import storage
+from distseg.data import LabelSpace, Runner, Sample, in_processes
+from distseg.data.shards.inspection import Summary, contact_sheet, inspect, verify
+from distseg.data.shards.manifest import (
+    MANIFEST_NAME,
+    Index,
+    IndexEntry,
+    Manifest,
+    Member,
+    SampleFiles,
+    Shard,
+    SizeRange,
+    load_manifest,
+    read_index,
+    read_sample,
+    seal,
+)
+from distseg.data.shards.writer import RECEIPTS, Job, Packed, Task, pack_task, read_receipt, receipt_uri, size_range
+from distseg.errors import DataError, StorageError
+
+__all__ = [
+    "Index",
+    "IndexEntry",
+    "Manifest",
+    "Member",
+    "SampleFiles",
+    "Shard",
+    "SizeRange",
+    "Summary",
+    "contact_sheet",
+    "inspect",
+    "load_manifest",
+    "pack",
+    "read_index",
+    "read_sample",
+    "verify",
+]
+
+MAX_SAMPLES_PER_SHARD = 64  # small shards mix better (distseg.data.plan), and reading goes by ranges anyway
+MAX_BYTES_PER_SHARD = 256 << 20
+MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-\d{5,}\.(tar|index\.json)")
+_NUM_RECEIPT_READERS = 16
+
+Progress = Callable[[int, int], None]
+"""Called with (samples done, samples in all) as packing goes on."""
+
+
+def pack(
+    samples: Mapping[str, Iterable[Sample]],
+    label_space: LabelSpace,
+    out_uri: str,
+    *,
+    dataset: str,
+    seed: int = 0,
+    run: Runner | None = None,
+    max_samples_per_shard: int = MAX_SAMPLES_PER_SHARD,
+    max_bytes_per_shard: int = MAX_BYTES_PER_SHARD,
+    jpeg_quality: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """Packs the samples of each split below `out_uri` and returns the manifest. `run`: where; by default, here.
+
+    A pack of the same samples and options that did not finish is continued: its finished shards stay. A place that
+    holds other shards, finished or not, is refused unless `overwrite`: then they are removed first, the manifest
+    before all else. The sources must not change between the two.
+    """
+    if min(max_samples_per_shard, max_bytes_per_shard) < 1:
+        raise ValueError("the limits of a shard must be at least 1")
+    job = Job(out_uri=out_uri, label_space=label_space, max_bytes=max_bytes_per_shard, jpeg_quality=jpeg_quality)
+    tasks = _tasks(samples, seed, max_samples_per_shard)
+    is_new = not storage.folder_exists(out_uri)
+    storage.check_writable(out_uri)
+    _make_room(job, tasks, list(samples), overwrite)
+    try:
+        packed = _run_tasks(job, tasks, run or in_processes(1), progress)
+    except BaseException:
+        _tidy(out_uri, list(samples), is_new)
+        raise
+    manifest, data = seal(
+        Manifest(
+            uri=out_uri,
+            dataset=dataset,
+            label_space=dataclasses.replace(label_space, id_map={}),
+            shards=tuple(done.shard for done in packed),
+            class_pixels=_class_pixels(packed),
+            image_sizes=_image_sizes(packed),
+            digest="",
+        )
+    )
+    storage.write_bytes(storage.join(out_uri, MANIFEST_NAME), data)
+    storage.delete_tree(storage.join(out_uri, RECEIPTS))
+    for split in manifest.splits:
+        storage.delete_unfinished(storage.join(out_uri, split))
+    return manifest
+
+
+def _run_tasks(job: Job, tasks: Sequence[Task], run: Runner, progress: Progress | None) -> list[Packed]:
+    """What the shards of all tasks add to the manifest, in the order of the splits and of their names."""
+    finished = _finished(job, tasks)
+    results = run(functools.partial(pack_task, job=job), [task for task in tasks if task.number not in finished])
+    num_samples = sum(len(task.samples) for task in tasks)
+    num_done = 0
+    packed: list[Packed] = []
+    for task in tasks:
+        packed += finished[task.number] if task.number in finished else next(results)
+        num_done += len(task.samples)
+        if progress:
+            progress(num_done, num_samples)
+    splits = list(dict.fromkeys(task.split for task in tasks))
+    return sorted(packed, key=lambda done: (splits.index(done.shard.split), done.shard.name))
+
+
+# ---- what goes where
+
+
+def _tasks(samples: Mapping[str, Iterable[Sample]], seed: int, max_samples: int) -> list[Task]:
+    """The shards in order. Raises DataError for names that cannot be packed and for an empty split."""
+    tasks: list[Task] = []
+    for split, of_split in samples.items():
+        groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+        for sample in of_split:
+            groups[sample.condition, sample.site].append(sample)
+        if not groups:
+            raise DataError(f"split {split!r} has no samples; check the data set's folder, or leave the split out")
+        _check_names(split, groups)
+        for (condition, site), members in sorted(groups.items()):
+            members.sort(key=lambda sample: sample.key)
+            stream = zlib.crc32(f"{split}/{condition}/{site}".encode())
+            order = np.random.default_rng([seed, stream]).permutation(len(members))
+            parts = np.array_split(order, -(-len(members) // max_samples))
+            tasks += [
+                Task(
+                    number=len(tasks) + number,
+                    split=split,
+                    condition=condition,
+                    site=site,
+                    samples=tuple(members[i] for i in part),
+                    shard=number,
+                    stride=len(parts),
+                )
+                for number, part in enumerate(parts)
+            ]
+    return tasks
+
+
+def _check_names(split: str, groups: Mapping[tuple[str, str], Sequence[Sample]]) -> None:
+    prefixes = Counter(f"{condition}-{site}" for condition, site in groups)
+    for prefix, count in prefixes.items():
+        if count > 1:
+            raise DataError(f"split {split!r}: {count} pairs of condition and site are called {prefix}; rename one")
+    for name in {split} | {part for group in groups for part in group}:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise DataError(f"{name!r} names files of the shards: use letters, digits, '-' and '_' only")
+    seen: dict[str, Sample] = {}
+    for sample in (sample for members in groups.values() for sample in members):
+        if not _PLAIN_NAME.fullmatch(sample.key) or len(sample.key) > MAX_KEY_LENGTH:
+            problem = f"use letters, digits, '-' and '_' only, {MAX_KEY_LENGTH} at most"
+            raise DataError(f"{sample.source}: key {sample.key!r} cannot name a member of a tar; {problem}")
+        if sample.key in seen:
+            sources = f"{seen[sample.key].source} and {sample.source}"
+            raise DataError(f"key {sample.key!r} occurs twice in split {split!r}: {sources}")
+        seen[sample.key] = sample
+
+
+# ---- a place for it
+
+
+def _make_room(job: Job, tasks: Sequence[Task], splits: Sequence[str], overwrite: bool) -> None:
+    """Refuses to mix with another pack, or removes it: files that are named like shards, nothing else."""
+    manifest_uri = storage.join(job.out_uri, MANIFEST_NAME)
+    if storage.exists(manifest_uri):
+        if not overwrite:
+            raise DataError(f"{job.out_uri} already holds a packed data set; choose another place, or --overwrite")
+        with contextlib.suppress(DataError):  # a damaged manifest must not be in the way of its replacement
+            splits = [*splits, *load_manifest(job.out_uri).splits]
+        storage.delete(manifest_uri)
+    digest_uri = storage.join(job.out_uri, RECEIPTS, "job.sha256")
+    digest = _digest(job, tasks)
+    if not overwrite and storage.exists(digest_uri) and storage.read_bytes(digest_uri) == digest:
+        return
+    for split in dict.fromkeys(splits):
+        for entry in list(storage.list_files(storage.join(job.out_uri, split))):
+            if not _SHARD_FILE.fullmatch(entry.uri.rpartition("/")[2]):
+                continue
+            if not overwrite:
+                raise DataError(
+                    f"{entry.uri} is of a pack of other data or options that did not finish; "
+                    "choose another place, or --overwrite"
+                )
+            storage.delete(entry.uri)
+    storage.delete_tree(storage.join(job.out_uri, RECEIPTS))
+    storage.write_bytes(digest_uri, digest)
+
+
+def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
+    """The tasks that an earlier run finished, by number: those with a receipt whose shards are there."""
+    receipts = {entry.uri for entry in storage.list_files(storage.join(job.out_uri, RECEIPTS))}
+    done = [task for task in tasks if receipt_uri(job.out_uri, task) in receipts]
+    if not done:
+        return {}
+    there = {
+        entry.uri: entry.num_bytes
+        for split in {task.split for task in done}
+        for entry in storage.list_files(storage.join(job.out_uri, split))
+    }
+
+    def in_place(packed: Packed) -> bool:
+        name = storage.join(job.out_uri, packed.shard.name)
+        return there.get(name) == packed.shard.num_bytes and storage.join(job.out_uri, packed.shard.index_name) in there
+
+    with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
+        results = threads.map(lambda task: read_receipt(job.out_uri, task), done)
+        return {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
+
+
+def _tidy(out_uri: str, splits: Sequence[str], is_new: bool) -> None:
+    """After a failure: what is finished stays, to go on from; if nothing is, nothing of this pack stays."""
+    receipts = storage.join(out_uri, RECEIPTS)
+    with contextlib.suppress(StorageError):  # the failure itself is what the user must see
+        if not any(entry.uri.endswith(".json") for entry in storage.list_files(receipts)):
+            storage.delete_tree(receipts)
+            for split in splits:
+                storage.delete_empty(storage.join(out_uri, split))
+            if is_new:
+                storage.delete_empty(out_uri)
+
+
+def _digest(job: Job, tasks: Sequence[Task]) -> bytes:
+    """Of all that decides the bytes of the shards, but for the content of the sources."""
+    digest = hashlib.sha256(repr((job.label_space, job.max_bytes, job.jpeg_quality)).encode())
+    for task in tasks:
+        digest.update(repr((task.split, task.condition, task.site, task.shard, task.stride)).encode())
+        for sample in task.samples:
+            digest.update(repr((sample, _described(sample.load))).encode())
+    return digest.hexdigest().encode()
+
+
+def _described(value: object) -> object:
+    """A `load`, which is a partial of a function, without the addresses of objects in memory."""
+    if isinstance(value, functools.partial):
+        parts = (value.func, *value.args, *value.keywords.items())
+        return tuple(_described(part) for part in parts)
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_described(part) for part in value)
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    return getattr(value, "__qualname__", value)
+
+
+# ---- what the manifest says of the content
+
+
+def _class_pixels(packed: Sequence[Packed]) -> dict[str, dict[str, tuple[int, ...]]]:
+    totals: dict[str, dict[str, npt.NDArray[np.int64]]] = {}
+    for done in packed:
+        of_split = totals.setdefault(done.shard.split, {})
+        of_split[done.shard.condition] = of_split.get(done.shard.condition, 0) + np.array(done.class_pixels)
+    return {
+        split: {condition: tuple(pixels.tolist()) for condition, pixels in of_split.items()}
+        for split, of_split in totals.items()
+    }
+
+
+def _image_sizes(packed: Sequence[Packed]) -> dict[str, SizeRange]:
+    sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for done in packed:
+        sizes[done.shard.split] += done.sizes
+    return {split: size_range(sizes_hw) for split, sizes_hw in sizes.items()}

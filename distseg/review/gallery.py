@@ -1,0 +1,115 @@
+"""Pictures of single images on a page: a run's worst ones beside those that are always shown, or several runs' alike.
+
+A page's pictures are at most MAX_PICTURE_BYTES together. Where there are more, each condition has its first before any
+has its second, and the page says how many are left out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from distseg.evaluation import WRONG_RGB, Overlay, Palette
+from distseg.review.markup import p, photograph, section
+
+MAX_PICTURE_BYTES = 3_000_000  # before they are written as text, which makes them a third larger
+
+_OF_RUN = (
+    "Of each condition the worst images, and some that were chosen by their names alone: those are the same at every "
+    "evaluation and for every run on this data. IoU is that of the one image, its classes weighted by their pixels."
+)
+_COMPARED = (
+    "Images chosen by their names alone, whatever the networks make of them. IoU is that of the one image, its classes "
+    "weighted by their pixels."
+)
+
+
+def images_of_run(
+    overlays: Sequence[Overlay], miou: Mapping[str, float], classes: Sequence[str], palette: Palette
+) -> str:
+    """Conditions in the order of `miou`, then those that have none; nothing if there are no pictures."""
+    by_key: dict[str, list[Overlay]] = {}
+    for image in sorted(overlays, key=lambda image: image.kind == "fixed"):
+        by_key.setdefault(image.key, []).append(image)
+    shown = _that_fit([[images[0]] for images in by_key.values()], miou)
+    if not shown:
+        return ""
+    parts = [p(_OF_RUN), legend(classes, palette)]
+    for condition, cards in _by_condition(shown, miou).items():
+        drawn = [_card(image, _kinds(by_key[image.key])) for (image,) in cards]
+        parts.append(_block(f"{condition}: {_score(condition, miou)}", drawn))
+    parts += [_left_out(len(shown), len(by_key))]
+    return section("Images of each condition", *parts)
+
+
+def images_compared(
+    runs: Mapping[str, Sequence[Overlay]], miou: Mapping[str, float], classes: Sequence[str], palette: Palette
+) -> str:
+    """Of each condition images that all `runs` have, run after run; nothing if there are none."""
+    fixed = [{image.key: image for image in overlays if image.kind == "fixed"} for overlays in runs.values()]
+    of_all = [[images[key] for images in fixed] for key in fixed[0] if all(key in images for images in fixed)]
+    shown = _that_fit(of_all, miou)
+    if not shown:
+        return ""
+    parts = [p(_COMPARED), legend(classes, palette)]
+    for condition, rows in _by_condition(shown, miou).items():
+        cards = [_card(image, run) for row in rows for run, image in zip(runs, row, strict=True)]
+        parts.append(_block(condition, cards))
+    parts += [_left_out(len(shown), len(of_all))]
+    return section("The same images, run by run", *parts)
+
+
+def legend(classes: Sequence[str], palette: Palette) -> str:
+    if not palette:
+        return ""
+    colours = [
+        f'<span><i style="background:rgb{tuple(map(int, rgb))}"></i>{escape(name)}</span>'
+        for name, rgb in zip(classes, palette, strict=True)
+    ]
+    marks = (
+        f'<span><i style="background:rgb{WRONG_RGB}"></i>wrong</span><span><i class="void"></i>void, not counted</span>'
+    )
+    return f'<p class="legend">{"".join(colours)}{marks}</p>'
+
+
+_Row = list[Overlay]  # pictures that are shown together or not at all
+
+
+def _that_fit(rows: Sequence[_Row], miou: Mapping[str, float]) -> list[_Row]:
+    """The first of each condition, in the order of `miou`, then the second, … while within MAX_PICTURE_BYTES."""
+    by_turn = [(turn, row) for of_it in _by_condition(rows, miou).values() for turn, row in enumerate(of_it)]
+    fitting, num_bytes = [], 0
+    for _, row in sorted(by_turn, key=lambda item: item[0]):
+        num_bytes += sum(len(image.jpeg) for image in row)
+        if num_bytes > MAX_PICTURE_BYTES:
+            break
+        fitting.append(row)
+    return fitting
+
+
+def _by_condition(rows: Iterable[_Row], miou: Mapping[str, float]) -> dict[str, list[_Row]]:
+    found: dict[str, list[_Row]] = {condition: [] for condition in miou}
+    for row in rows:
+        found.setdefault(row[0].condition, []).append(row)
+    return {condition: of_it for condition, of_it in found.items() if of_it}
+
+
+def _block(title: str, cards: Sequence[str]) -> str:
+    return f'<h3>{escape(title)}</h3><div class="grid">{"".join(cards)}</div>'
+
+
+def _card(image: Overlay, what: str) -> str:
+    iou = "all void" if image.iou is None else f"IoU {image.iou:.2f}"
+    return photograph(image.jpeg, f"input, truth, prediction, errors of {image.key}", f"{what}: {iou}\n{image.key}")
+
+
+def _kinds(images: Sequence[Overlay]) -> str:
+    if len(images) > 1:
+        return "Among the worst, and always shown"
+    return "Among the worst" if images[0].kind == "worst" else "Always shown"
+
+
+def _score(condition: str, miou: Mapping[str, float]) -> str:
+    return f"mIoU {miou[condition]:.2f}" if condition in miou else "all void"
+
+
+def _left_out(num_shown: int, num: int) -> str:
+    return p(f"To keep this page small, {num_shown} of {num} images are shown.") if num_shown < num else ""

@@ -1,0 +1,104 @@
+"""Where a run comes from: the data it reads, and the machine and packages it computes with. Never the environment's
+variables, which hold secrets.
+
+environment.json of a run's directory (config/environment.json in MLflow) is rank 0's, of the run's last sitting.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distseg import evaluation
+from distseg.config import RunConfig
+from distseg.data.shards import Manifest, Shard, load_manifest
+from distseg.errors import DataError
+from distseg.tracking import DataInput
+from distseg.training import checkpoint
+
+ENVIRONMENT_FILE = "environment.json"
+
+
+def data_inputs(config: RunConfig) -> list[DataInput]:
+    """What the run trains, takes styles and is evaluated on. It must have passed `runs.check_run`."""
+    data = config.data
+    first, *others = map(load_manifest, (data.uri, *data.mix))
+    inputs = []
+    for manifest in (first, *others):
+        # In a mixture, a data set need not have every condition.
+        own = [name for name in data.train_conditions if name in manifest.conditions(data.train_split)]
+        inputs.append(_input(manifest, manifest.select(data.train_split, own), "train"))
+    if config.style.conditions:
+        inputs.append(_input(first, first.select(data.train_split, config.style.conditions), "style"))
+    if config.model.name != "adain":
+        shards = evaluation.evaluation_shards(first, data.val_split, data.val_conditions)
+        inputs.append(_input(first, shards, "eval"))
+    return inputs
+
+
+def _input(manifest: Manifest, shards: Sequence[Shard], context: str) -> DataInput:
+    """Named by what is chosen of the data set, as MLflow takes two of one name and digest for the same."""
+    chosen: dict[str, list[str]] = {}
+    for shard in shards:
+        conditions = chosen.setdefault(shard.split, [])
+        if shard.condition not in conditions:
+            conditions.append(shard.condition)
+    parts = []
+    for split, conditions in chosen.items():
+        is_whole = len(conditions) == len(manifest.conditions(split))
+        parts.append(split if is_whole else f"{split}: {' '.join(conditions)}")
+    suffix = " (unlabelled)" if context == "style" else ""
+    return DataInput(
+        name=f"{manifest.dataset} {' + '.join(parts)}{suffix}",
+        digest=manifest.digest,
+        uri=manifest.uri,
+        context=context,
+        shards_digest=hashlib.sha256(" ".join(sorted(shard.sha256 for shard in shards)).encode()).hexdigest(),
+        num_images=sum(shard.num_samples for shard in shards),
+        conditions=chosen,
+    )
+
+
+def environment(job_id: str = "") -> dict[str, Any]:
+    """Python, packages, processor and GPUs of this process, as JSON."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": {"model": _cpu_model(), "cores": _num_cores()},
+        "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus},
+        "git_commit": checkpoint.code_version(),
+        "ray_job_id": job_id,
+        "packages": dict(sorted(installed.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def environment_tags(data: bytes) -> dict[str, str]:
+    """The few that tell machines apart in MLflow's table. Raises DataError if environment.json is damaged."""
+    try:
+        found = json.loads(data)
+        gpus = found["torch"]["gpus"]
+        device = f"{len(gpus)} x {gpus[0]}" if gpus else f"{found['cpu']['cores']} cores of {found['cpu']['model']}"
+        return {"env.python": found["python"], "env.torch": found["torch"]["version"], "env.device": device}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{ENVIRONMENT_FILE} is damaged ({error!r}); it is not shown") from None

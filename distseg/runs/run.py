@@ -1,0 +1,238 @@
+"""A run's directory and what it is known by, with or without Ray.
+
+<run_uri>/config.json                       the configuration it was started with
+<run_uri>/run.json                          what a tracking server is told of it, and how it ended: the fields of Run
+<run_uri>/environment.json                  what it computed with, see provenance.py
+<run_uri>/checkpoint_<step>_<token>/        see checkpoint.py
+<run_uri>/journal/                          every metric it measured, see tracking.journal
+<run_uri>/report/index.html                 its page, once it has ended
+
+So nothing that a tracking server shows of a run exists only there: `python -m distseg.sync` can send it at any time.
+"""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from distseg import storage, tracking
+from distseg.config import RunConfig, from_dict, to_dict
+from distseg.data.shards import Manifest
+from distseg.errors import CheckpointError, ConfigError, TrackingError
+from distseg.runs.provenance import data_inputs
+from distseg.training import Report, World, check, check_style, checkpoint, fit, fit_style
+from distseg.training.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+# (step, metrics, worst condition, "" if they are no evaluation): whatever shows a run's progress
+Show = Callable[[int, Mapping[str, float], str], None]
+
+RUNNING = "RUNNING"  # also of a run whose process was killed
+
+
+@dataclass
+class Run:
+    """One training's identity. `new` or `again`, then `open`; or `read`. Its end is `ending.close`."""
+
+    name: str
+    uri: str
+    tracking_uri: str
+    experiment: str
+    run_id: str = ""
+    job_id: str = ""  # Ray's, if it is one
+    tags: dict[str, str] = field(default_factory=dict)  # of its MLflow run
+    dataset: str = ""
+    inputs: list[tracking.DataInput] = field(default_factory=list)
+    is_resumed: bool = False
+    attempt: int = 1  # counts on when steps are done again under another plan, see `_changes_plan`
+    max_steps: int = 0  # the plan; 0: not known
+    status: str = RUNNING  # or FINISHED, FAILED, KILLED
+    started_ms: int = 0  # since the epoch
+    ended_ms: int = 0
+    problem: str = ""  # what the user has been told of the tracking server
+
+    @classmethod
+    def new(cls, config: RunConfig) -> "Run":
+        name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        uri = storage.join(storage.absolute(config.checkpoint.uri), name)
+        return cls(name, uri, *tracking_of(config), started_ms=now_ms())
+
+    @classmethod
+    def again(cls, uri: str, config: RunConfig) -> "Run":
+        """The run whose directory is `uri`, to go on. Raises CheckpointError if there is none."""
+        run = cls.read(uri)
+        run.is_resumed = True
+        run.send_to(*tracking_of(config))
+        return run
+
+    @classmethod
+    def read(cls, uri: str) -> "Run":
+        """The run whose directory is `uri`, as it was left. Raises CheckpointError if there is none."""
+        uri = storage.absolute(uri)
+        return cls(uri=uri, **read_about(uri))
+
+    def send_to(self, tracking_uri: str, experiment: str) -> None:
+        """The server it belongs to from now on."""
+        if (tracking_uri, experiment) != (self.tracking_uri, self.experiment):
+            self.tracking_uri, self.experiment, self.run_id = tracking_uri, experiment, ""
+
+    @property
+    def is_tracked(self) -> bool:
+        return self.tracking_uri != tracking.OFF
+
+    @property
+    def mlflow_name(self) -> str:
+        return self._name_of(self.attempt)
+
+    def _name_of(self, attempt: int) -> str:
+        return self.name if attempt == 1 else f"{self.name}-{attempt}"
+
+    def find_or_create(self, config: RunConfig) -> str:
+        """The MLflow run's id. Raises TrackingError if the server does not answer."""
+        given = {name: value for name, value in self.tags.items() if value}
+        place = (self.tracking_uri, self.experiment)
+        run_id = tracking.open_run(
+            *place, self.mlflow_name, config, given, self.inputs, started_ms=self.started_ms or None
+        )
+        for earlier in range(1, self.attempt):
+            tracking.delete_replaced(*place, self._name_of(earlier), replaced_by=run_id)
+        return run_id
+
+    def open(self, config: RunConfig, manifest: Manifest, saved: Checkpoint | None) -> None:
+        """Creates or re-opens the MLflow run and writes config.json and run.json; `saved` is what it goes on from.
+
+        A dead server is only warned of, after at most tracking's OPEN_WAIT_S.
+        """
+        self.dataset, self.inputs = manifest.dataset, data_inputs(config)
+        self.tags |= {
+            "data.digest": manifest.digest,
+            "git.commit": checkpoint.code_version(),
+            "ray.job_id": self.job_id,
+        }
+        if self.is_resumed and self._changes_plan(config, saved):
+            self._begin_attempt(saved.step if saved else 0)
+        self.max_steps, self.status, self.ended_ms = config.optim.max_steps, RUNNING, 0
+        if self.is_tracked:
+            try:
+                self.run_id = self.find_or_create(config)
+            except TrackingError as error:
+                self.run_id, self.problem = "", str(error)
+                log.warning("%s; training goes on, its metrics are kept and sent later", error)
+        storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
+        self.write_about()
+        if saved is not None:
+            checkpoint.set_damaged_aside(self.uri, saved.step)
+
+    def _changes_plan(self, config: RunConfig, saved: Checkpoint | None) -> bool:
+        """Whether steps that may have been logged are not those that will be done now.
+
+        MLflow forgets nothing, and takes the value of the highest step for the latest: steps that this plan does
+        differently, or never comes to, would stand there for good.
+        """
+        step = saved.step if saved else 0
+        if self.max_steps in (0, config.optim.max_steps) or step >= self.max_steps:
+            return False
+        was_killed = self.status == RUNNING  # then nobody knows how far it came
+        return was_killed or any(record["step"] > step for record in tracking.read_journal(self.uri))
+
+    def _begin_attempt(self, step: int) -> None:
+        """Another MLflow run in the place of this one, which gets the steps up to this one from the journal."""
+        records = tracking.read_journal(self.uri)
+        tracking.replace_journal(self.uri, [record for record in records if record["step"] <= step])
+        log.warning(
+            "%s goes on from step %d with another optim.max_steps: in MLflow a new run, %s-%d, takes its place, with "
+            "all that was logged until then",
+            *(self.mlflow_name, step, self.name, self.attempt + 1),
+        )
+        self.attempt, self.run_id = self.attempt + 1, ""
+
+    def take_over(self, other_uri: str, saved: Checkpoint) -> None:
+        """Goes on from a checkpoint of another run, with what that one had logged until then, when it is resumed."""
+        stale = [found.uri for found in checkpoint.found_in(self.uri)]
+        checkpoint.save(self.uri, saved)
+        for uri in stale:
+            storage.delete_tree(uri)
+        records = tracking.read_journal(other_uri)
+        tracking.replace_journal(self.uri, [record for record in records if record["step"] <= saved.step])
+        self.attempt, self.run_id = self.attempt + 1, ""
+        self.write_about()
+
+    def write_about(self) -> None:
+        """run.json, which `read` reads."""
+        about = {name: getattr(self, name) for name in _KEPT} | {"inputs": [used._asdict() for used in self.inputs]}
+        storage.write_bytes(storage.join(self.uri, "run.json"), json.dumps(about, indent=1).encode())
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def tracking_of(config: RunConfig) -> tuple[str, str]:
+    """(tracking URI, experiment) of a run. Raises ConfigError for a URI that carries a password."""
+    uri = config.tracking.uri
+    return uri if uri == tracking.OFF else tracking.checked_uri("tracking.uri", uri), config.tracking.experiment
+
+
+_NOT_KEPT = ("uri", "job_id", "is_resumed", "problem")
+_KEPT = tuple(each.name for each in fields(Run) if each.name not in _NOT_KEPT)
+
+
+def read_about(run_uri: str) -> dict[str, Any]:
+    """run.json of a run's directory, the fields of Run. Raises CheckpointError if there is none."""
+    uri = storage.join(run_uri, "run.json")
+    if not storage.exists(uri):
+        raise CheckpointError(f"{run_uri}: no run.json there; give the run's directory, as `train` printed it")
+    try:
+        about = json.loads(storage.read_bytes(uri))
+        needed = {name: str(about[name]) for name in ("name", "run_id", "tracking_uri", "experiment")}
+        inputs = [tracking.DataInput(**used) for used in about.get("inputs", ())]
+        return {name: about[name] for name in _KEPT if name in about} | needed | {"inputs": inputs}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{uri} is damaged ({error!r}); start a new run") from None
+
+
+def read_config(run_uri: str) -> RunConfig:
+    """The configuration a run was started with. Raises CheckpointError if it cannot be read."""
+    read_about(run_uri)
+    uri = storage.join(run_uri, "config.json")
+    try:
+        return from_dict(json.loads(storage.read_bytes(uri)))
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{uri} is damaged ({error}); start a new run") from None
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers run elsewhere: a path means what it means where the user stands."""
+    if config.style.network is not None:
+        config = replace(config, style=replace(config.style, network=storage.absolute(config.style.network)))
+    weights = config.model.pretrained
+    if weights not in (None, "imagenet"):
+        config = replace(config, model=replace(config.model, pretrained=storage.absolute(str(weights))))
+    if config.data.uri:
+        mix = tuple(map(storage.absolute, config.data.mix))
+        config = replace(config, data=replace(config.data, uri=storage.absolute(config.data.uri), mix=mix))
+    return replace(config, checkpoint=replace(config.checkpoint, uri=storage.absolute(config.checkpoint.uri)))
+
+
+def check_run(config: RunConfig) -> Manifest:
+    """`check` of what the run trains: a network that segments, or one that restyles."""
+    return check_style(config) if config.model.name == "adain" else check(config)
+
+
+def fit_run(config: RunConfig, world: World, report: Report, *, resume: Checkpoint | None, run_id: str) -> None:
+    """`fit` of what the run trains."""
+    train = fit_style if config.model.name == "adain" else fit
+    train(config, world, report, resume=resume, run_id=run_id)
+
+
+def saved_before(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint | None:
+    """The checkpoint that a resumed run goes on from. Raises if it cannot, before anything of the run is touched."""
+    found = checkpoint.newest(run.uri) if run.is_resumed else None
+    if found is None:
+        return None
+    checkpoint.check_resumable(config, manifest, found[1])
+    return found[1]

@@ -1,0 +1,39 @@
+"""TODO distseg.training."""
+
+from distseg.training.fit import add_up, check, fit
+from distseg.training.loop import Report, World, torchrun_world
+from distseg.training.restyling import (
+    Place,
+    Restyling,
+    chosen,
+    image_of,
+    originals,
+    restyle,
+    restyled_samples,
+    style_place,
+)
+from distseg.training.segmenter import Segmenter, _load_pyfunc
+from distseg.training.style import TowardsSource, check_style, fit_style, load_network
+
+__all__ = [
+    "Place",
+    "Report",
+    "Restyling",
+    "Segmenter",
+    "TowardsSource",
+    "World",
+    "_load_pyfunc",
+    "add_up",
+    "check",
+    "check_style",
+    "chosen",
+    "fit",
+    "fit_style",
+    "image_of",
+    "load_network",
+    "originals",
+    "restyle",
+    "restyled_samples",
+    "style_place",
+    "torchrun_world",
+]

@@ -1,0 +1,55 @@
+"""What MLflow loads a logged model by: `mlflow.pyfunc.load_model(URI).predict(images)`, and so `mlflow models serve`.
+
+The model's one file is `checkpoint.as_one_file`'s, read with weights_only=True: nothing in it is executed. Images go in
+as uint8 (B, H, W, 3) RGB of any size, label maps come out as uint8 (B, H, W); 255 (void) is never predicted. MLflow
+calls `_load_pyfunc` by its name; nothing here needs MLflow.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distseg import evaluation
+from distseg.config import Precision
+from distseg.data import LabelSpace
+from distseg.errors import CheckpointError, DataError
+from distseg.evaluate import load_model
+from distseg.training.checkpoint import Checkpoint, resolve
+
+
+class Segmenter:
+    """A network ready to segment, on a GPU if torch sees one."""
+
+    def __init__(self, saved: Checkpoint, precision: Precision = "auto") -> None:
+        """Raises CheckpointError if the weights do not fit, ConfigError for a precision this machine does not have."""
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = evaluation.resolve_precision(precision, self.device)
+        self.label_space: LabelSpace = saved.label_space
+        self._model = load_model(saved, self.device, self.precision)
+
+    def predict(
+        self, images_BHW3: npt.NDArray[np.uint8], params: Mapping[str, Any] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Class ids, uint8 (B, H, W), of uint8 (B, H, W, 3). Raises DataError for anything else; `params`: none."""
+        images_BHW3 = np.asarray(images_BHW3)
+        if images_BHW3.dtype != np.uint8 or images_BHW3.ndim != 4 or images_BHW3.shape[3] != 3 or not images_BHW3.size:
+            raise DataError(f"images of {images_BHW3.dtype} {images_BHW3.shape}: give uint8 RGB of (B, H, W, 3)")
+        num_images, height, width, _ = images_BHW3.shape
+        labels_BHW = np.empty((num_images, height, width), dtype=np.uint8)
+        at_once = max(1, evaluation.MAX_BATCH_PIXELS // (height * width))
+        for start in range(0, num_images, at_once):
+            batch_B3HW = torch.from_numpy(np.array(images_BHW3[start : start + at_once])).permute(0, 3, 1, 2)
+            ids_BHW = evaluation.predict(self._model, batch_B3HW.to(self.device), self.precision)
+            labels_BHW[start : start + at_once] = ids_BHW.to(torch.uint8).cpu().numpy()
+        return labels_BHW
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Segmenter:
+    """MLflow's protocol. `path`: the model's file. `model_config`: {"precision": …}, as `load_model` was given it."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file; log the model again")
+    return Segmenter(resolve(path)[1], (model_config or {}).get("precision", "auto"))

@@ -1,0 +1,32 @@
+"""The tables of studies by hand, and what their rows share."""
+
+from typing import Any
+
+from distseg import study
+from distseg.data.datasets import town
+
+
+def table(dawn: float, night: float, small: float) -> dict[str, Any]:
+    classes = {name: small if name in study.SMALL_CLASSES else None for name in town.LABELS.classes}
+    conditions = {"dawn": {"mIoU": dawn}, "night": {"mIoU": night}}
+    return {"conditions": conditions, "mIoU": (dawn + night) / 2, "mIoU_worst": night, "classes": classes}
+
+
+def test_markdown_by_hand() -> None:
+    asked = study.Study("Why?", {"a": study._studies()["dawn"].rows["trained on dawn"]})
+    lines = study.markdown(asked, {"a": [table(0.5, 0.3, 0.2), table(0.7, 0.3, 0.4)]}).splitlines()
+    assert lines == [
+        "Why? mIoU in %, 2 seeds.",
+        "",
+        "| | dawn | night | all images | worst | small classes |",
+        "|---|---|---|---|---|---|",
+        "| a | 60.0 ± 14.1 | 30.0 ± 0.0 | 45.0 ± 7.1 | 30.0 ± 0.0 | 30.0 ± 14.1 |",
+    ]
+    assert "| a | 50.0 | 30.0 |" in study.markdown(asked, {"a": [table(0.5, 0.3, 0.2)]})
+
+
+def test_rows_of_one_name_are_one_configuration() -> None:
+    rows = [config for asked in study._studies().values() for config in asked.rows.values()]
+    for config in rows:
+        assert all(other == config for other in rows if other.name == config.name), config.name
+    assert len({config.name for config in rows}) < len(rows)

@@ -1,0 +1,122 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distseg.data.datasets import camvid
+from distseg.errors import DataError
+
+
+def write_frame(root: Path, name: str, *, mode: str = "RGB", label_size: tuple[int, int] = (6, 4)) -> None:
+    for folder in ("train", "trainannot"):
+        (root / folder).mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").convert(mode).save(root / "train" / name)
+    ids = np.arange(label_size[0] * label_size[1], dtype=np.uint8).reshape(label_size[1], label_size[0]) % 12
+    Image.fromarray(ids).save(root / "trainannot" / name)
+
+
+@pytest.mark.filterwarnings("ignore:.*mode.*parameter is deprecated:DeprecationWarning")
+def test_frames_carry_sequence_condition_and_site(tmp_path: Path) -> None:
+    for name in ("0016E5_00010.png", "0001TP_006690.png", "0006R0_f00930.png", "Seq05VD_f00000.png"):
+        write_frame(tmp_path, name)
+    samples = list(camvid.samples(str(tmp_path), "train"))
+    assert [(s.key, s.sequence, s.condition, s.site) for s in samples] == [
+        ("0001TP_006690", "0001TP", "dusk", "cambridge"),
+        ("0006R0_f00930", "0006R0", "day", "cambridge"),
+        ("0016E5_00010", "0016E5", "day", "cambridge"),
+        ("Seq05VD_f00000", "Seq05VD", "day", "cambridge"),
+    ]
+    assert samples[0].source == "train/0001TP_006690.png"
+
+
+def test_an_rgb_png_passes_unchanged_and_void_becomes_255(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    loaded = next(camvid.samples(str(tmp_path), "train")).load()
+    assert loaded.image == (tmp_path / "train" / "0001TP_1.png").read_bytes()
+    assert loaded.image_format == "png"
+    assert loaded.label_HW[:2].tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 255]]
+
+
+def test_another_kind_of_png_becomes_rgb_without_loss(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png", mode="RGBA")
+    loaded = next(camvid.samples(str(tmp_path), "train")).load()
+    image = Image.open(io.BytesIO(loaded.image))
+    original = Image.open(tmp_path / "train" / "0001TP_1.png")
+    assert (image.mode, image.format) == ("RGB", "PNG")
+    assert np.array_equal(np.asarray(image), np.asarray(original)[..., :3])
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train: no such folder, or an empty one; CamVid's root has"):
+        next(camvid.samples(str(tmp_path), "train"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LabeledApproved_full/0001TP_006690_L.png",
+        "701_StillsRaw_full/0001TP_006690.png",
+        "CamVid/train_labels/0001TP_006690_L.png",
+        "labels/0001TP_006690_L.png",
+        "trainannot/0001TP_006690_L.png",
+    ],
+)
+def test_the_original_release_is_refused_as_that(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"this is CamVid's original release .*; SegNet's version with trainannot/ is"):
+        next(camvid.samples(str(tmp_path), "train"))
+
+
+def test_an_unknown_sequence_is_named(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0099XX_1.png")
+    with pytest.raises(DataError, match=r"0099XX_1\.png: '0099XX' is not a sequence of CamVid"):
+        next(camvid.samples(str(tmp_path), "train"))
+
+
+def test_a_missing_annotation_is_named(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    (tmp_path / "trainannot" / "0001TP_1.png").unlink()
+    with pytest.raises(DataError, match=r"trainannot/0001TP_1\.png is missing"):
+        next(camvid.samples(str(tmp_path), "train"))
+
+
+def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png", label_size=(6, 5))
+    with pytest.raises(DataError, match=r"trainannot/0001TP_1\.png: 6x5 pixels, but its image is 6x4 pixels"):
+        next(camvid.samples(str(tmp_path), "train")).load()
+
+
+@pytest.mark.parametrize("folder", ["train", "trainannot"])
+def test_an_unreadable_png_is_named(tmp_path: Path, folder: str) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    path = tmp_path / folder / "0001TP_1.png"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=rf"{folder}/0001TP_1\.png: not a readable image"):
+        next(camvid.samples(str(tmp_path), "train")).load()
+
+
+def test_a_label_in_colours_is_refused(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    Image.new("RGB", (6, 4)).save(tmp_path / "trainannot" / "0001TP_1.png")
+    with pytest.raises(DataError, match=r"trainannot/0001TP_1\.png: label maps hold one id per pixel, this one is RGB"):
+        next(camvid.samples(str(tmp_path), "train")).load()
+
+
+def test_a_label_id_outside_the_table_is_named(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    Image.fromarray(np.full((4, 6), 12, dtype=np.uint8)).save(tmp_path / "trainannot" / "0001TP_1.png")
+    with pytest.raises(DataError, match=r"0001TP_1\.png: label ids \[12\] are outside"):
+        next(camvid.samples(str(tmp_path), "train")).load()
+
+
+def test_void_may_be_255_too(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    Image.fromarray(np.array([[11, 255], [10, 0]], dtype=np.uint8)).resize((6, 4), 0).save(
+        tmp_path / "trainannot" / "0001TP_1.png"
+    )
+    label_HW = next(camvid.samples(str(tmp_path), "train")).load().label_HW
+    assert label_HW[[0, 3]][:, [0, 5]].tolist() == [[255, 255], [10, 0]]

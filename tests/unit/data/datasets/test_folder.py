@@ -1,0 +1,210 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distseg.data.datasets import folder
+from distseg.data.sample import Sample
+from distseg.data.shards.packing import pack, verify
+from distseg.errors import DataError
+from tests.raw_files import write_grey, write_photograph
+
+
+def write(root: Path, *names: str, classes: Any = ("road", "sky"), rows: str = "") -> None:
+    for name in names:
+        write_photograph(root / "images" / f"{name}.jpg", (2, 3))
+        write_grey(root / "labels" / f"{name}.png", np.zeros((2, 3), dtype=np.uint16))
+    (root / "classes.json").write_text(json.dumps(classes))
+    if rows:
+        (root / "conditions.csv").write_text(rows)
+
+
+def samples(root: Path, split: str) -> list[Sample]:
+    return list(folder.samples(str(root), split))
+
+
+# ---- splits and groups
+
+
+def test_splits_by_folder(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "train/deep/b", "val/c")
+    assert [(s.source, s.condition, s.site, s.sequence) for s in samples(tmp_path, "train")] == [
+        ("images/train/a.jpg", "all", "all", "all"),
+        ("images/train/deep/b.jpg", "all", "all", "all"),
+    ]
+    assert [s.key for s in samples(tmp_path, "val")] == ["c"]
+
+
+def test_splits_by_column(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "a",
+        "b",
+        "kyoto/c",
+        rows="split, file, condition\nval,a.jpg,fog\ntrain,b.jpg,fog\nval,kyoto/c.jpg,rain\n",
+    )
+    assert [(s.source, s.condition) for s in samples(tmp_path, "val")] == [
+        ("images/a.jpg", "fog"),
+        ("images/kyoto/c.jpg", "rain"),
+    ]
+    assert [s.source for s in samples(tmp_path, "train")] == ["images/b.jpg"]
+
+
+def test_without_splits_there_is_one(tmp_path: Path) -> None:
+    write(tmp_path, "a b", "a.b", rows="file,site\na b.jpg,x\na.b.jpg,y\n")
+    found = samples(tmp_path, "all")
+    assert sorted((s.source, s.site) for s in found) == [("images/a b.jpg", "x"), ("images/a.b.jpg", "y")]
+    assert len({s.key for s in found}) == 2
+    with pytest.raises(DataError, match=r"no split 'train': .*; choose from all"):
+        samples(tmp_path, "train")
+
+
+def test_a_column_that_repeats_the_folders_changes_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "train/deep/b", "val/c")
+    before = {split: samples(tmp_path, split) for split in ("train", "val")}
+    rows = "file,split\ntrain/a.jpg,train\ntrain/deep/b.jpg,train\nval/c.jpg,val\n"
+    write(tmp_path, rows=rows)
+    assert {split: samples(tmp_path, split) for split in ("train", "val")} == before
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "expected"),
+    [
+        (["a", "kyoto/b"], "", ("all",)),
+        (["val/a", "test/b", "train/c", "kyoto/d"], "", ("train", "val", "test")),
+        (["train/a"], "file,site\ntrain/a.jpg,x\n", ("train",)),
+        (["a", "b", "c"], "file,split\na.jpg,val\nb.jpg,train\nc.jpg,extra\n", ("train", "val", "extra")),
+        (["train/a", "train/b"], "file,split\ntrain/a.jpg,val\ntrain/b.jpg,val\n", ("val",)),
+    ],
+)
+def test_the_splits_that_exist(tmp_path: Path, names: list[str], rows: str, expected: tuple[str, ...]) -> None:
+    write(tmp_path, *names, rows=rows)
+    assert folder.splits(str(tmp_path)) == expected
+    assert all(samples(tmp_path, split) for split in expected)
+
+
+def test_a_test_split_that_nobody_annotated_is_none(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "test/b")
+    (tmp_path / "labels/test/b.png").unlink()
+    (tmp_path / "labels/test").rmdir()
+    assert folder.splits(str(tmp_path)) == ("train",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("images/b.bmp", r"images/b\.bmp: cannot be packed; convert it to JPEG or PNG"),
+        ("images/deep/b.HEIC", r"images/deep/b\.HEIC: cannot be packed; convert it to JPEG or PNG"),
+        ("labels/b.tif", r"labels/b\.tif: cannot be packed; convert it to PNG of ids"),
+        ("labels/b.jpeg", r"labels/b\.jpeg: cannot be packed; convert it to PNG of ids"),
+    ],
+)
+def test_pictures_of_other_kinds_are_not_passed_over(tmp_path: Path, name: str, message: str) -> None:
+    write(tmp_path, "a")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message):
+        samples(tmp_path, "all")
+
+
+def test_files_that_are_no_pictures_are_no_matter(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    for name in ("images/readme.txt", "labels/a.json"):
+        (tmp_path / name).touch()
+    assert len(samples(tmp_path, "all")) == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_a_csv_end_as_any_system_ends_them(tmp_path: Path, end: str) -> None:
+    write(tmp_path, "a", "b")
+    (tmp_path / "conditions.csv").write_bytes(f'file,site{end}"a.jpg",x{end}{end}b.jpg,y'.encode())
+    assert [s.site for s in samples(tmp_path, "all")] == ["x", "y"]
+
+
+def test_a_file_name_need_not_be_utf8(tmp_path: Path) -> None:
+    write(tmp_path, "k\udcf6ln")  # how Python spells the byte f6
+    (sample,) = samples(tmp_path, "all")
+    assert sample.key.startswith("k_ln-")
+    pack({"all": [sample]}, folder.labels(str(tmp_path)), str(tmp_path / "out"), dataset="folder")
+    assert verify(str(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "message"),
+    [
+        (["train/a"], "", "no split 'test': .* choose from all, train"),
+        (["a"], "file,split\na.jpg,train\n", "no split 'test': .* choose from train"),
+        (
+            ["test/a", "val/b"],
+            "file,split\ntest/a.jpg,test\nval/b.jpg,test\ntest/c.jpg,val\n",
+            "val/b.jpg: split 'test', but it is in images/val/, which is a split, too; move it, or change the row",
+        ),
+        (["test/a"], "file,site,site\ntest/a.jpg,x,y\n", "columns file, site, site; each once"),
+        (["test/a"], 'file,site\ntest/a.jpg,x\ntest/b.jpg,"y\n\ntest/c.jpg,z\n', "line 3: not CSV .*is each quote"),
+        (["test/a"], 'file,"site\ntest/a.jpg,x\n', "line 1: not CSV"),
+        (["test/a", "test/b"], "file,site\ntest/a.jpg,x\n", "conditions.csv: no row of test/b.jpg"),
+        (["test/a"], "file,site\ntest/a.jpg,x\ntest/b.jpg,x\n", "conditions.csv: test/b.jpg: no such photograph"),
+        (["test/a"], "file,site\ntest/a.jpg,x\ntest/a.jpg,x\n", "line 3: a second row of test/a.jpg"),
+        (["test/a"], "file,site\ntest/a.jpg,new york\n", "line 2: site 'new york': use letters, digits"),
+        (["test/a"], "file,site\ntest/a.jpg\n", "line 2: must have 2 values"),
+        (["test/a"], "file,site\ntest/a.jpg,x,y\n", "line 2: must have 2 values"),
+        (["test/a"], "file,weather\ntest/a.jpg,x\n", "columns file, weather; must be file and any of condition, site"),
+        (["test/a"], "site\nx\n", "columns site; must be file"),
+        (["test/a"], "file,site\n", "no rows"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, names: list[str], rows: str, message: str) -> None:
+    write(tmp_path, *names, rows=rows)
+    with pytest.raises(DataError, match=message):
+        samples(tmp_path, "test")
+
+
+def test_a_csv_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    (tmp_path / "conditions.csv").write_bytes(b"file,site\na.jpg,k\xf6ln\n")
+    with pytest.raises(DataError, match=r"conditions\.csv: not UTF-8"):
+        samples(tmp_path, "all")
+
+
+# ---- classes
+
+
+def test_ids_are_positions_unless_said_otherwise(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert folder.labels(str(tmp_path)).id_map == {0: 0, 1: 1, 255: 255}
+    body = {"name": "town-7", "classes": ["road", "sky"], "ids": {"7": "road", "9": "sky", "8": "road"}, "ignore": [0]}
+    write(tmp_path, classes=body)
+    labels = folder.labels(str(tmp_path))
+    assert (labels.name, labels.classes, labels.id_map) == ("town-7", ("road", "sky"), {7: 0, 9: 1, 8: 0, 0: 255})
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("road", "must be a list of classes, or an object"),
+        ({"names": ["road"]}, "must be a list of classes, or an object"),
+        ({"classes": ["road"], "void": [0]}, "must be a list of classes, or an object"),
+        ({"classes": ["road"], "name": 3}, "name = 3: must be a word"),
+        ({"classes": ["road"], "ids": ["road"]}, "ids = ['road']: must be an object"),
+        ({"classes": ["road"], "ids": {"0": "lane"}}, "ids['0'] = 'lane': not one of classes"),
+        ({"classes": ["road"], "ids": {"x": "road"}}, "ids: 'x': must be a whole number from 0 to 65535"),
+        ({"classes": ["road"], "ids": {"-1": "road"}}, "ids: '-1': must be a whole number"),
+        ({"classes": ["road", "sky"], "ids": {"0": "road"}}, "ids: none is 'sky'"),
+        ({"classes": ["road"], "ignore": 255}, "ignore = 255: must be a list"),
+        ({"classes": ["road"], "ignore": [0]}, "ignore: 0 is 'road', too"),
+        ({"classes": ["road"], "ignore": [65536]}, "ignore: 65536: must be a whole number"),
+        ([], "classes: must be a list of 1 to 255 classes"),
+    ],
+)
+def test_classes_that_do_not_fit(tmp_path: Path, classes: Any, message: str) -> None:
+    write(tmp_path, classes=classes)
+    with pytest.raises(DataError, match=rf"classes\.json: {re.escape(message)}"):
+        folder.labels(str(tmp_path))
+
+
+def test_classes_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"classes\.json: missing; write the names of the classes"):
+        folder.labels(str(tmp_path))

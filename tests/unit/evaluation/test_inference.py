@@ -1,0 +1,107 @@
+"""Protocols of evaluation: windows that cover, softmax averaged before argmax, the image's own size."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from distseg.errors import ConfigError
+from distseg.evaluation.inference import (
+    MEAN_RGB,
+    STD_RGB,
+    Protocol,
+    predict,
+    probabilities,
+    whole_image_logits,
+    window_starts,
+)
+from distseg.models import Logits
+
+NUM_CLASSES = 4
+
+
+class Pixelwise(nn.Module):
+    """Logits that depend on the pixel alone, at half the resolution; counts what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, NUM_CLASSES, 1).double()
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, images_B3HW: Tensor) -> Logits:
+        self.sizes.append(tuple(images_B3HW.shape[2:]))
+        return Logits(self.conv(images_B3HW), None)
+
+
+class Sided(nn.Module):
+    """Says class 0 on the left half of what it is shown, class 1 on the right, with unequal certainty."""
+
+    def forward(self, images_B3HW: Tensor) -> Logits:
+        batch, _, height, width = images_B3HW.shape
+        logits = images_B3HW.new_zeros(batch, 2, height, width)
+        logits[:, 0, :, : width // 2] = math.log(9)  # 0.9
+        logits[:, 1, :, width // 2 :] = math.log(3)  # 0.75
+        return Logits(logits, None)
+
+
+def images(height: int, width: int) -> Tensor:
+    return torch.randint(256, (2, 3, height, width), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+@given(num_pixels=st.integers(32, 3000), window_px=st.integers(32, 1000))
+def test_windows_cover_every_pixel_and_stay_inside(num_pixels: int, window_px: int) -> None:
+    num_pixels = max(num_pixels, window_px)
+    starts = window_starts(num_pixels, window_px)
+    assert starts[0] == 0 and starts[-1] == num_pixels - window_px
+    assert all(0 < b - a <= math.ceil(window_px * 2 / 3) for a, b in pairwise(starts))
+
+
+def test_windows_by_hand() -> None:
+    assert window_starts(1024, 713) == [0, 311]  # Cityscapes, as the authors' code
+    assert window_starts(2048, 713) == [0, 476, 952, 1335]
+    assert window_starts(713, 713) == [0]
+
+
+@pytest.mark.parametrize("window_px", [(32, 40), (64, 100), (47, 33)])
+def test_windows_of_a_pixelwise_network_change_nothing(window_px: tuple[int, int]) -> None:
+    model, image = Pixelwise().eval(), images(47, 61)
+    windowed = probabilities(model, image, "fp64", Protocol(window_px=window_px))
+    assert set(model.sizes) == {window_px}
+    torch.testing.assert_close(windowed, whole_image_logits(model, image, "fp64").softmax(1))
+
+
+def test_mirrored_images_are_averaged_as_softmax() -> None:
+    mean = probabilities(Sided().eval(), images(2, 4), "fp64", Protocol(flip=True))
+    left, right = (0.9 + 0.25) / 2, (0.25 + 0.9) / 2
+    torch.testing.assert_close(mean[0, 0, 0], torch.tensor([left, left, right, right], dtype=torch.float64))
+
+
+def test_scales_are_averaged_at_the_images_own_size() -> None:
+    model, image = Pixelwise().eval(), images(40, 50)
+    mean = probabilities(model, image, "fp64", Protocol(scales=(0.5, 1.0, 1.75)))
+    assert model.sizes == [(20, 25), (40, 50), (70, 88)]
+    expected = torch.zeros_like(mean)
+    for size in model.sizes:
+        scaled = F.interpolate(image.double(), size, mode="bilinear")
+        normal = (scaled - torch.tensor(MEAN_RGB).view(3, 1, 1)) / torch.tensor(STD_RGB).view(3, 1, 1)
+        expected += F.interpolate(model.conv(normal).softmax(1), (40, 50), mode="bilinear") / 3
+    torch.testing.assert_close(mean, expected.detach(), rtol=1e-6, atol=1e-6)
+    assert torch.equal(predict(model, image, "fp64", Protocol(scales=(0.5, 1.0, 1.75))), mean.argmax(1))
+
+
+def test_the_plain_protocol_is_the_argmax_of_the_logits() -> None:
+    model, image = Pixelwise().eval(), images(33, 37)
+    assert torch.equal(predict(model, image, "fp64"), whole_image_logits(model, image, "fp64").argmax(1))
+
+
+def test_impossible_protocols_are_refused() -> None:
+    with pytest.raises(ConfigError, match="all positive"):
+        Protocol(scales=(1.0, 0.0))
+    with pytest.raises(ConfigError, match="at least 32"):
+        Protocol(window_px=(16, 64))

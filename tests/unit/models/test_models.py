@@ -1,0 +1,360 @@
+"""ResNet against torchvision's, PSPNet against the papers' numbers, and the errors of both."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from distseg.config.schema import ModelConfig
+from distseg.models import build_model, check_batch, imagenet_state
+from distseg.models.backbones import ResNet, build_resnet, load_backbone
+from distseg.models.layers import SqueezeExcite, resize_bilinear
+from distseg.models.networks.pspnet import PSPNet, PyramidPooling
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def torchvision_state(name: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torchvision.models.get_model(name).state_dict()
+    return state
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def meta_pspnet(config: ModelConfig, num_classes: int = 21, aux: bool = True) -> PSPNet:
+    with torch.device("meta"):
+        model = build_model(config, num_classes, aux=aux)
+    assert isinstance(model, PSPNet)
+    return model
+
+
+# ------------------------------------------------------------------------------------------------------- backbones
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_names_and_shapes_are_torchvisions(name: str) -> None:
+    with torch.device("meta"):
+        ours = build_resnet(name, (1, 2, 4)).state_dict()
+        theirs = torchvision_state(name)
+    expected = {key: value.shape for key, value in theirs.items() if not key.startswith("fc.")}
+    assert {key: value.shape for key, value in ours.items()} == expected
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_without_dilation_computes_what_torchvision_computes(name: str) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name).eval()
+    ours = build_resnet(name, (1, 1, 1)).eval()
+    load_backbone(ours, theirs.state_dict())
+    images = torch.randn(1, 3, 65, 49)
+    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+    for stage, features in enumerate(ours(images), start=1):
+        x = getattr(theirs, f"layer{stage}")(x)
+        torch.testing.assert_close(features, x)
+    assert ours.output_stride == 32
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("dilations", "output_stride"), [((1, 1, 1), 32), ((1, 1, 2), 16), ((1, 2, 4), 8), ((2, 4, 8), 4)]
+)
+def test_every_3x3_of_a_stage_is_dilated(name: str, dilations: tuple[int, int, int], output_stride: int) -> None:
+    with torch.device("meta"):
+        resnet = build_resnet(name, dilations)
+        features = resnet(torch.empty(1, 3, 65, 97))
+    assert resnet.output_stride == output_stride
+    assert features[-1].shape[2:] == (-(-65 // output_stride), -(-97 // output_stride))
+    for stage, dilation in enumerate(dilations, start=2):
+        convolutions = [m for m in getattr(resnet, f"layer{stage}").modules() if isinstance(m, nn.Conv2d)]
+        spatial = [m for m in convolutions if m.kernel_size == (3, 3)]
+        assert {m.dilation for m in spatial} == {(dilation, dilation)}
+        assert {m.padding for m in spatial} == {(dilation, dilation)}
+        num_striding = sum(m.stride == (2, 2) for m in convolutions)
+        assert num_striding == (2 if dilation == 1 else 0), "a 3x3 and the shortcut stride, or nothing does"
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "field_cells"),
+    # Each 3x3 of dilation d adds 2d cells: resnet18 has 4 of them in a stage, resnet50 has 6 in layer3, 3 in layer4.
+    [("resnet18", 3, 17), ("resnet18", 4, 33), ("resnet50", 3, 25), ("resnet50", 4, 25)],
+)
+def test_receptive_field_of_the_dilated_stages(name: str, stage: int, field_cells: int) -> None:
+    resnet = build_resnet(name, (1, 2, 4)).eval().requires_grad_(False)
+    layer = getattr(resnet, f"layer{stage}")
+    for parameter in layer.parameters():  # all paths positive, so that none cancels
+        nn.init.constant_(parameter, 0.1)
+    x = torch.ones(1, resnet.stage_channels[stage - 2], 39, 39, requires_grad=True)
+    layer(x)[0, 0, 19, 19].backward()
+    assert x.grad is not None
+    rows = x.grad[0].abs().sum(dim=(0, 2)).nonzero().flatten()
+    columns = x.grad[0].abs().sum(dim=(0, 1)).nonzero().flatten()
+    # Since the first 3x3 is dilated, too, only every d-th cell is seen.
+    seen = list(range(19 - field_cells // 2, 20 + field_cells // 2, 2 ** (stage - 2)))
+    assert rows.tolist() == columns.tolist() == seen
+
+
+# ----------------------------------------------------------------------------------------------------------- weights
+
+
+def test_imagenet_weights_are_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    state = torchvision_state("resnet18")
+    torch.save(state, file)
+    model = build_model(ModelConfig(backbone="resnet18"), 5, weights=imagenet_state("resnet18"))
+    assert torch.equal(model.backbone.state_dict()["layer4.1.bn2.weight"], state["layer4.1.bn2.weight"])
+    assert torch.equal(model.backbone.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
+def test_imagenet_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: nobody listens
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OSError, match="refused"):
+        imagenet_state("resnet18")
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_every_backbone_has_imagenet_weights(name: str) -> None:
+    weights = torchvision.models.get_weight(f"{name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1")
+    assert name in weights.url
+
+
+def test_weights_without_the_counters_of_batch_norm_load() -> None:
+    state = {k: v for k, v in torchvision_state("resnet18").items() if "num_batches_tracked" not in k}
+    load_backbone(build_resnet("resnet18", (1, 2, 4)), state)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    backbone = build_resnet("resnet18", (1, 2, 4))
+    state = torchvision_state("resnet18")
+    before = backbone.state_dict()["conv1.weight"].clone()
+    state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    state["extra"] = state.pop("bn1.weight")
+    with pytest.raises(ValueError, match="1 missing") as error:
+        load_backbone(backbone, state)
+    message = str(error.value)
+    assert "1 missing (bn1.weight)" in message
+    assert "1 unexpected (extra)" in message
+    assert "1 of another shape (conv1.weight (64, 3, 3, 3) instead of (64, 3, 7, 7))" in message
+    assert "\n" not in message
+    assert torch.equal(backbone.state_dict()["conv1.weight"], before)
+
+
+def test_weights_of_another_network_are_named_briefly() -> None:
+    with pytest.raises(ValueError, match=r"missing \(layer1.0.conv3.weight, .*, …\)") as error:
+        load_backbone(build_resnet("resnet50", (1, 2, 4)), torchvision_state("resnet18"))
+    assert len(str(error.value)) < 600
+
+
+# ------------------------------------------------------------------------------------------------------------ pspnet
+
+
+def test_size_is_the_authors_but_for_the_stem() -> None:
+    # Their stem has 3x3 convolutions to 64, 64 and 128 channels where torchvision has one 7x7 to 64, so layer1 also
+    # begins with 128 channels instead of 64, in its first 1x1 (to 64) and in its shortcut (to 256).
+    model = meta_pspnet(ModelConfig(backbone="resnet50"), num_classes=21)
+    deep_stem = (3 * 9 * 64 + 2 * 64) + (64 * 9 * 64 + 2 * 64) + (64 * 9 * 128 + 2 * 128)
+    stem = num_parameters(model.backbone.conv1) + num_parameters(model.backbone.bn1)  # type: ignore[arg-type]
+    authors = num_parameters(model) - stem + deep_stem + 64 * 64 + 64 * 256
+    assert num_parameters(model) == 48_957_802
+    assert round(authors / 1e6, 2) == 49.08
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "head", "aux"), [("resnet18", 512, 128, 64), ("resnet50", 2048, 512, 256)]
+)
+def test_head_widths(backbone: str, channels: int, head: int, aux: int) -> None:
+    model = meta_pspnet(ModelConfig(backbone=backbone))  # type: ignore[arg-type]
+    weights = {name: tuple(p.shape) for name, p in model.named_parameters() if p.dim() == 4 and "backbone" not in name}
+    assert weights == {
+        **{f"pyramid.branches.{i}.0.weight": (channels // 4, channels, 1, 1) for i in range(4)},
+        "head.0.0.weight": (head, 2 * channels, 3, 3),
+        "head.1.1.weight": (21, head, 1, 1),
+        "aux_head.0.0.weight": (aux, channels // 2, 3, 3),
+        "aux_head.1.1.weight": (21, aux, 1, 1),
+    }
+
+
+def test_squeeze_and_excitation_stands_between_1x1_and_3x3() -> None:
+    model = meta_pspnet(ModelConfig(se_ratio=16, bins=(1, 2, 3, 4)))
+    shapes = [tuple(p.shape) for p in model.head.parameters() if p.dim() == 4]
+    assert shapes == [(512, 4096, 1, 1), (32, 512, 1, 1), (512, 32, 1, 1), (512, 512, 3, 3), (21, 512, 1, 1)]
+
+
+def test_ablations_change_the_channels_of_the_pyramid() -> None:
+    assert meta_pspnet(ModelConfig(bins=())).pyramid.out_channels == 2048
+    assert meta_pspnet(ModelConfig(bins=(1,))).pyramid.out_channels == 2 * 2048
+    assert meta_pspnet(ModelConfig(reduce=False)).pyramid.out_channels == 5 * 2048
+    assert num_parameters(meta_pspnet(ModelConfig(reduce=False)).pyramid) == 0
+
+
+def test_pyramid_by_hand() -> None:
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    average = PyramidPooling(1, (1, 2), "avg", reduce=False)(x)
+    assert torch.equal(average[:, 0:1], x)
+    assert torch.equal(average[:, 1:2], torch.full((1, 1, 4, 4), 7.5))
+    cells = torch.tensor([[2.5, 4.5], [10.5, 12.5]]).view(1, 1, 2, 2)
+    assert torch.equal(average[:, 2:3], resize_bilinear(cells, (4, 4)))
+    maximum = PyramidPooling(1, (2,), "max", reduce=False)(x)
+    assert torch.equal(maximum[:, 1, [0, 0, 3, 3], [0, 3, 0, 3]], torch.tensor([[5.0, 7.0, 13.0, 15.0]]))
+
+
+def test_bilinear_is_between_cell_centres() -> None:
+    row = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
+    # Centres of 4 cells over 2: -0.25 (clamped to 0), 0.25, 0.75, 1.25 (clamped to 1). With align_corners: 0, 1/3 …
+    assert resize_bilinear(row, (1, 4)).flatten().tolist() == [0.0, 0.25, 0.75, 1.0]
+
+
+def test_squeeze_excite_by_hand() -> None:
+    gate = SqueezeExcite(2, 2)
+    for parameter in gate.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.constant_(gate.squeeze.weight, 0.5)  # the mean over both channels
+    with torch.no_grad():
+        gate.excite.weight.copy_(torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
+    x = torch.stack([torch.full((2, 2), 1.0), torch.full((2, 2), 3.0)])[None]
+    gated = gate(x)
+    torch.testing.assert_close(gated[0, 0], torch.full((2, 2), 1 / (1 + 2.718281828**-2.0)))
+    torch.testing.assert_close(gated[0, 1], torch.full((2, 2), 1.5))
+
+
+def test_auxiliary_head_changes_no_other_weight() -> None:
+    torch.manual_seed(3)
+    with_aux = build_model(ModelConfig(backbone="resnet18"), 4).state_dict()
+    torch.manual_seed(3)
+    without = build_model(ModelConfig(backbone="resnet18"), 4, aux=False).state_dict()
+    assert not any(key.startswith("aux_head") for key in without)
+    assert all(torch.equal(with_aux[key], value) for key, value in without.items())
+
+
+def test_backbone_and_head_share_the_parameters_out() -> None:
+    model = build_model(ModelConfig(backbone="resnet18"), 4)
+    backbone, head = model.parameter_groups()
+    assert isinstance(model.backbone, ResNet)
+    assert len(backbone) == len(list(model.backbone.parameters()))
+    ids = [id(p) for p in backbone + head]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert len(set(ids)) == len(ids)
+
+
+# ------------------------------------------------------------------------------------------------------------ sizes
+
+
+# With the auxiliary head, where there is one. The first three are as published: ENet 0.36M, and the PSPNet authors'
+# code 49.08M and 49.07M. The 30.0M of R2U-Net are those of 56 base channels. The 1.63M of the attention FCN are less
+# than a quarter of VGG16's widths.
+SIZES: list[tuple[ModelConfig, int, int]] = [
+    (ModelConfig(name="enet"), 21, 360_023),
+    (ModelConfig(stem="deep"), 21, 49_081_578),
+    (ModelConfig(stem="deep"), 12, 49_074_648),
+    (ModelConfig(name="r2unet"), 19, 39_085_715),
+    (ModelConfig(name="r2unet", width=56 / 64), 19, 29_926_979),
+    (ModelConfig(name="unet"), 19, 34_521_363),
+    (ModelConfig(name="fcn", backbone="vgg16"), 21, 134_376_863),
+    (ModelConfig(name="fcn_attention", se_ratio=16), 21, 37_678_001),
+    (ModelConfig(name="fcn_attention", se_ratio=16, width=0.25), 21, 2_359_580),
+    (ModelConfig(name="fcn_attention", se_ratio=16, width=0.25, skips=False), 21, 2_016_284),
+]
+
+
+@pytest.mark.parametrize(("config", "num_classes", "expected"), SIZES)
+def test_numbers_of_parameters(config: ModelConfig, num_classes: int, expected: int) -> None:
+    with torch.device("meta"):
+        model = build_model(config, num_classes, aux=config.has_aux_head)
+    assert num_parameters(model) == expected
+
+
+def test_resnet_269_has_its_depth() -> None:
+    with torch.device("meta"):
+        model = build_model(ModelConfig(backbone="resnet269", stem="deep"), 150)
+    convolutions = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
+    in_blocks = [name for name in convolutions if name.startswith("layer") and "downsample" not in name]
+    assert len(in_blocks) == 3 * (3 + 30 + 48 + 8) == 267  # the stem counted as one, and the classifier: 269
+
+
+# -------------------------------------------------------------------------------------------- weights of other layouts
+
+
+def authors_state(model: PSPNet) -> dict[str, Tensor]:
+    """The weights of a PSPNet of ours under the names that the authors' code saves."""
+    stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
+    layers = {"0.0": "0", "0.1": "1", "1.1": "4"}
+    state = {}
+    for key, value in model.state_dict().items():
+        part, _, rest = key.partition(".")
+        module, _, parameter = rest.rpartition(".")
+        if part == "backbone":
+            name = f"layer0.{stem[module]}" if module in stem else module
+        elif part == "pyramid":
+            branch, layer = module.removeprefix("branches.").split(".")
+            name = f"ppm.features.{branch}.{int(layer) + 1}"
+        else:
+            name = f"{'cls' if part == 'head' else 'aux'}.{layers[module]}"
+        state[f"module.{name}.{parameter}"] = value
+    return state
+
+
+def test_a_whole_pspnet_of_the_authors_loads_exactly() -> None:
+    config = ModelConfig(stem="deep")
+    torch.manual_seed(0)
+    theirs = build_model(config, 5)
+    assert isinstance(theirs, PSPNet)
+    state = authors_state(theirs)
+    assert "module.layer0.0.weight" in state and "module.ppm.features.3.1.weight" in state
+    ours = build_model(config, 5, weights=state)
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    without_aux = build_model(config, 5, aux=False, weights=state)
+    assert torch.equal(without_aux.state_dict()["head.1.1.weight"], state["module.cls.4.weight"])
+
+
+def test_weights_of_the_authors_that_do_not_fit_are_named() -> None:
+    model = build_model(ModelConfig(stem="deep"), 5)
+    assert isinstance(model, PSPNet)
+    state = authors_state(model)
+    del state["module.layer3.5.bn2.weight"]
+    state["module.layer5.0.weight"] = torch.zeros(1)
+    state["module.cls.4.weight"] = torch.zeros(6, 512, 1, 1)
+    with pytest.raises(ValueError, match=r"1 missing \(backbone.layer3.5.bn2.weight\); 1 unexpected .*; 1 of another"):
+        build_model(ModelConfig(stem="deep"), 5, weights=state)
+
+
+def test_vgg16_is_torchvisions() -> None:
+    with torch.device("meta"):
+        for name in ("vgg16", "vgg16_bn"):
+            ours = build_model(ModelConfig(name="fcn", backbone=name), 3).backbone.state_dict()
+            theirs = torchvision_state(name)
+            expected = {key: value.shape for key, value in theirs.items() if key.startswith("features.")}
+            assert {key: value.shape for key, value in ours.items()} == expected
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def test_numbers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"model.se_ratio = 256: must divide the head's 128 channels"):
+        build_model(ModelConfig(backbone="resnet18", se_ratio=256), 4)
+    with pytest.raises(ValueError, match="3 bins do not divide the backbone's 512 channels"):
+        PyramidPooling(512, (1, 2, 3), "avg", reduce=True)
+    with pytest.raises(ValueError, match="at least 2"):
+        build_model(ModelConfig(), 1)
+    with pytest.raises(ValueError, match="resnet18, resnet34"):
+        build_resnet("resnet19", (1, 2, 4))
+
+
+def test_one_sample_is_too_few_for_the_1x1_bin() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 samples.*data.batch_size"):
+        check_batch(ModelConfig(), 1)
+    check_batch(ModelConfig(), 2)
+    check_batch(ModelConfig(bins=(2, 4)), 1)
+    check_batch(ModelConfig(reduce=False), 1)
+    model = build_model(ModelConfig(backbone="resnet18"), 3)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(torch.zeros(1, 3, 33, 33))

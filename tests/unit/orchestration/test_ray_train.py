@@ -1,0 +1,81 @@
+"""What a user reads when Ray ends a training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import ray.train
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+
+from distseg.config.schema import RunConfig, ScalingConfig
+from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
+from distseg.orchestration import cluster
+from distseg.orchestration.cluster import check_resources, job_id
+from distseg.orchestration.ray_train import _cause, _forget_if_broken
+from distseg.orchestration.trainer import LeanTorchTrainer
+from distseg.training.checkpoint import META_FILE
+
+KILLED = """4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: af94)
+was 22.47GB used / 23.54GB limit (0.954368)
+Refer to the documentation on how to address the out of memory issue: https://docs.example.com/debug-memory.html."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (ray.train.ControllerError(RuntimeError(KILLED)), ResourceError, "22.47GB of 23.54GB in use"),
+        (ray.train.WorkerGroupError("", {1: RuntimeError(KILLED)}), ResourceError, "lower data.batch_size"),
+        (ray.train.WorkerGroupError("", {1: RuntimeError("x\nlast")}), TrainingError, "worker 1 failed .*: last$"),
+        (ray.train.ControllerError(RuntimeError("x\nlast")), TrainingError, "training failed: last$"),
+    ],
+)
+def test_one_line_says_why(failure: ray.train.TrainingFailedError, kind: type[DistsegError], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        raise _cause(failure)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changing_number_of_workers_needs_checkpoints() -> None:
+    config = RunConfig(scaling=ScalingConfig(num_workers=2, min_workers=1))
+    with pytest.raises(ConfigError, match=r"scaling.min_workers = 1: .*; give checkpoint.every_steps"):
+        check_resources(config)
+
+
+def test_a_submitted_job_is_named_as_ray_job_list_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_abc"}}
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(known))
+    assert job_id() == "raysubmit_abc"
+
+
+@pytest.mark.parametrize(
+    ("noted", "is_kept"),
+    [
+        ({"ray_version": ray.__version__, "checkpoint_results": ["there"]}, True),
+        ({"ray_version": ray.__version__, "checkpoint_results": ["there", "deleted"]}, False),
+        ({"ray_version": "2.1", "checkpoint_results": ["there"]}, False),
+        ({"ray_version": ray.__version__}, False),
+    ],
+)
+def test_what_ray_noted_of_checkpoints_that_are_gone_does_not_stop_a_resumed_run(
+    noted: dict[str, object], is_kept: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / META_FILE).touch()
+    snapshot = tmp_path / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    if isinstance(names := noted.get("checkpoint_results"), list):
+        noted = {**noted, "checkpoint_results": [{"checkpoint_dir_name": name} for name in names]}
+    snapshot.write_text(json.dumps({"pending_training_results": [], **noted}))
+    _forget_if_broken(str(tmp_path))
+    assert snapshot.exists() == is_kept
+    _forget_if_broken(str(tmp_path / "there"))  # a run that Ray did not train
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies settings of its own
+def test_a_training_starts_no_helper_of_rays_that_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = LeanTorchTrainer(lambda: None)
+    made = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert made >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in made
+    monkeypatch.setattr(cluster, "is_started_here", lambda: True)
+    alone = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert alone == made - {"PlacementGroupCleanerCallback"}

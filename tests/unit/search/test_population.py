@@ -1,0 +1,148 @@
+"""A population: who waits, who takes over whom, and what the values become."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+import pytest
+from ray import tune
+from ray.tune.experiment import Trial
+
+from distseg import tracking
+from distseg.config.schema import RunConfig
+from distseg.errors import CheckpointError, ConfigError
+from distseg.runs.run import Run
+from distseg.search import records
+from distseg.search.population import FACTORS, TAKES_OVER, Population, parameters, perturbed, take_over
+from distseg.training import checkpoint
+from tests import scripted
+from tests.recorded import Recorded
+
+SPACE = {"loss.aux_weight": tune.uniform(0.0, 1.0), "model.se_ratio": tune.choice((None, 8, 16))}
+
+
+class FakeTrial:
+    """As much of a Trial as a scheduler sees."""
+
+    def __init__(self, name: str, config: dict[str, Any]) -> None:
+        self.trial_id, self.config, self.status = name, config, Trial.PENDING
+        self.last_result: dict[str, Any] = {}
+
+    def is_finished(self) -> bool:
+        return self.status in (Trial.TERMINATED, Trial.ERROR)
+
+    def set_config(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+
+def trials_of(weights: Sequence[float]) -> list[FakeTrial]:
+    return [FakeTrial(f"t{i}", {"loss.aux_weight": w, "model.se_ratio": 8}) for i, w in enumerate(weights)]
+
+
+def chosen(population: Population, trials: list[FakeTrial]) -> Any:
+    return population.choose_trial_to_run(SimpleNamespace(get_trials=lambda: trials))
+
+
+def evaluated(population: Population, trial: FakeTrial, step: int, objective: float) -> None:
+    trial.last_result = {"step": step, "objective": objective}
+    said = population.on_trial_result(None, trial, trial.last_result)  # type: ignore[arg-type]
+    assert said == ("CONTINUE" if step == 40 else "PAUSE")
+    trial.status = Trial.PAUSED if said == "PAUSE" else Trial.RUNNING
+
+
+def test_a_quarter_takes_over_another_once_all_have_been_evaluated() -> None:
+    population, trials = Population(SPACE, 4, 40, seed=0), trials_of((0.1, 0.2, 0.3, 0.4))
+    assert chosen(population, trials[:2]) is None  # Ray Tune has not even made the others
+    for trial, objective in zip(trials[:3], (0.5, 0.2, 0.3), strict=True):
+        evaluated(population, trial, 10, objective)
+        assert chosen(population, trials) is None
+    evaluated(population, trials[3], 10, 0.4)
+    assert chosen(population, trials) is trials[0]
+
+    assert [TAKES_OVER in trial.config for trial in trials] == [False, True, False, False]
+    worst = trials[1].config
+    assert worst[TAKES_OVER] == {"trial_id": "t0", "step": 10}
+    assert parameters(worst).keys() == SPACE.keys()
+    assert worst["loss.aux_weight"] != 0.1 and worst["model.se_ratio"] == 8
+
+    trials[0].status = Trial.RUNNING
+    assert chosen(population, trials) is trials[1]
+    evaluated(population, trials[0], 20, 0.6)
+    assert chosen(population, trials) is trials[1], "it waits for the others again"
+
+
+def test_who_failed_is_not_waited_for_and_the_last_evaluation_is_the_end() -> None:
+    population, trials = Population(SPACE, 3, 40, seed=0), trials_of((0.1, 0.2, 0.3))
+    trials[2].status = Trial.ERROR
+    evaluated(population, trials[0], 30, 0.5)
+    evaluated(population, trials[1], 30, 0.4)
+    assert chosen(population, trials) is trials[0]
+    assert trials[1].config[TAKES_OVER] == {"trial_id": "t0", "step": 30}
+    evaluated(population, trials[0], 40, 0.5)
+    evaluated(population, trials[1], 40, 0.6)
+    assert chosen(population, trials) is None
+    assert trials[0].config == {"loss.aux_weight": 0.1, "model.se_ratio": 8}
+
+
+def test_values_are_perturbed_within_their_space() -> None:
+    space = {
+        "optim.lr": tune.uniform(0.0, 1.0),
+        "loss.name": tune.choice(("a", "b", "c")),
+        "loss.n": tune.randint(1, 9),
+    }
+    values = {"optim.lr": 0.9, "loss.name": "a", "loss.n": 5, "model.se_ratio": 4}
+    seen = [perturbed(values, space, random.Random(seed)) for seed in range(200)]
+    assert all(new["model.se_ratio"] == 4 for new in seen)
+    assert all(0.0 <= new["optim.lr"] <= 1.0 and new["loss.n"] in range(1, 9) for new in seen)
+    assert {new["loss.name"] for new in seen} == {"a", "b", "c"}
+    down, up = sum(new["optim.lr"] == 0.9 * FACTORS[0] for new in seen), sum(new["optim.lr"] == 1.0 for new in seen)
+    assert 50 < down < 100 and 50 < up < 100  # the rest was drawn anew
+    assert {4, 6} < {new["loss.n"] for new in seen}
+
+
+def test_a_space_that_cannot_change_meanwhile_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--scheduler pbt: nothing of model\.bins, data\.crop_px may change"):
+        Population({"model.bins": tune.choice(((1,),)), "data.crop_px": tune.choice((32,))}, 4, 40, seed=0)
+
+
+def test_a_trial_goes_on_as_another_with_values_of_its_own(tiny_town: str, tmp_path: Path) -> None:
+    store, uri = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "search")
+
+    def config_of(trial_id: str) -> RunConfig:
+        return scripted.config_of(records.trial_folder(uri, trial_id), store, tiny_town)
+
+    stopped = {"before_step": scripted.stop_at(25), "is_drawn": False}
+    other = scripted.train(replace(config_of("other"), seed=1), **stopped)  # type: ignore[arg-type]
+    mine = scripted.train(config_of("mine"), **stopped)  # type: ignore[arg-type]
+    first_id = Run.read(mine.run_uri).run_id
+    changed = replace(config_of("mine"), optim=replace(config_of("mine").optim, lr=0.5))
+
+    saved = checkpoint.newest(other.run_uri)
+    assert saved is not None
+    Run.read(mine.run_uri).take_over(other.run_uri, saved[1])  # and killed before it is recorded
+    for _ in range(2):
+        take_over(changed, uri, "mine", "other", 10)
+    (found,) = checkpoint.found_in(mine.run_uri)
+    assert checkpoint.read(found.uri).config == changed and found.step == 10
+    assert [record["step"] for record in tracking.read_journal(mine.run_uri)][-1] == 10
+    assert Run.read(mine.run_uri).attempt == 3, "taken over twice, not three times"
+
+    scripted.train(changed, resume=mine.run_uri, is_drawn=False)
+    runs = mlflow.MlflowClient(tracking_uri=store).search_runs(["1"])
+    assert len(runs) == 2 and first_id not in {run.info.run_id for run in runs}
+    (recorded,) = [Recorded(store, run) for run in runs if run.info.run_id == Run.read(mine.run_uri).run_id]
+    assert recorded.steps("train/loss") == list(range(1, 31))
+    assert recorded.values("train/resumed_at") == [10]
+
+
+def test_who_has_no_checkpoint_cannot_be_taken_over(tiny_town: str, tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    for trial_id in ("mine", "other"):
+        config = scripted.config_of(records.trial_folder(uri, trial_id), "off", tiny_town)
+        scripted.train(config, before_step=scripted.stop_at(5), is_drawn=False)
+    with pytest.raises(CheckpointError, match="none of its checkpoints can be read"):
+        take_over(config, uri, "mine", "other", 10)

@@ -1,0 +1,193 @@
+"""Checkpoints hold everything, come back exactly, and are refused by name when damaged."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distseg.config.schema import CheckpointConfig, RunConfig
+from distseg.data.sample import LabelSpace
+from distseg.errors import CheckpointError
+from distseg.training import checkpoint
+from distseg.training.checkpoint import Checkpoint
+
+
+def example(step: int = 3, **fields: Any) -> Checkpoint:
+    weight = torch.nn.Parameter(torch.arange(6.0))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.grad = torch.ones(6)
+    optimizer.step()
+    return Checkpoint(
+        step=step,
+        config=RunConfig(name="example"),
+        label_space=LabelSpace(name="two", classes=("road", "sky"), palette=((1, 2, 3), (4, 5, 6))),
+        model={"weight": weight.detach().clone()},
+        optimizer=optimizer.state_dict(),
+        next_micro_batch=step * 2,
+        manifest_digest="abc",
+        run_id="r1",
+        tables={"mIoU": 0.5, "classes": {"road": None}},
+        records=[{"step": 1, "time_ms": 2, "metrics": {"train/loss": 0.5}}],
+        code_version="v",
+        rng={"seed": 0, "step": step},
+        **fields,
+    )
+
+
+def saved(folder: Path, step: int, **fields: Any) -> Path:
+    target = folder / checkpoint.new_name(step)
+    target.mkdir(parents=True)
+    checkpoint.write(target, example(step, **fields))
+    return target
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    before = example(metrics={"val/mIoU": 0.25})
+    checkpoint.write(tmp_path, before)
+    after = checkpoint.read(str(tmp_path))
+    assert torch.equal(after.model["weight"], before.model["weight"])
+    assert torch.equal(after.optimizer["state"][0]["exp_avg"], before.optimizer["state"][0]["exp_avg"])
+    for name in ("step", "config", "label_space", "next_micro_batch", "manifest_digest", "run_id", "metrics"):
+        assert getattr(after, name) == getattr(before, name)
+    for name in ("tables", "records", "code_version", "rng"):
+        assert getattr(after, name) == getattr(before, name)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_damaged_weights_are_refused_by_name(tmp_path: Path, damage: str) -> None:
+    target = saved(tmp_path, 1)
+    path = target / checkpoint.WEIGHTS_FILE
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes({"flip": bytes(data), "truncate": bytes(data[:100]), "empty": b""}[damage])
+    with pytest.raises(CheckpointError, match=rf"{target}: checkpoint.pt is damaged"):
+        checkpoint.read(str(target))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 1, "step": "x", "metrics": {}, "sha256": ""}'])
+def test_damaged_meta_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    target = saved(tmp_path, 1)
+    (target / checkpoint.META_FILE).write_text(content)
+    with pytest.raises(CheckpointError, match=rf"{target}: checkpoint.json is damaged"):
+        checkpoint.read(str(target))
+    assert checkpoint.best(str(tmp_path)) is None
+
+
+def test_a_future_format_is_refused(tmp_path: Path) -> None:
+    target = saved(tmp_path, 1)
+    meta = json.loads((target / checkpoint.META_FILE).read_text())
+    (target / checkpoint.META_FILE).write_text(json.dumps(meta | {"format": 99}))
+    with pytest.raises(CheckpointError, match="format 99, this distseg reads 1"):
+        checkpoint.read(str(target))
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path("/tmp/distseg-was-here").touch, ())
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+    import hashlib
+
+    data = pickle.dumps(Malicious(), protocol=2)
+    (tmp_path / checkpoint.WEIGHTS_FILE).write_bytes(data)
+    meta = {"format": 1, "step": 1, "metrics": {}, "sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}
+    (tmp_path / checkpoint.META_FILE).write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match="cannot be loaded as a checkpoint"):
+        checkpoint.read(str(tmp_path))
+    assert not Path("/tmp/distseg-was-here").exists()
+
+
+def test_newest_best_and_what_pruning_keeps(tmp_path: Path) -> None:
+    for step, miou in [(1, 0.1), (2, 0.4), (3, 0.3), (4, 0.2)]:
+        saved(tmp_path, step, metrics={"val/mIoU": miou})
+    saved(tmp_path, 5)
+    newest, best = checkpoint.newest(str(tmp_path)), checkpoint.best(str(tmp_path))
+    assert newest is not None and newest[1].step == 5
+    assert best is not None and best[1].step == 2
+    checkpoint.prune(str(tmp_path))
+    assert [f.step for f in checkpoint.found_in(str(tmp_path))] == [5, 3, 2]
+    assert checkpoint.resolve(str(tmp_path))[1].step == 2
+
+
+def test_a_directory_half_written_is_not_a_checkpoint(tmp_path: Path) -> None:
+    target = saved(tmp_path, 1)
+    (target / checkpoint.META_FILE).unlink()
+    assert checkpoint.found_in(str(tmp_path)) == []
+    with pytest.raises(CheckpointError, match="give a checkpoint or run URI"):
+        checkpoint.resolve(str(tmp_path))
+
+
+def test_one_that_lacks_its_weights_is_passed_over_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ray Train's own upload was in no order, so a killed worker could leave a META_FILE alone."""
+    saved(tmp_path, 1)
+    later = saved(tmp_path, 2, metrics={"val/mIoU": 0.9})
+    (later / checkpoint.WEIGHTS_FILE).unlink()
+    newest, best = checkpoint.newest(str(tmp_path)), checkpoint.best(str(tmp_path))
+    assert newest is not None and best is not None
+    assert (newest[1].step, best[1].step) == (1, 1)
+    assert f"{later}: has no {checkpoint.WEIGHTS_FILE}" in caplog.text
+
+
+def test_an_upload_marks_a_checkpoint_as_whole_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: list[str] = []
+    monkeypatch.setattr("distseg.storage.upload", lambda _, uri: uploaded.append(uri))
+    checkpoint.upload(tmp_path, "s3://b/c")
+    assert uploaded == [f"s3://b/c/{checkpoint.WEIGHTS_FILE}", f"s3://b/c/{checkpoint.META_FILE}"]
+
+
+def test_a_run_may_be_named_with_a_slash_at_its_end(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    assert checkpoint.resolve(f"{tmp_path}/")[1].step == 3
+
+
+def test_what_was_passed_over_takes_no_good_ones_place(tmp_path: Path) -> None:
+    good, flipped, lost = (saved(tmp_path, step, metrics={"val/mIoU": 0.1 * step}) for step in (1, 2, 3))
+    content = bytearray((flipped / checkpoint.WEIGHTS_FILE).read_bytes())
+    content[100] ^= 1
+    (flipped / checkpoint.WEIGHTS_FILE).write_bytes(content)
+    (lost / checkpoint.WEIGHTS_FILE).unlink()
+    checkpoint.set_damaged_aside(str(tmp_path), after_step=1)
+    assert [found.uri for found in checkpoint.found_in(str(tmp_path))] == [str(good)]
+    assert {path.name for path in flipped.iterdir()} == {checkpoint.WEIGHTS_FILE, checkpoint.DAMAGED_FILE}
+    later = [saved(tmp_path, step) for step in (4, 5)]
+    checkpoint.prune(str(tmp_path))
+    assert {found.uri for found in checkpoint.found_in(str(tmp_path))} >= {str(good), str(later[-1])}
+
+
+def test_only_damaged_checkpoints_are_not_no_checkpoints(tmp_path: Path) -> None:
+    assert checkpoint.newest(str(tmp_path)) is None
+    (saved(tmp_path, 1) / checkpoint.META_FILE).write_text("{")
+    (saved(tmp_path, 2) / checkpoint.WEIGHTS_FILE).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of its 2 checkpoints can be read"):
+        checkpoint.newest(str(tmp_path))
+
+
+def test_one_file_is_what_others_need_and_no_more(tmp_path: Path) -> None:
+    config = RunConfig(name="example", checkpoint=CheckpointConfig(uri="/home/me/runs"))
+    before = dataclasses.replace(example(metrics={"val/mIoU": 0.25}), config=config, averaged={"weight": torch.ones(6)})
+    file = tmp_path / "network.pt"
+    file.write_bytes(checkpoint.as_one_file(before))
+    assert b"/home/me" not in file.read_bytes()
+    uri, after = checkpoint.resolve(str(file))
+    assert uri == str(file)
+    assert torch.equal(after.evaluated["weight"], torch.ones(6))
+    assert (after.metrics, after.tables, after.label_space) == (before.metrics, before.tables, before.label_space)
+    assert (after.averaged, after.optimizer, after.records, after.run_id) == ({}, {}, [], "")
+
+
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(6)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt: not a distseg checkpoint"):
+        checkpoint.resolve(str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("content", [b"this is text", b"step: 3\n", b"M\x00", b""])
+def test_any_bytes_that_are_no_checkpoint_are_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"log\.txt: cannot be loaded as a checkpoint \([^\n]*\)$"):
+        checkpoint.resolve(str(tmp_path / "log.txt"))

@@ -1,0 +1,175 @@
+"""The learning rate by hand, the two groups, and optimisers that restore exactly."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distseg.config.schema import ModelConfig, OptimConfig
+from distseg.models import SegmentationModel, build_model
+from distseg.training.loop import restore_states
+from distseg.training.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
+
+
+@pytest.fixture(scope="module")
+def model() -> SegmentationModel:
+    torch.manual_seed(0)
+    return build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+
+
+def test_poly_by_hand() -> None:
+    config = OptimConfig(lr=0.01, poly_power=0.9, max_steps=100)
+    assert learning_rate(0, config) == 0.01
+    assert learning_rate(50, config) == pytest.approx(0.01 * 0.5**0.9)
+    assert learning_rate(99, config) == pytest.approx(0.01 * 0.01**0.9)
+    assert learning_rate(100, config) == 0
+    assert learning_rate(1000, config) == 0
+
+
+def test_warm_up_by_hand() -> None:
+    config = OptimConfig(lr=1.0, poly_power=1.0, max_steps=100, warmup_steps=4)
+    rates = [learning_rate(step, config) for step in range(6)]
+    assert rates == pytest.approx([0.25, 0.5 * 0.99, 0.75 * 0.98, 0.97, 0.96, 0.95])
+
+
+def test_constant_rate_with_power_0() -> None:
+    config = OptimConfig(lr=0.5, poly_power=0.0, max_steps=10)
+    assert [learning_rate(step, config) for step in (0, 9)] == [0.5, 0.5]
+
+
+@given(max_steps=st.integers(1, 10**6), power=st.floats(0, 5), data=st.data())
+def test_rate_stays_between_0_and_lr(max_steps: int, power: float, data: st.DataObject) -> None:
+    warmup_steps = data.draw(st.integers(0, max_steps - 1))
+    config = OptimConfig(lr=0.01, max_steps=max_steps, poly_power=power, warmup_steps=warmup_steps)
+    step = data.draw(st.integers(0, max_steps + 2))
+    assert 0 <= learning_rate(step, config) <= 0.01
+    if step >= warmup_steps:
+        assert learning_rate(step + 1, config) <= learning_rate(step, config)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_groups(model: SegmentationModel, name: str) -> None:
+    config = OptimConfig(name=name, lr=0.01, head_lr_scale=10, weight_decay=1e-4)  # type: ignore[arg-type]
+    optimizer = build_optimizer(model, config)
+    backbone, head = optimizer.param_groups
+    assert (backbone["name"], head["name"]) == ("backbone", "head")
+    assert (backbone["lr"], head["lr"]) == (0.01, pytest.approx(0.1))
+    assert {group["weight_decay"] for group in (backbone, head)} == {1e-4}, "batch norm decays, too"
+    assert sum(len(group["params"]) for group in (backbone, head)) == len(list(model.parameters()))
+    set_learning_rate(optimizer, 0.002, config)
+    assert (backbone["lr"], head["lr"]) == (0.002, pytest.approx(0.02))
+
+
+def test_batch_norm_and_biases_without_decay(model: SegmentationModel) -> None:
+    config = OptimConfig(lr=0.01, head_lr_scale=10, weight_decay=1e-4, decay_norm_and_bias=False)
+    groups = build_optimizer(model, config).param_groups
+    assert [group["name"] for group in groups] == ["backbone", "backbone without decay", "head", "head without decay"]
+    assert [group["weight_decay"] for group in groups] == [1e-4, 0, 1e-4, 0]
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.01, 0.1, 0.1])
+    assert all((p.ndim > 1) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_momentum_is_beta1_of_adamw(model: SegmentationModel) -> None:
+    assert build_optimizer(model, OptimConfig(momentum=0.8)).param_groups[0]["momentum"] == 0.8
+    assert build_optimizer(model, OptimConfig(name="adamw", momentum=0.8)).param_groups[0]["betas"] == (0.8, 0.999)
+
+
+def test_first_sgd_step_by_hand() -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+    config = OptimConfig(lr=0.01, head_lr_scale=10, weight_decay=0.5)
+    optimizer = build_optimizer(model, config)
+    (scale, *_), (weight, *_) = (group["params"] for group in optimizer.param_groups)
+    before = scale.detach().clone(), weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(scale.detach(), before[0] - 0.01 * (1 + 0.5 * before[0]))
+    torch.testing.assert_close(weight.detach(), before[1] - 0.1 * (1 + 0.5 * before[1]))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_gradients_of_another_memory_format_belong_to_the_same_elements(name: str) -> None:
+    torch.manual_seed(0)
+    models = [build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].to(memory_format=torch.channels_last)
+    optimizers = [build_optimizer(model, OptimConfig(name=name, lr=0.01)) for model in models]  # type: ignore[arg-type]
+    for _ in range(2):
+        for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+            ours.grad = torch.randn(ours.shape)
+            theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert theirs.grad is not None and theirs.grad.shape == theirs.shape
+        assert theirs.ndim < 4 or theirs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_step_that_fails_is_undone_by_the_next(model: SegmentationModel) -> None:
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, OptimConfig(name="adamw"))
+    shapes = [parameter.shape for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.param_groups[0]["betas"] = None
+    with pytest.raises(TypeError):
+        optimizer.step()
+    optimizer.param_groups[0]["betas"] = (0.9, 0.999)
+    optimizer.step()
+    assert [parameter.shape for parameter in model.parameters()] == shapes
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_restored_optimiser_goes_on_exactly_whatever_the_memory_format(name: str) -> None:
+    """Contiguous state beside channels_last weights, as after loading a checkpoint on another kind of machine."""
+    config = OptimConfig(name=name, lr=0.01)  # type: ignore[arg-type]
+
+    def step(model: SegmentationModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step()
+
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+    optimizer = build_optimizer(model, config)
+    step(model, optimizer, 1)
+    restored = build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+    restored.load_state_dict(model.state_dict())
+    restored.to(memory_format=torch.channels_last)
+    restored_optimizer = build_optimizer(restored, config)
+    restored_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(model, optimizer, 2)
+    step(restored, restored_optimizer, 2)
+    for ours, theirs in zip(restored.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_restored_is_the_state_not_what_the_configuration_says(model: SegmentationModel) -> None:
+    """A population goes on from another trial's checkpoint with values of its own."""
+    theirs = build_optimizer(model, OptimConfig(momentum=0.5, weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    theirs.step()
+    saved = SimpleNamespace(step=1, model=model.state_dict(), optimizer=copy.deepcopy(theirs.state_dict()))
+    for group in saved.optimizer["param_groups"]:
+        group["fused"] = None  # as on a GPU
+    ours = build_optimizer(model, OptimConfig(momentum=0.9, weight_decay=0.1))
+    restore_states(model, ours, saved)  # type: ignore[arg-type]
+    assert {(group["momentum"], group["weight_decay"], group["fused"]) for group in ours.param_groups} == {
+        (0.9, 0.1, True)
+    }
+    for parameter in model.parameters():
+        assert torch.equal(ours.state[parameter]["momentum_buffer"], theirs.state[parameter]["momentum_buffer"])
+
+
+def test_the_moving_average_forgets_its_beginning_sooner_than_its_end() -> None:
+    assert [ema_decay(n, 0.99) for n in (0, 8, 90)] == pytest.approx([0.1, 0.5, 0.91])
+    assert ema_decay(10_000, 0.99) == 0.99

@@ -1,0 +1,254 @@
+"""AdaIN by hand, the style network's training, and restyling in training, at evaluation and of a data set."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distseg import stylize
+from distseg.config.schema import AugmentConfig, CheckpointConfig, LossConfig, ModelConfig, RunConfig, StyleConfig
+from distseg.data.shards.manifest import load_manifest, read_index, read_sample
+from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
+from distseg.evaluate import load_model
+from distseg.evaluation.inference import normalize
+from distseg.models import build_model
+from distseg.models.networks.adain import Statistics, StyleNetwork, adain, statistics
+from distseg.training import checkpoint
+from distseg.training.fit import fit
+from distseg.training.loop import World
+from distseg.training.style import Restyler, check_style, fit_style, load_network
+from tests import programs, ranks
+from tests.unit.training.test_fit import losses
+
+TARGETS = ("night", "winter")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A state dict as torchvision's, of a ResNet-18 that is random but for its statistics."""
+    torch.manual_seed(0)
+    backbone = build_model(ModelConfig(backbone="resnet18"), 3).backbone
+    path = tmp_path_factory.mktemp("encoder") / "resnet18.pt"
+    torch.save(backbone.state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture
+def style_config(tiny_config: RunConfig, encoder: str) -> RunConfig:
+    return replace(
+        tiny_config,
+        model=ModelConfig(name="adain", backbone="resnet18", style_depth=1, pretrained=encoder),
+        loss=LossConfig(aux_weight=0.0),
+        style=StyleConfig(conditions=TARGETS),
+        optim=replace(tiny_config.optim, name="adamw", lr=1e-3, max_steps=6),
+        data=replace(tiny_config.data, train_conditions=("dawn",)),
+    )
+
+
+@pytest.fixture
+def network_uri(style_config: RunConfig, tmp_path: Path) -> str:
+    """A style network after a few steps."""
+    fit_style(style_config, World(), ranks.Recorder(tmp_path / "network"))
+    found = checkpoint.newest(str(tmp_path / "network"))
+    assert found is not None
+    return found[0]
+
+
+@pytest.fixture
+def restyled_config(light_config: RunConfig, network_uri: str) -> RunConfig:
+    """A segmentation of dawn, its images restyled to night and winter."""
+    return replace(
+        light_config,
+        style=StyleConfig(network=network_uri, conditions=TARGETS, kl_weight=0.5),
+        data=replace(light_config.data, train_conditions=("dawn",)),
+        optim=replace(light_config.optim, max_steps=4),
+    )
+
+
+def test_adain_takes_over_means_and_deviations() -> None:
+    z = torch.randn(2, 3, 5, 7, dtype=torch.float64) * 4 + 1
+    style = Statistics(torch.randn(2, 3, 1, 1).double(), torch.rand(2, 3, 1, 1).double() + 0.5)
+    found = statistics(adain(z, style))
+    torch.testing.assert_close(found.mean_BC11, style.mean_BC11)
+    torch.testing.assert_close(found.std_BC11, style.std_BC11, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adain(z, statistics(z)), z)
+
+
+def test_adain_by_hand() -> None:
+    z = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2).double()  # mean 2, deviation 1
+    style = Statistics(torch.tensor(10.0).view(1, 1, 1, 1).double(), torch.tensor(4.0).view(1, 1, 1, 1).double())
+    assert adain(z, style).flatten().tolist() == pytest.approx([6, 14], abs=1e-3)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_composites_have_the_size_of_the_image(depth: int, encoder: str) -> None:
+    config = ModelConfig(name="adain", backbone="resnet18", style_depth=depth, pretrained=encoder)  # type: ignore[arg-type]
+    network = StyleNetwork(config).eval()
+    images = torch.randn(2, 3, 45, 67)
+    assert network.restyle(images, network.style_of(torch.randn(2, 3, 33, 33))).shape == images.shape
+    assert len(network.taps(images)) == depth + 1
+
+
+def test_strength_0_only_encodes_and_decodes(encoder: str) -> None:
+    network = StyleNetwork(ModelConfig(name="adain", backbone="resnet18", pretrained=encoder)).eval()
+    images, style = torch.randn(1, 3, 40, 40), network.style_of(torch.randn(1, 3, 40, 40))
+    plain = network.decode(network.taps(images)[-1], images)
+    torch.testing.assert_close(network.restyle(images, style, 0.0), plain)
+    assert not torch.allclose(network.restyle(images, style, 1.0), plain)
+
+
+def test_the_decoder_learns_and_the_encoder_does_not(style_config: RunConfig) -> None:
+    config = replace(style_config, optim=replace(style_config.optim, max_steps=25))
+    recorder = ranks.Recorder()
+    training = fit_style(config, World(), recorder)
+    first, last = (np.mean(part) for part in np.array_split(recorder.losses(), 5)[:: len(recorder.losses()) // 5 - 1])
+    assert last < first
+    fresh = torch.load(str(config.model.pretrained), weights_only=True)
+    assert all(
+        torch.equal(value, fresh[key].to(value.dtype)) for key, value in training.network.backbone.state_dict().items()
+    )
+
+
+def test_the_style_network_is_the_same_on_one_and_two_ranks(style_config: RunConfig) -> None:
+    one, two = ranks.train(style_config, 1), ranks.train(style_config, 2)
+    assert (losses(one) - losses(two)).abs().max() < 1e-8
+
+
+def test_a_stopped_style_network_goes_on_exactly(style_config: RunConfig, tmp_path: Path) -> None:
+    config = replace(style_config, checkpoint=CheckpointConfig(every_steps=3))
+    undisturbed = ranks.train(config, 1)
+    before = ranks.train(config, 2, folder=tmp_path, stop_at=3)
+    after = ranks.train(config, 1, folder=tmp_path)
+    assert (losses({**after, **before}) - losses(undisturbed)).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("kl_weight", [pytest.param(0.0, marks=pytest.mark.long), 0.5])
+def test_training_on_composites_is_the_same_on_one_and_two_ranks(restyled_config: RunConfig, kl_weight: float) -> None:
+    config = replace(restyled_config, style=replace(restyled_config.style, kl_weight=kl_weight))
+    one, two = ranks.train(config, 1), ranks.train(config, 2)
+    assert (losses(one) - losses(two)).abs().max() < 1e-8
+    assert ("train/kl_loss" in one[1]) == (kl_weight > 0)
+    plain = ranks.train(replace(config, style=StyleConfig()), 1)
+    assert (losses(one) - losses(plain)).abs().max() > 1e-4
+
+
+def test_towards_source_restyles_at_evaluation_alike_on_any_number_of_ranks(
+    restyled_config: RunConfig, tmp_path: Path
+) -> None:
+    style = StyleConfig(network=restyled_config.style.network, direction="to_source")
+    config = replace(restyled_config, style=style, data=replace(restyled_config.data, val_conditions=TARGETS))
+    folder = tmp_path / "segmentation"
+    one, two = ranks.train(config, 1, folder=folder), ranks.train(config, 2)
+    assert one[4]["val/mIoU"] == two[4]["val/mIoU"]
+    plain = ranks.train(replace(config, style=StyleConfig()), 1)
+    assert (losses(one) - losses(plain)).abs().max() == 0  # trained the same
+    assert one[4]["val/PA"] != plain[4]["val/PA"]
+    found = checkpoint.newest(str(folder))
+    assert found is not None
+    model = load_model(found[1], torch.device("cpu"), "fp64")
+    image = normalize(torch.randint(256, (1, 3, 40, 48), dtype=torch.uint8), "fp64")
+    assert model(image).main_BKhw.isfinite().all()
+
+
+def test_styles_are_of_the_train_split_and_the_target_conditions(restyled_config: RunConfig) -> None:
+    manifest = load_manifest(restyled_config.data.uri)
+    restyler = Restyler(restyled_config, manifest, World(), "fp64", 0)
+    keys = [key for _ in range(10) for key in next(restyler.reader).keys]
+    restyler.close()
+    assert {key.split("-")[0] for key in keys} == {"train/night", "train/winter"}
+
+
+def test_what_cannot_be_is_refused(style_config: RunConfig, restyled_config: RunConfig) -> None:
+    with pytest.raises(ConfigError, match=r"model.pretrained = None: a style network needs a trained encoder"):
+        check_style(replace(style_config, model=replace(style_config.model, pretrained=None)))
+    with pytest.raises(DataError, match="no condition 'snow' in split 'train'"):
+        check_style(replace(style_config, style=StyleConfig(conditions=("snow",))))
+    with pytest.raises(ConfigError, match=r"optim.accumulate_steps = 2: adain has no such option; give 1"):
+        replace(style_config, optim=replace(style_config.optim, accumulate_steps=2))
+    with pytest.raises(ConfigError, match=r"style.kl_weight = 0.1: needs style.network"):
+        StyleConfig(kl_weight=0.1)
+    with pytest.raises(ConfigError, match=r"style.conditions = \(\): name the conditions to restyle to"):
+        StyleConfig(network="x")
+    with pytest.raises(ConfigError, match=r"style.conditions = .*: name the conditions to learn the style of"):
+        replace(style_config, style=StyleConfig())
+
+
+def test_a_style_network_whose_loss_is_not_finite_stops_and_names_the_samples(style_config: RunConfig) -> None:
+    config = replace(
+        style_config,
+        optim=replace(style_config.optim, lr=1e30),
+        tracking=replace(style_config.tracking, log_every_steps=100),
+    )
+    config = replace(config, checkpoint=CheckpointConfig(every_steps=2))
+    recorder = ranks.Recorder()
+    with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf) on train/dawn-.*tar/"):
+        fit_style(config, World(), recorder)
+
+
+def test_a_style_network_segments_nothing(network_uri: str) -> None:
+    with pytest.raises(CheckpointError, match="adain restyles images and segments none"):
+        load_model(checkpoint.read(network_uri), torch.device("cpu"), "fp32")
+
+
+def test_a_segmentation_network_is_no_style_network(light_config: RunConfig, tmp_path: Path) -> None:
+    fit(replace(light_config, optim=replace(light_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
+    with pytest.raises(CheckpointError, match="a checkpoint of unet, not of a style network"):
+        load_network(str(tmp_path))
+
+
+def test_the_encoder_may_be_that_of_a_distseg_checkpoint(
+    style_config: RunConfig, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    fit(replace(tiny_config, optim=replace(tiny_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
+    found = checkpoint.newest(str(tmp_path))
+    assert found is not None
+    config = replace(style_config, model=replace(style_config.model, pretrained=found[0]))
+    config = replace(config, optim=replace(config.optim, max_steps=1), augment=AugmentConfig(scale=(1.0, 1.0)))
+    training = fit_style(config, World(), ranks.Recorder())
+    weight = training.network.backbone.state_dict()["conv1.weight"]
+    torch.testing.assert_close(weight, found[1].model["backbone.conv1.weight"].to(weight.dtype))
+
+
+def test_apply_adds_restyled_copies_with_their_labels(tiny_town: str, network_uri: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "restyled")
+    options = ["--network", network_uri, "--data", tiny_town, "--out", out, "--num_processes", "1"]
+    assert stylize.main(["apply", *options, "--to", "night", "fog", "--conditions", "dawn"]) == 0
+    before, after = load_manifest(tiny_town), load_manifest(out)
+    assert set(after.conditions("train")) == {*before.conditions("train"), "dawn-as-night", "dawn-as-fog"}
+    assert after.conditions("val") == before.conditions("val")
+    entries = [(shard, entry) for shard in before.shards for entry in read_index(before, shard).entries]
+    originals = {(shard.split, entry.key): read_sample(before, shard, entry) for shard, entry in entries}
+    num_copies = 0
+    for shard in after.shards:
+        for entry in read_index(after, shard).entries:
+            files, (key, _, target) = read_sample(after, shard, entry), entry.key.partition("-as-")
+            assert files.label == originals[shard.split, key].label
+            assert (files.image == originals[shard.split, key].image) == (not target)
+            num_copies += bool(target)
+    assert num_copies == 2 * sum(s.num_samples for s in before.select("train", ("dawn",)))
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_apply_writes_the_same_bytes_in_ray_tasks(
+    tiny_town: str, network_uri: str, ray_cluster: Mapping[str, str], tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    asked = ["apply", "--network", network_uri, "--data", tiny_town, "--to", "night", "--conditions", "dawn"]
+    assert stylize.main([*asked, "--out", str(here), "--num_processes", "1"]) == 0
+    ended = programs.run(tmp_path, ray_cluster, "distseg.stylize", *asked, "--out", str(there), "--ray")
+    assert ended.code == 0, ended.err
+    names = {path.relative_to(here) for path in here.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(there) for path in there.rglob("*") if path.is_file()}
+    assert all((here / name).read_bytes() == (there / name).read_bytes() for name in names)
+
+
+def test_show_draws_a_picture(tiny_town: str, network_uri: str, tmp_path: Path) -> None:
+    options = ["--network", network_uri, "--data", tiny_town, "--out", str(tmp_path / "sheet.png"), "--rows", "2"]
+    assert stylize.main(["show", *options, "--to", "night", "--conditions", "dawn"]) == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (3 * 96, 2 * (64 + 14))
