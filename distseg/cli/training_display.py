@@ -19,7 +19,7 @@ from rich.text import Text
 
 
 class Screen:
-    """Shows one run; a context, since a live display has an end. `show` of `distseg.runs` and `distseg.orchestration`."""
+    """Shows one run. A context manager, since a live display has an end."""
 
     def __init__(
         self, max_steps: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic

@@ -1,0 +1,43 @@
+"""The names under which metrics are logged, each written once. Part of the MLflow contract: changing one breaks users.
+
+The part before the last slash is the section of MLflow's charts. Values are fractions, not percent.
+"""
+
+TRAIN_LOSS = "train/loss"
+TRAIN_AUX_LOSS = "train/aux_loss"
+TRAIN_KL_LOSS = "train/kl_loss"
+TRAIN_CONTENT_LOSS = "train/content_loss"
+TRAIN_STYLE_LOSS = "train/style_loss"
+LEARNING_RATE = "train/lr"
+IMAGES_PER_S = "train/images_per_s"
+DATA_WAIT_FRACTION = "train/data_wait_fraction"
+RESUMED_AT = "train/resumed_at"
+
+MIOU = "val/mIoU"
+MIOU_MEAN_CONDITIONS = "val/mIoU_mean_conditions"
+MIOU_WORST = "val/mIoU_worst"
+MIOU_GAP = "val/mIoU_gap"
+
+EVALUATION = "val/"
+"""Begins the name of every metric of an evaluation."""
+
+
+def evaluation(name: str) -> str:
+    """'PA' -> 'val/PA'."""
+    return f"{EVALUATION}{name}"
+
+
+def condition_miou(condition: str) -> str:
+    """'night' -> 'val/mIoU/night'."""
+    return f"{MIOU}/{condition}"
+
+
+def condition_of(name: str) -> str | None:
+    """'val/mIoU/night' -> 'night'; None for every other name."""
+    prefix = condition_miou("")
+    return name.removeprefix(prefix) if name.startswith(prefix) else None
+
+
+def class_iou(class_name: str) -> str:
+    """'road' -> 'val/IoU/road'."""
+    return f"val/IoU/{class_name}"
