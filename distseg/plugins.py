@@ -28,7 +28,7 @@ def names(package: str) -> tuple[str, ...]:
 def find(what: str, package: str, attribute: str, name: str) -> Any:
     """`attribute` of the module `name` of a folder, or what a user's `module:name` names.
 
-    `what` begins each error: a field or flag, as 'model.name'. Raises ConfigError saying what is wrong and what is known.
+    `what` begins each error: a field or flag, such as 'model.name'. Raises ConfigError that lists what is known.
     """
     if ":" in name:
         return from_user(what, name)
