@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from distseg import cli, evaluation, storage
 from distseg.config import Precision, RunConfig
 from distseg.data.loading import eval_samples
-from distseg.data.shards import Manifest, load_manifest
-from distseg.errors import CheckpointError, ConfigError
-from distseg.models import SegmentationModel, Statistics, build_model
+from distseg.data.shards import load_manifest
+from distseg.errors import ConfigError
+from distseg.evaluation import World, torchrun_world
 from distseg.train import print_conditions
-from distseg.training import TowardsSource, World, add_up, checkpoint, load_network, torchrun_world
+from distseg.training import add_up, check_classes, checkpoint, load_model
 
 PROG = "python -m distseg.evaluate"
 
@@ -117,31 +115,6 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     evaluation.check_complete(tally, shards)
     tables = evaluation.as_table(tally, tally.summary(), manifest.label_space)
     return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
-
-
-def load_model(saved: checkpoint.Checkpoint, device: torch.device, precision: str) -> SegmentationModel:
-    """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
-    if saved.config.model.name == "adain":
-        raise CheckpointError("a checkpoint of adain restyles images and segments none; give one of a segmentation")
-    model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
-    try:
-        model.load_state_dict(saved.evaluated)
-    except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[0]}") from None
-    if saved.source_style:
-        assert saved.config.style.network is not None
-        style = Statistics(saved.source_style["mean_BC11"], saved.source_style["std_BC11"])
-        model = TowardsSource(model, load_network(saved.config.style.network), style, saved.config.style.strength)
-    dtype = torch.float64 if precision == "fp64" else torch.float32
-    return model.to(device, dtype).to(memory_format=torch.channels_last).eval()
-
-
-def check_classes(saved: checkpoint.Checkpoint, manifest: Manifest) -> None:
-    if saved.label_space.classes != manifest.label_space.classes:
-        raise CheckpointError(
-            f"the checkpoint predicts {saved.label_space.num_classes} classes ({saved.label_space.name}), the data has "
-            f"{manifest.label_space.num_classes} ({manifest.label_space.name}); evaluate on data of its label space"
-        )
 
 
 if __name__ == "__main__":

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from distseg import cli, storage
 from distseg.errors import ConfigError, DistsegError
-from distseg.evaluate import load_model
 from distseg.evaluation import MEAN_RGB, STD_RGB
 from distseg.models import SegmentationModel
-from distseg.training import checkpoint
+from distseg.training import checkpoint, load_model
 
 PROG = "python -m distseg.export"
 TOLERANCE = 1e-3  # largest difference relative to the largest logit

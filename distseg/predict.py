@@ -18,8 +18,8 @@ from distseg import cli, evaluation, storage
 from distseg.config import Precision
 from distseg.data import LabelSpace
 from distseg.errors import DataError
-from distseg.evaluate import ProtocolOptions, load_model
-from distseg.training import checkpoint
+from distseg.evaluate import ProtocolOptions
+from distseg.training import checkpoint, load_model
 
 PROG = "python -m distseg.predict"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

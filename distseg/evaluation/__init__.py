@@ -30,6 +30,7 @@ from distseg.evaluation.inference import (
 )
 from distseg.evaluation.overlays import Overlays, overlay_pictures, overlays_from_tensors, overlays_to_tensors
 from distseg.evaluation.panels import WRONG_RGB, Overlay, Palette, without_prediction
+from distseg.evaluation.world import World, torchrun_world
 
 __all__ = [
     "MAX_BATCH_PIXELS",
@@ -46,6 +47,7 @@ __all__ = [
     "Palette",
     "Protocol",
     "Tally",
+    "World",
     "as_metrics",
     "as_table",
     "autocast",
@@ -63,5 +65,6 @@ __all__ = [
     "predict",
     "resolve_precision",
     "score",
+    "torchrun_world",
     "without_prediction",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from distseg.data.loading import EvalSample
 from distseg.evaluation.bootstrap import image_iou
 from distseg.evaluation.panels import Kind, Overlay, Palette, Segmented, as_jpeg, panel, shrink
-from distseg.training import World
+from distseg.evaluation.world import World
 
 log = logging.getLogger(__name__)
 

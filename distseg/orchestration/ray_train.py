@@ -40,6 +40,7 @@ from ray.util.queue import Empty, Queue
 from distseg import storage
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.errors import DistsegError, ResourceError, TrainingError, first_line
+from distseg.evaluation import World
 from distseg.orchestration import cluster
 from distseg.orchestration.metrics import Exporter
 from distseg.orchestration.trainer import LeanTorchTrainer
@@ -55,7 +56,7 @@ from distseg.runs import (
     saved_before,
     with_absolute_paths,
 )
-from distseg.training import World, checkpoint
+from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)

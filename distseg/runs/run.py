@@ -22,8 +22,9 @@ from distseg import storage, tracking
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, ConfigError, TrackingError
+from distseg.evaluation import World
 from distseg.runs.provenance import data_inputs
-from distseg.training import Report, World, check, check_style, checkpoint, fit, fit_style
+from distseg.training import Report, check, check_style, checkpoint, fit, fit_style
 from distseg.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from distseg import evaluation, storage, tracking
 from distseg.config import RunConfig, check_divides
 from distseg.errors import ResourceError, StorageError
+from distseg.evaluation import World, torchrun_world
 from distseg.runs.finalize import Outcome, finalize
 from distseg.runs.provenance import ENVIRONMENT_FILE, environment
 from distseg.runs.run import Run, Show, check_run, fit_run, saved_before, with_absolute_paths
-from distseg.training import World, checkpoint, torchrun_world
+from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """TODO distseg.training."""
 
 from distseg.training.fit import add_up, check, fit
-from distseg.training.loop import Report, World, torchrun_world
+from distseg.training.loop import Report
 from distseg.training.restyling import (
     Place,
     Restyling,
@@ -12,7 +12,7 @@ from distseg.training.restyling import (
     restyled_samples,
     style_place,
 )
-from distseg.training.segmenter import Segmenter, _load_pyfunc
+from distseg.training.segmenter import Segmenter, _load_pyfunc, check_classes, load_model
 from distseg.training.style import TowardsSource, check_style, fit_style, load_network
 
 __all__ = [
@@ -21,19 +21,19 @@ __all__ = [
     "Restyling",
     "Segmenter",
     "TowardsSource",
-    "World",
     "_load_pyfunc",
     "add_up",
     "check",
+    "check_classes",
     "check_style",
     "chosen",
     "fit",
     "fit_style",
     "image_of",
+    "load_model",
     "load_network",
     "originals",
     "restyle",
     "restyled_samples",
     "style_place",
-    "torchrun_world",
 ]

@@ -22,6 +22,7 @@ from distseg.data import LabelSpace
 from distseg.data.loading import Batch, Part, TrainReader, eval_samples
 from distseg.data.shards import Manifest, Shard, combined_digest, load_manifest
 from distseg.errors import ConfigError, DataError
+from distseg.evaluation import World
 from distseg.models import SegmentationModel, Statistics, StyleNetwork, build_model, check_batch
 from distseg.training import checkpoint
 from distseg.training.batchnorm import synchronise
@@ -30,7 +31,6 @@ from distseg.training.loop import (
     FiniteLosses,
     Report,
     Watch,
-    World,
     agreed_precision,
     due,
     keep_freed_memory,

@@ -1,11 +1,8 @@
 """What every training loop is made of: the ranks, where findings go, the watch on losses and on speed."""
 
 import ctypes
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
@@ -17,30 +14,8 @@ from distseg.config import AugmentConfig, RunConfig, Sampling
 from distseg.data.loading import Batch, Part, TrainReader
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import CheckpointError, TrainingError, first_line
+from distseg.evaluation import World
 from distseg.training.checkpoint import Checkpoint, code_version
-
-
-@dataclass(frozen=True)
-class World:
-    """Where this process stands among the ranks. With size > 1, torch.distributed must have been initialised."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, in place and returned."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def gather(self, value: Any) -> list[Any]:
-        """What each rank gave, in the order of the ranks, on every rank. For small things: it is pickled."""
-        values = [value]
-        if self.size > 1:
-            values = [None] * self.size
-            dist.all_gather_object(values, value)
-        return values
 
 
 class Report(Protocol):
@@ -61,18 +36,6 @@ class Report(Protocol):
     def save(self, step: int, checkpoint: Checkpoint | None, metrics: dict[str, float]) -> None:
         """Keeps a checkpoint; it is None on every rank but 0. A barrier where ranks must stay together."""
         ...
-
-
-def torchrun_world(timeout_s: float = 600.0) -> World:
-    """The world that torchrun describes in the environment; initialises torch.distributed when it has several ranks."""
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_gpu else torch.device("cpu")
-    if has_gpu:
-        torch.cuda.set_device(device)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
-    return World(rank, size, device)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

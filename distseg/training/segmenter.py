@@ -16,9 +16,11 @@ import torch
 from distseg import evaluation
 from distseg.config import Precision
 from distseg.data import LabelSpace
+from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, DataError
-from distseg.evaluate import load_model
+from distseg.models import SegmentationModel, Statistics, build_model
 from distseg.training.checkpoint import Checkpoint, resolve
+from distseg.training.style import TowardsSource, load_network
 
 
 class Segmenter:
@@ -53,3 +55,28 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Se
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; log the model again")
     return Segmenter(resolve(path)[1], (model_config or {}).get("precision", "auto"))
+
+
+def load_model(saved: Checkpoint, device: torch.device, precision: str) -> SegmentationModel:
+    """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
+    if saved.config.model.name == "adain":
+        raise CheckpointError("a checkpoint of adain restyles images and segments none; give one of a segmentation")
+    model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
+    try:
+        model.load_state_dict(saved.evaluated)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[0]}") from None
+    if saved.source_style:
+        assert saved.config.style.network is not None
+        style = Statistics(saved.source_style["mean_BC11"], saved.source_style["std_BC11"])
+        model = TowardsSource(model, load_network(saved.config.style.network), style, saved.config.style.strength)
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    return model.to(device, dtype).to(memory_format=torch.channels_last).eval()
+
+
+def check_classes(saved: Checkpoint, manifest: Manifest) -> None:
+    if saved.label_space.classes != manifest.label_space.classes:
+        raise CheckpointError(
+            f"the checkpoint predicts {saved.label_space.num_classes} classes ({saved.label_space.name}), the data has "
+            f"{manifest.label_space.num_classes} ({manifest.label_space.name}); evaluate on data of its label space"
+        )

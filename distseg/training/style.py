@@ -17,6 +17,7 @@ from distseg.config import AugmentConfig, ModelConfig, RunConfig
 from distseg.data.loading import Batch, TrainReader, eval_samples
 from distseg.data.shards import Manifest, Shard, load_manifest
 from distseg.errors import CheckpointError, ConfigError, first_line
+from distseg.evaluation import World
 from distseg.models import Logits, SegmentationModel, Statistics, StyleLosses, StyleNetwork, load_backbone
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
@@ -24,7 +25,6 @@ from distseg.training.loop import (
     FiniteLosses,
     Report,
     Watch,
-    World,
     agreed_precision,
     due,
     keep_freed_memory,

@@ -53,8 +53,8 @@ from distseg.data.processes import in_processes
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards.manifest import Index, Manifest, Shard, load_manifest, read_index, read_sample
 from distseg.data.shards.packing import pack
+from distseg.evaluation import World
 from distseg.training.fit import prepare, train_step
-from distseg.training.loop import World
 
 SIZE_PX = (360, 480)
 BATCH = 16

@@ -30,10 +30,10 @@ from distseg.config import recipes
 from distseg.config.schema import CheckpointConfig, RunConfig, TrackingConfig
 from distseg.data.datasets import town
 from distseg.data.shards.packing import pack
+from distseg.evaluation import World
 from distseg.runs.finalize import finalize
 from distseg.runs.run import Run, check_run, fit_run
 from distseg.runs.worker import RunReport
-from distseg.training.loop import World
 
 LIMIT = 0.01
 FIRST_STEP = 10

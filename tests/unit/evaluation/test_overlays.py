@@ -15,7 +15,7 @@ import torch.distributed as dist
 from distseg.config.schema import EvaluateConfig, OptimConfig, RunConfig
 from distseg.data.loading.reader import EvalSample
 from distseg.errors import ConfigError
-from distseg.evaluation import panels
+from distseg.evaluation import World, panels
 from distseg.evaluation.bootstrap import class_counts
 from distseg.evaluation.metrics import confusion_matrix
 from distseg.evaluation.overlays import (
@@ -29,7 +29,6 @@ from distseg.evaluation.overlays import (
 from distseg.evaluation.panels import Overlay
 from distseg.training import checkpoint
 from distseg.training.fit import fit
-from distseg.training.loop import World
 from tests import ranks
 from tests.conftest import free_port
 from tests.unit.reviews import LABELS

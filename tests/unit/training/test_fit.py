@@ -13,10 +13,10 @@ from distseg.config.schema import CheckpointConfig, RunConfig, Sampling
 from distseg.data.datasets import town
 from distseg.data.shards.packing import pack
 from distseg.errors import ConfigError, DataError, TrainingError
+from distseg.evaluation import World
 from distseg.training import checkpoint
 from distseg.training.checkpoint import check_same_run
 from distseg.training.fit import fit, objective_of, select_data
-from distseg.training.loop import World
 from distseg.training.losses import class_weights
 from tests import ranks
 

@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from distseg.loop import keep_freed_memory
+from distseg.training.loop import keep_freed_memory
 
 
 def step():

@@ -13,13 +13,12 @@ from distseg import stylize
 from distseg.config.schema import AugmentConfig, CheckpointConfig, LossConfig, ModelConfig, RunConfig, StyleConfig
 from distseg.data.shards.manifest import load_manifest, read_index, read_sample
 from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
-from distseg.evaluate import load_model
+from distseg.evaluation import World
 from distseg.evaluation.inference import normalize
 from distseg.models import build_model
 from distseg.models.networks.adain import Statistics, StyleNetwork, adain, statistics
-from distseg.training import checkpoint
+from distseg.training import checkpoint, load_model
 from distseg.training.fit import fit
-from distseg.training.loop import World
 from distseg.training.style import Restyler, check_style, fit_style, load_network
 from tests import programs, ranks
 from tests.unit.training.test_fit import losses

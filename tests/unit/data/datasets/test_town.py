@@ -52,7 +52,7 @@ def test_a_frame_is_the_same_bytes_every_time(site: str) -> None:
 
 def test_a_frame_is_the_same_bytes_in_another_process() -> None:
     program = (
-        "import hashlib; from distseg.data import town;"
+        "import hashlib; from distseg.data.datasets import town;"
         "frame = town.frame(5, 'new-york', 'winter-night', 1, (48, 72));"
         "print(hashlib.sha256(b''.join(a.tobytes() for a in frame)).hexdigest())"
     )

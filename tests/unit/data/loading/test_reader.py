@@ -337,7 +337,7 @@ def test_a_dropped_reader_leaves_no_thread(pristine: Path) -> None:
 def test_an_abandoned_reader_does_not_keep_the_program_alive(pristine: Path) -> None:
     program = f"""
 import threading
-from distseg.data import reader, source
+from distseg.data.loading import reader, source
 from distseg.data.shards import load_manifest
 source.view_sample = lambda *args, **kwargs: threading.Event().wait()  # a network that never answers
 from distseg.data import threads
