@@ -320,7 +320,8 @@ def test_a_forked_child_has_its_own_client(moto_s3: str) -> None:
     storage.write_bytes(uri, b"from the parent")
     ours = s3._connection()
     program = (
-        "import os, sys, threading, warnings\nfrom distseg import storage\nfrom distseg.storage import s3\nuri = sys.argv[1]\n"
+        "import os, sys, threading, warnings\nfrom distseg import storage\nfrom distseg.storage import s3\n"
+        "uri = sys.argv[1]\n"
         "storage.read_bytes(uri)\nours = s3._connection()\nlock = s3._connecting[os.getpid()]\nlock.acquire()\n"
         "warnings.simplefilter('ignore')\nchild = os.fork()\n"
         "if child == 0:\n    good = storage.read_bytes(uri) == b'from the parent' and s3._connection() is not ours\n"

@@ -263,8 +263,8 @@ def test_a_killed_process_leaves_nothing_that_is_trusted(packed: Manifest, folde
     shard = packed.shards[0]
     program = f"""
 import time
-from distseg.data import shard_cache
-from distseg.data.manifest import load_manifest
+from distseg.data.loading import cache as shard_cache
+from distseg.data.shards import load_manifest
 cache.PIECE_BYTES = 1000
 class SlowStorage(type(cache.storage)):
     join = staticmethod(cache.storage.join)
