@@ -18,7 +18,7 @@ import tyro
 from distseg import cli, storage, tracking
 from distseg.errors import CheckpointError, ConfigError, TrackingError
 from distseg.review import RunReview, comparison_page, run_page
-from distseg.runs import HISTORY, read_about, review_of
+from distseg.runs import HISTORY_METRICS, build_review, read_run_json
 from distseg.tracking import History
 from distseg.training import checkpoint
 
@@ -80,18 +80,18 @@ def reviewed(uri: str) -> RunReview:
     name = uri.rstrip("/").rpartition("/")[2]
     history: History = {}
     if storage.exists(storage.join(uri, "run.json")):
-        about = read_about(uri)
+        about = read_run_json(uri)
         name, history = about["name"], _history(uri, about)
-    return review_of(name, saved, history=history)
+    return build_review(name, saved, history=history)
 
 
 def _history(uri: str, about: Mapping[str, Any]) -> History:
     """From the run's journal, else, for a run of before there were journals, from the server."""
-    history = tracking.history_of(tracking.read_journal(uri), HISTORY)
+    history = tracking.history_of(tracking.read_journal(uri), HISTORY_METRICS)
     if history or not about["run_id"]:
         return history
     try:
-        return tracking.read_history(about["tracking_uri"], about["run_id"], HISTORY)
+        return tracking.read_history(about["tracking_uri"], about["run_id"], HISTORY_METRICS)
     except TrackingError as error:
         log.warning("%s; the page has no training curves and no cost of %s", error, about["name"])
         return {}

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = cli.parse(Wanted, arguments, prog=PROG, description=__doc__ or "")
     run = Run.read(wanted.run)
     if wanted.uri:
-        run.send_to(tracking.checked_uri("--uri", wanted.uri), run.experiment)
+        run.set_tracking(tracking.checked_uri("--uri", wanted.uri), run.experiment)
     if not run.is_tracked:
         raise ConfigError(f"{run.uri}: was trained with tracking.uri off; name a server with --uri")
     try:
@@ -56,8 +56,8 @@ def show(run: Run, sent: Sent) -> None:
         print(f"sent        {', '.join(sent.files)}")
     if sent.is_ended:
         print(f"sent        status {run.status}")
-    if sent.handed_over.model_uri:
-        print(f"model       {sent.handed_over.model_uri}")
+    if sent.logged_network.model_uri:
+        print(f"model       {sent.logged_network.model_uri}")
     if not (sent.num_values or sent.num_pictures or sent.is_ended):
         print("all was there")
     if run.status == RUNNING:

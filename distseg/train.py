@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from distseg import cli, search, storage
+from distseg import cli, storage
 from distseg.cli.training_display import Screen
 from distseg.config import RunConfig, from_dict, recipes, to_dict
 from distseg.data import in_processes
@@ -128,12 +128,12 @@ def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) 
 def _train(config: RunConfig, resume: str | None) -> "Outcome | None":
     """Through Ray, or as the rank that torchrun started; the outcome is None on every rank but 0."""
     if "RANK" in os.environ:
-        from distseg.runs import train_as_rank
+        from distseg.runs import train_without_ray
 
         if os.environ["RANK"] != "0":
-            return train_as_rank(config, resume=resume)
+            return train_without_ray(config, resume=resume)
         with Screen(config.optim.max_steps) as screen:
-            return train_as_rank(config, resume=resume, show=screen)
+            return train_without_ray(config, resume=resume, show=screen)
     from distseg import orchestration
 
     with Screen(config.optim.max_steps) as screen:
@@ -153,7 +153,9 @@ def train_once(config: RunConfig) -> dict[str, Any]:
         if from_dict(result["config"]) != config:
             raise ConfigError(f"{uri}: made with another configuration; give another place, or remove {folder}")
         return result
-    begun = search.run_of(folder)
+    from distseg.runs import find_run_in
+
+    begun = find_run_in(folder)
     print(f"== {folder}{' goes on' if begun else ''}", flush=True)
     outcome = _train(config, begun)
     assert outcome is not None
@@ -173,7 +175,7 @@ def show(outcome: "Outcome", experiment: str) -> None:
     if outcome.run_id:
         print(f"MLflow run  {outcome.run_id}")
         print(f"open it     {tracking.run_link(outcome.tracking_uri, outcome.run_id, experiment)}")
-    handed = outcome.handed_over
+    handed = outcome.logged_network
     if handed.view_link:
         print(f"compare it  {handed.view_link}")
     if handed.model_uri:

@@ -31,7 +31,7 @@ from rich.table import Table
 from distseg import cli, search, storage, tracking
 from distseg.config import RunConfig, from_dict, recipes, to_dict, with_overrides
 from distseg.errors import ConfigError, DataError, TrackingError, TrainingError
-from distseg.runs import search_view, tracking_of, with_absolute_paths
+from distseg.runs import resolve_tracking, save_search_view, with_absolute_paths
 from distseg.search import Budget, ObjectiveName
 from distseg.train import ensure_town, read_config_file, train_once
 
@@ -276,7 +276,7 @@ def _asked_before(uri: str) -> tuple[Space, "Search", RunConfig]:
 
 def _open_parent(wanted: "Search", base: RunConfig) -> str:
     """The search's own MLflow run; empty if tracking is off or the server does not answer."""
-    uri, experiment = tracking_of(base)
+    uri, experiment = resolve_tracking(base)
     if uri == tracking.OFF:
         return ""
     tags = {"stage": "search", "search.uri": wanted.uri, "search.objective": wanted.objective}
@@ -319,14 +319,14 @@ def _conclude(wanted: "Search", base: RunConfig, status: str) -> search.Trial | 
         metrics |= {"search/best_objective": best.score(wanted.objective) or 0.0, "search/best_trial": best.number}
         print(f"best        trial {best.number}, {wanted.objective} {best.score(wanted.objective):.4f}")
         print(f"            python -m distseg.train --config {storage.join(wanted.uri, 'best.json')}")
-    uri, _ = tracking_of(base)
+    uri, _ = resolve_tracking(base)
     if wanted.parent_run_id:
         curve = search.best_so_far(trials, wanted.objective)
         try:
             tracking.finish_search(uri, wanted.parent_run_id, status, metrics, curve, texts, description=table)
         except TrackingError as error:
             log.warning("%s; the search is not closed there", error)
-        if link := search_view(uri, base, list(wanted.space)):
+        if link := save_search_view(uri, base, list(wanted.space)):
             print(f"compare it  {link}")
     return best
 

@@ -27,7 +27,7 @@ from distseg.config.schema import (
 from distseg.data.shards.manifest import load_manifest
 from distseg.runs.finalize import Outcome, finalize
 from distseg.runs.run import Run
-from distseg.runs.worker import RunReport
+from distseg.runs.worker import RunReporter
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 from tests.recorded import Recorded
@@ -98,12 +98,12 @@ def train(
 ) -> Ended:
     """As `rank.train_as_rank`; a KeyboardInterrupt of `before_step` ends it. Without `is_drawn` it has no report."""
     held_s, manifest = Held(), load_manifest(config.data.uri)
-    run = Run.again(resume, config) if resume else Run.new(config)
+    run = Run.resume(resume, config) if resume else Run.new(config)
     found = checkpoint.newest(run.uri) if resume else None
     saved = found[1] if found else None
     start_s = time.perf_counter()
     run.open(config, manifest, saved)
-    report = RunReport(config, run, saved)
+    report = RunReporter(config, run, saved)
     held_s.opening = time.perf_counter() - start_s
     status = "KILLED"
     try:
@@ -127,7 +127,7 @@ def train(
     return Ended(outcome, held_s)
 
 
-def snapshot(config: RunConfig, step: int, report: RunReport, is_drawn: bool) -> Checkpoint:
+def snapshot(config: RunConfig, step: int, report: RunReporter, is_drawn: bool) -> Checkpoint:
     shown = example()
     return Checkpoint(
         step=step,

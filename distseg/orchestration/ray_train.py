@@ -45,15 +45,15 @@ from distseg.orchestration import cluster
 from distseg.orchestration.metrics import Exporter
 from distseg.orchestration.trainer import LeanTorchTrainer
 from distseg.runs import (
-    Follower,
+    NullReporter,
     Outcome,
+    ProgressCallback,
     Run,
-    RunReport,
-    Show,
+    RunReporter,
     check_run,
     finalize,
     fit_run,
-    saved_before,
+    load_resume_checkpoint,
     with_absolute_paths,
 )
 from distseg.training import checkpoint
@@ -74,7 +74,7 @@ def train(
     config: RunConfig,
     *,
     resume: str | None = None,
-    show: Show | None = None,
+    show: ProgressCallback | None = None,
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[UserCallback] = (),
     job: str = "",
@@ -89,9 +89,9 @@ def train(
     """
     config = with_absolute_paths(config)
     manifest = check_run(config)
-    run = Run.again(resume, config) if resume else Run.new(config)
+    run = Run.resume(resume, config) if resume else Run.new(config)
     run.tags |= tags or {}
-    saved = saved_before(run, config, manifest)
+    saved = load_resume_checkpoint(run, config, manifest)
     storage.check_writable(run.uri.rpartition("/")[0])
     if config.scaling.min_workers:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", GROUP_START_TIMEOUT_S)
@@ -170,7 +170,7 @@ def _trainer(config: RunConfig, run: Run, watcher: Queue, callbacks: Sequence[Us
 
 
 @contextlib.contextmanager
-def _watching(config: RunConfig, show: Show | None) -> Iterator[Queue]:
+def _watching(config: RunConfig, show: ProgressCallback | None) -> Iterator[Queue]:
     """A queue for what rank 0 logs, as Show takes it, and all ranks' warnings; shown by a thread of this process.
 
     It also warns when the workers are waited for, as otherwise a cluster that is full or has lost a machine says
@@ -321,7 +321,7 @@ def _worker(options: Mapping[str, Any]) -> None:
         _send(watcher, STARTED)
     saved = agreed_checkpoint(run.uri, world)
     with contextlib.ExitStack() as opened:
-        report: Follower | RunReport = _RayFollower()
+        report: NullReporter | RunReporter = _RayNullReporter()
         if world.rank == 0:
             exporter = opened.enter_context(contextlib.closing(Exporter(config, run.name)))
 
@@ -329,7 +329,7 @@ def _worker(options: Mapping[str, Any]) -> None:
                 _send(watcher, (step, dict(metrics), worst_condition))
                 exporter.log(step, metrics, worst_condition)
 
-            report = _RayReport(config, run, saved, show)
+            report = _RayReporter(config, run, saved, show)
         opened.enter_context(contextlib.closing(report))
         fit_run(config, world, report, resume=saved, run_id=run.run_id)
 
@@ -369,10 +369,12 @@ def _reported(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
     return {"step": step, "val/mIoU": NO_SCORE} | {name: metrics[name] for name in _TOLD if name in metrics}
 
 
-class _RayReport(RunReport):
+class _RayReporter(RunReporter):
     """Rank 0: Ray Train uploads its checkpoints beside the training, and prunes them."""
 
-    def __init__(self, config: RunConfig, run: Run, saved: Checkpoint | None, show: Show | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, run: Run, saved: Checkpoint | None, show: ProgressCallback | None = None
+    ) -> None:
         super().__init__(config, run, saved, show)
         self._prefix = f"distseg-checkpoint-{run.name}-"
         for left_by_a_killed_worker in Path(tempfile.gettempdir()).glob(f"{glob.escape(self._prefix)}*"):
@@ -420,7 +422,7 @@ def forget_checkpoints(run_uri: str) -> None:
     storage.delete(storage.join(run_uri, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME))
 
 
-class _RayFollower(Follower):
+class _RayNullReporter(NullReporter):
     """The other ranks: Ray Train's report is a barrier."""
 
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:

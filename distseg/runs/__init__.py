@@ -1,41 +1,43 @@
 """TODO distseg.runs."""
 
 from distseg.runs.finalize import Outcome, Sent, finalize, send_run
-from distseg.runs.model_logging import search_view
-from distseg.runs.report import HISTORY, review_of
+from distseg.runs.model_logging import save_search_view
+from distseg.runs.report import HISTORY_METRICS, build_review
 from distseg.runs.run import (
     RUNNING,
+    ProgressCallback,
     Run,
-    Show,
     check_run,
+    find_run_in,
     fit_run,
-    read_about,
+    load_resume_checkpoint,
     read_config,
-    saved_before,
-    tracking_of,
+    read_run_json,
+    resolve_tracking,
     with_absolute_paths,
 )
-from distseg.runs.worker import Follower, RunReport, train_as_rank
+from distseg.runs.worker import NullReporter, RunReporter, train_without_ray
 
 __all__ = [
-    "HISTORY",
+    "HISTORY_METRICS",
     "RUNNING",
-    "Follower",
+    "NullReporter",
     "Outcome",
+    "ProgressCallback",
     "Run",
-    "RunReport",
+    "RunReporter",
     "Sent",
-    "Show",
+    "build_review",
     "check_run",
     "finalize",
+    "find_run_in",
     "fit_run",
-    "read_about",
+    "load_resume_checkpoint",
     "read_config",
-    "review_of",
-    "saved_before",
-    "search_view",
+    "read_run_json",
+    "resolve_tracking",
+    "save_search_view",
     "send_run",
-    "tracking_of",
-    "train_as_rank",
+    "train_without_ray",
     "with_absolute_paths",
 ]

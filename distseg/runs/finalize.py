@@ -10,9 +10,9 @@ from distseg.config import RunConfig
 from distseg.errors import CheckpointError, DataError, StorageError, TrackingError
 from distseg.evaluation import overlay_pictures
 from distseg.review import RunReview, run_markdown
-from distseg.runs.model_logging import HandedOver, hand_over
+from distseg.runs.model_logging import LoggedNetwork, log_network
 from distseg.runs.provenance import ENVIRONMENT_FILE, environment_tags
-from distseg.runs.report import CONDITIONS_PLOT, HISTORY, MODEL_CARD, files_of, review_of
+from distseg.runs.report import CONDITIONS_PLOT, HISTORY_METRICS, MODEL_CARD, build_review, files_of
 from distseg.runs.run import RUNNING, Run, now_ms, read_config
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ class Outcome:
     tracking_uri: str
     run_id: str  # MLflow's; empty if tracking is off or the server never answered
     is_sent: bool = True  # False: the server lacks some of it, which `python -m distseg.sync` sends
-    handed_over: HandedOver = field(default_factory=HandedOver)
+    logged_network: LoggedNetwork = field(default_factory=LoggedNetwork)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,14 @@ class Sent:
     num_pictures: int  # likewise
     is_ended: bool  # what belongs to its end was sent
     files: tuple[str, ...]  # artifacts of that, by name
-    handed_over: HandedOver
+    logged_network: LoggedNetwork
 
 
 class _Left(NamedTuple):
     """What a run leaves to be looked at."""
 
     saved: Checkpoint | None  # the best
-    records: list[tracking.Record]
+    records: list[tracking.MetricRecord]
     review: RunReview | None
     files: dict[str, bytes]
     tags: dict[str, str]
@@ -65,13 +65,13 @@ def finalize(run: Run, status: str) -> Outcome:
     """
     run.status, run.ended_ms = status, now_ms()
     uri, saved = "", None
-    handed_over, is_sent = HandedOver(), True
+    logged_network, is_sent = LoggedNetwork(), True
     try:
-        run.write_about()
+        run.write_run_json()
         if found := checkpoint.best(run.uri):
             uri, saved = found
-        handed_over = _finish(run, read_config(run.uri), saved)
-        run.write_about()  # with the MLflow run's id, if only now it is known
+        logged_network = _finish(run, read_config(run.uri), saved)
+        run.write_run_json()  # with the MLflow run's id, if only now it is known
     except (TrackingError, StorageError, CheckpointError) as error:
         log.warning("%s; send the rest later: python -m distseg.sync %s", error, run.uri)
         is_sent = False
@@ -83,16 +83,16 @@ def finalize(run: Run, status: str) -> Outcome:
         tables=saved.tables if saved else {},
         tracking_uri=run.tracking_uri,
         run_id=run.run_id,
-        is_sent=is_sent and handed_over.is_whole,
-        handed_over=handed_over,
+        is_sent=is_sent and logged_network.is_whole,
+        logged_network=logged_network,
     )
 
 
-def _finish(run: Run, config: RunConfig, saved: Checkpoint | None) -> HandedOver:
+def _finish(run: Run, config: RunConfig, saved: Checkpoint | None) -> LoggedNetwork:
     left = _left_by(run, saved)
     if not run.is_tracked:
-        return HandedOver()
-    closed = tracking.read_closed(run.uri)
+        return LoggedNetwork()
+    closed = tracking.read_journal_end(run.uri)
     known = [run.run_id] if run.run_id else []
 
     def send() -> None:
@@ -104,8 +104,10 @@ def _finish(run: Run, config: RunConfig, saved: Checkpoint | None) -> HandedOver
         _send_end(run, run_id, left)
         run.run_id = run_id
 
-    tracking.within(tracking.FINISH_WAIT_S, run.tracking_uri, send, attempts=3)
-    return tracking.within(tracking.MODEL_WAIT_S, run.tracking_uri, lambda: _hand_over(run, config, run.run_id, left))
+    tracking.call_with_timeout(tracking.FINISH_WAIT_S, run.tracking_uri, send, attempts=3)
+    return tracking.call_with_timeout(
+        tracking.MODEL_WAIT_S, run.tracking_uri, lambda: _log_network(run, config, run.run_id, left)
+    )
 
 
 def send_run(run: Run) -> Sent:
@@ -126,11 +128,11 @@ def send_run(run: Run) -> Sent:
         left = _left_by(run, found[1] if found else None)
     num_values = tracking.send_records(run.tracking_uri, run_id, left.records)
     num_pictures = 0 if is_sent else _send_pictures(run, run_id, found[1] if found else None)
-    handed_over = HandedOver()
+    logged_network = LoggedNetwork()
     if has_ended and not is_sent:
         _send_end(run, run_id, left)
-        handed_over = _hand_over(run, config, run_id, left)
-        if not handed_over.is_whole:
+        logged_network = _log_network(run, config, run_id, left)
+        if not logged_network.is_whole:
             raise TrackingError(f"MLflow at {run.tracking_uri}: all but the model is there")
     return Sent(
         run_id=run_id,
@@ -139,7 +141,7 @@ def send_run(run: Run) -> Sent:
         num_pictures=num_pictures,
         is_ended=has_ended and not is_sent,
         files=tuple(sorted(left.files)),
-        handed_over=handed_over,
+        logged_network=logged_network,
     )
 
 
@@ -152,8 +154,8 @@ def _left_by(run: Run, saved: Checkpoint | None) -> _Left:
         tags["worst_condition"] = str(saved.tables["worst_condition"] or "")
         files["tables/conditions.json"] = json.dumps(saved.tables, indent=1).encode()
         try:
-            history = tracking.history_of(records, HISTORY)
-            review = review_of(run.name, saved, dataset=run.dataset, history=history)
+            history = tracking.history_of(records, HISTORY_METRICS)
+            review = build_review(run.name, saved, dataset=run.dataset, history=history)
             files |= files_of(review)
         except Exception as error:  # noqa: BLE001 — a picture that cannot be drawn must not cost a run its end
             log.warning("the report could not be made: %r", error)
@@ -162,11 +164,11 @@ def _left_by(run: Run, saved: Checkpoint | None) -> _Left:
     return _Left(saved, records, review, files, tags)
 
 
-def _records(run: Run) -> list[tracking.Record]:
+def _records(run: Run) -> list[tracking.MetricRecord]:
     """All metrics that the run measured, as far as they can be read from here."""
     records = tracking.read_journal(run.uri, run.mlflow_name)
-    found = None if tracking.read_closed(run.uri) else checkpoint.newest(run.uri)
-    return tracking.each_once([*records, *(found[1].records if found else [])])
+    found = None if tracking.read_journal_end(run.uri) else checkpoint.newest(run.uri)
+    return tracking.without_repeats([*records, *(found[1].records if found else [])])
 
 
 def _environment(run: Run) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -200,12 +202,12 @@ def _send_end(run: Run, run_id: str, left: _Left) -> None:
     tracking.finish_run(run.tracking_uri, run_id, run.status, left.files, tags, ended_ms=run.ended_ms)
 
 
-def _hand_over(run: Run, config: RunConfig, run_id: str, left: _Left) -> HandedOver:
+def _log_network(run: Run, config: RunConfig, run_id: str, left: _Left) -> LoggedNetwork:
     """The model, of a training that was evaluated. Then all is there, and is marked so. Raises TrackingError."""
-    handed_over = HandedOver()
+    logged_network = LoggedNetwork()
     is_training = run.tags.get("stage", "train") == "train"
     if is_training and left.saved is not None and "conditions" in left.saved.tables:
-        handed_over = hand_over(
+        logged_network = log_network(
             run.tracking_uri,
             run_id,
             config.tracking,
@@ -215,6 +217,6 @@ def _hand_over(run: Run, config: RunConfig, run_id: str, left: _Left) -> HandedO
             card=left.files.get(MODEL_CARD, b"").decode(),
             has_finished=run.status == "FINISHED",
         )
-    if handed_over.is_whole:
+    if logged_network.is_whole:
         tracking.mark_sent(run.tracking_uri, run_id, run.ended_ms)
-    return handed_over
+    return logged_network

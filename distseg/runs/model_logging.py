@@ -13,7 +13,7 @@ from distseg import evaluation, tracking
 from distseg.config import RunConfig, TrackingConfig
 from distseg.data.shards import load_manifest
 from distseg.errors import DistsegError
-from distseg.tracking import DataInput, Registered, TrackedModel, View
+from distseg.tracking import ComparisonView, DataInput, ModelToLog, RegisteredVersion
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
@@ -24,16 +24,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandedOver:
+class LoggedNetwork:
     """Empty where there is none."""
 
     model_uri: str = ""  # what mlflow.pyfunc.load_model takes
-    registered: Registered | None = None
+    registered: RegisteredVersion | None = None
     view_link: str = ""
     is_whole: bool = True  # False: the server did not take the model, or did not register it
 
 
-def hand_over(
+def log_network(
     uri: str,
     run_id: str,
     config: TrackingConfig,
@@ -43,33 +43,33 @@ def hand_over(
     inputs: Sequence[DataInput],
     card: str = "",
     has_finished: bool = True,
-) -> HandedOver:
+) -> LoggedNetwork:
     """Logs and registers the network of `saved`, an evaluated checkpoint, as `config` asks, and saves the view.
 
     A run that has not finished is to be resumed, and logs its model then.
     """
-    view = View(dataset=dataset, conditions=tuple(sorted(saved.tables["conditions"])))
+    view = ComparisonView(dataset=dataset, conditions=tuple(sorted(saved.tables["conditions"])))
     view_link = _or_warn(lambda: tracking.save_view(uri, config.experiment, view)) or ""
     if not (has_finished and config.log_model):
-        return HandedOver(view_link=view_link)
+        return LoggedNetwork(view_link=view_link)
     model = _or_warn(lambda: tracked_model(saved, inputs, card))
     model_id = _or_warn(lambda: tracking.log_model(uri, run_id, model)) if model else None
     if model is None or not model_id:
-        return HandedOver(view_link=view_link, is_whole=model is None)
+        return LoggedNetwork(view_link=view_link, is_whole=model is None)
     registered, name = None, config.register
     if name is not None:
         registered = _or_warn(
             lambda: tracking.register_model(uri, run_id, model_id, model, name=name, objective=config.objective)
         )
     is_whole = name is None or registered is not None
-    return HandedOver(model_uri=f"models:/{model_id}", registered=registered, view_link=view_link, is_whole=is_whole)
+    return LoggedNetwork(model_uri=f"models:/{model_id}", registered=registered, view_link=view_link, is_whole=is_whole)
 
 
-def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> TrackedModel:
+def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> ModelToLog:
     """Raises CheckpointError for a network that one file cannot hold."""
     worst: Mapping[str, str | None] = {"worst_condition": saved.tables.get("worst_condition")}
     tags = {"data.digest": saved.manifest_digest, "git.commit": saved.code_version, **worst}
-    return TrackedModel(
+    return ModelToLog(
         name=saved.config.name,
         file=checkpoint.as_one_file(saved),
         step=saved.step,
@@ -80,14 +80,14 @@ def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> 
     )
 
 
-def search_view(uri: str, config: RunConfig, params: Sequence[str]) -> str:
+def save_search_view(uri: str, config: RunConfig, params: Sequence[str]) -> str:
     """Where a search's trials are compared, by the fields it varies; empty if that could not be saved."""
 
     def save() -> str:
         data, manifest = config.data, load_manifest(config.data.uri)
         shards = evaluation.evaluation_shards(manifest, data.val_split, data.val_conditions)
         conditions = tuple(sorted({shard.condition for shard in shards}))
-        view = View(dataset=manifest.dataset, conditions=conditions, stage="trial", params=tuple(params))
+        view = ComparisonView(dataset=manifest.dataset, conditions=conditions, stage="trial", params=tuple(params))
         return tracking.save_view(uri, config.tracking.experiment, view)
 
     return _or_warn(save) or ""

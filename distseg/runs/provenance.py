@@ -89,8 +89,8 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    as_tracking_error = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(as_tracking_error, platform.processor() or platform.machine())
 
 
 def environment_tags(data: bytes) -> dict[str, str]:

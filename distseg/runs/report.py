@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from distseg.config import RunConfig, to_dict
 from distseg.evaluation import ImageCounts, overlays_from_tensors
 from distseg.review import Cost, RunReview, model_card, run_page
-from distseg.tracking import History, Point
+from distseg.tracking import History, MetricPoint
 from distseg.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ MODEL_CARD = "report/model_card.md"
 PAUSE_S = 900.0  # between two records of a run at work: what is longer is taken for a pause
 
 
-HISTORY = (*CURVES, "train/images_per_s", "train/data_wait_fraction")
+HISTORY_METRICS = (*CURVES, "train/images_per_s", "train/data_wait_fraction")
 
 
-def review_of(name: str, saved: Checkpoint, *, dataset: str = "", history: History | None = None) -> RunReview:
+def build_review(name: str, saved: Checkpoint, *, dataset: str = "", history: History | None = None) -> RunReview:
     """`saved` must have been evaluated."""
     history = history or {}
     images = saved.evaluation.get("images")
@@ -66,7 +66,7 @@ def _cost(config: RunConfig, history: History) -> Cost:
     )
 
 
-def _mean(points: Sequence[Point]) -> float | None:
+def _mean(points: Sequence[MetricPoint]) -> float | None:
     return sum(point.value for point in points) / len(points) if points else None
 
 

@@ -30,7 +30,7 @@ from distseg.training.checkpoint import Checkpoint
 log = logging.getLogger(__name__)
 
 # (step, metrics, worst condition, "" if they are no evaluation): whatever shows a run's progress
-Show = Callable[[int, Mapping[str, float], str], None]
+ProgressCallback = Callable[[int, Mapping[str, float], str], None]
 
 RUNNING = "RUNNING"  # also of a run whose process was killed
 
@@ -60,23 +60,23 @@ class Run:
     def new(cls, config: RunConfig) -> "Run":
         name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         uri = storage.join(storage.absolute(config.checkpoint.uri), name)
-        return cls(name, uri, *tracking_of(config), started_ms=now_ms())
+        return cls(name, uri, *resolve_tracking(config), started_ms=now_ms())
 
     @classmethod
-    def again(cls, uri: str, config: RunConfig) -> "Run":
+    def resume(cls, uri: str, config: RunConfig) -> "Run":
         """The run whose directory is `uri`, to go on. Raises CheckpointError if there is none."""
         run = cls.read(uri)
         run.is_resumed = True
-        run.send_to(*tracking_of(config))
+        run.set_tracking(*resolve_tracking(config))
         return run
 
     @classmethod
     def read(cls, uri: str) -> "Run":
         """The run whose directory is `uri`, as it was left. Raises CheckpointError if there is none."""
         uri = storage.absolute(uri)
-        return cls(uri=uri, **read_about(uri))
+        return cls(uri=uri, **read_run_json(uri))
 
-    def send_to(self, tracking_uri: str, experiment: str) -> None:
+    def set_tracking(self, tracking_uri: str, experiment: str) -> None:
         """The server it belongs to from now on."""
         if (tracking_uri, experiment) != (self.tracking_uri, self.experiment):
             self.tracking_uri, self.experiment, self.run_id = tracking_uri, experiment, ""
@@ -124,7 +124,7 @@ class Run:
                 self.run_id, self.problem = "", str(error)
                 log.warning("%s; training goes on, its metrics are kept and sent later", error)
         storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
-        self.write_about()
+        self.write_run_json()
         if saved is not None:
             checkpoint.set_damaged_aside(self.uri, saved.step)
 
@@ -160,9 +160,9 @@ class Run:
         records = tracking.read_journal(other_uri)
         tracking.replace_journal(self.uri, [record for record in records if record["step"] <= saved.step])
         self.attempt, self.run_id = self.attempt + 1, ""
-        self.write_about()
+        self.write_run_json()
 
-    def write_about(self) -> None:
+    def write_run_json(self) -> None:
         """run.json, which `read` reads."""
         about = {name: getattr(self, name) for name in _KEPT} | {"inputs": [used._asdict() for used in self.inputs]}
         storage.write_bytes(storage.join(self.uri, "run.json"), json.dumps(about, indent=1).encode())
@@ -172,7 +172,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def tracking_of(config: RunConfig) -> tuple[str, str]:
+def resolve_tracking(config: RunConfig) -> tuple[str, str]:
     """(tracking URI, experiment) of a run. Raises ConfigError for a URI that carries a password."""
     uri = config.tracking.uri
     return uri if uri == tracking.OFF else tracking.checked_uri("tracking.uri", uri), config.tracking.experiment
@@ -182,7 +182,7 @@ _NOT_KEPT = ("uri", "job_id", "is_resumed", "problem")
 _KEPT = tuple(each.name for each in fields(Run) if each.name not in _NOT_KEPT)
 
 
-def read_about(run_uri: str) -> dict[str, Any]:
+def read_run_json(run_uri: str) -> dict[str, Any]:
     """run.json of a run's directory, the fields of Run. Raises CheckpointError if there is none."""
     uri = storage.join(run_uri, "run.json")
     if not storage.exists(uri):
@@ -196,9 +196,15 @@ def read_about(run_uri: str) -> dict[str, Any]:
         raise CheckpointError(f"{uri} is damaged ({error!r}); start a new run") from None
 
 
+def find_run_in(folder: str) -> str | None:
+    """The directory of a run somewhere below `folder`, a path or s3:// URI; None if no run has begun there."""
+    uris = (entry.uri for entry in storage.list_files(folder))
+    return next((uri.removesuffix("/run.json") for uri in uris if uri.endswith("/run.json")), None)
+
+
 def read_config(run_uri: str) -> RunConfig:
     """The configuration a run was started with. Raises CheckpointError if it cannot be read."""
-    read_about(run_uri)
+    read_run_json(run_uri)
     uri = storage.join(run_uri, "config.json")
     try:
         return from_dict(json.loads(storage.read_bytes(uri)))
@@ -230,7 +236,7 @@ def fit_run(config: RunConfig, world: World, report: Report, *, resume: Checkpoi
     train(config, world, report, resume=resume, run_id=run_id)
 
 
-def saved_before(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint | None:
+def load_resume_checkpoint(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint | None:
     """The checkpoint that a resumed run goes on from. Raises if it cannot, before anything of the run is touched."""
     found = checkpoint.newest(run.uri) if run.is_resumed else None
     if found is None:

@@ -14,32 +14,34 @@ from distseg.errors import ResourceError, StorageError
 from distseg.evaluation import World, torchrun_world
 from distseg.runs.finalize import Outcome, finalize
 from distseg.runs.provenance import ENVIRONMENT_FILE, environment
-from distseg.runs.run import Run, Show, check_run, fit_run, saved_before, with_absolute_paths
+from distseg.runs.run import ProgressCallback, Run, check_run, fit_run, load_resume_checkpoint, with_absolute_paths
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
 
-class RunReport:
+class RunReporter:
     """fit's Report on rank 0: metrics to MLflow and to whoever watches, checkpoints into the run's directory."""
 
-    def __init__(self, config: RunConfig, run: Run, saved: Checkpoint | None, show: Show | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, run: Run, saved: Checkpoint | None, show: ProgressCallback | None = None
+    ) -> None:
         self.config, self.run, self.show = config, run, show
         about = json.dumps(environment(run.job_id), indent=1)
         storage.write_bytes(storage.join(run.uri, ENVIRONMENT_FILE), about.encode())
         tracking.reopen_journal(run.uri)
         known = tracking.read_journal(run.uri, run.mlflow_name)
-        records = tracking.each_once([*known, *(saved.records if saved else [])])
+        records = tracking.without_repeats([*known, *(saved.records if saved else [])])
         self.journal = tracking.Journal(run.uri, run.mlflow_name)
         self.journal.keep(records[len(known) :])
         self.metric_log: tracking.MetricLog | None = None
         self.picture_log: tracking.PictureLog | None = None
         self._opening = threading.Lock()  # two threads must not create two runs
         if run.is_tracked:
-            uri, told = run.tracking_uri, run.problem
-            self.metric_log = tracking.MetricLog(uri, self._open_run, earlier=records, told=told)
-            self.picture_log = tracking.PictureLog(uri, self._open_run, told=told)
+            uri, known_problem = run.tracking_uri, run.problem
+            self.metric_log = tracking.MetricLog(uri, self._open_run, earlier=records, known_problem=known_problem)
+            self.picture_log = tracking.PictureLog(uri, self._open_run, known_problem=known_problem)
         if saved is not None:
             self.pictures(saved.step, evaluation.overlay_pictures(saved.evaluation))  # unless MLflow has them
 
@@ -88,7 +90,9 @@ class RunReport:
             log.warning("%s", error)
 
 
-def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | None = None) -> Outcome | None:
+def train_without_ray(
+    config: RunConfig, *, resume: str | None = None, show: ProgressCallback | None = None
+) -> Outcome | None:
     """One rank of a training without Ray, alone or as torchrun's environment says. The outcome on rank 0, else None."""
     check_divides(config.data.batch_size, [int(os.environ.get("WORLD_SIZE", 1))], config.optim.accumulate_steps)
     config = with_absolute_paths(config)
@@ -97,11 +101,11 @@ def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | 
     if config.scaling.gpu and world.device.type != "cuda":
         raise ResourceError("scaling.gpu = True: torch sees no GPU on this machine; give False, or use another machine")
     run = agreed_run(config, resume, world)
-    saved = saved_before(run, config, manifest)
-    report: RunReport | Follower = Follower()
+    saved = load_resume_checkpoint(run, config, manifest)
+    report: RunReporter | NullReporter = NullReporter()
     if world.rank == 0:
         run.open(config, manifest, saved)
-        report = RunReport(config, run, saved, show)
+        report = RunReporter(config, run, saved, show)
     status = "FAILED"
     try:
         fit_run(config, world, report, resume=saved, run_id=run.run_id)
@@ -117,13 +121,13 @@ def train_as_rank(config: RunConfig, *, resume: str | None = None, show: Show | 
 
 def agreed_run(config: RunConfig, resume: str | None, world: World) -> Run:
     """The run that --resume names, or a new one; its name is rank 0's on every rank."""
-    run = [Run.again(resume, config) if resume else Run.new(config)]
+    run = [Run.resume(resume, config) if resume else Run.new(config)]
     if world.size > 1:
         dist.broadcast_object_list(run, src=0)
     return run[0]
 
 
-class Follower:
+class NullReporter:
     """fit's Report on every rank but 0, which only keeps step."""
 
     def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:

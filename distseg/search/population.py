@@ -21,7 +21,7 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer
 from distseg import orchestration
 from distseg.config import RunConfig
 from distseg.errors import CheckpointError, ConfigError
-from distseg.runs import Run
+from distseg.runs import Run, find_run_in
 from distseg.search import records
 from distseg.training import checkpoint
 
@@ -144,7 +144,7 @@ def take_over(config: RunConfig, search_uri: str, trial_id: str, other_id: str, 
     folder, others = records.trial_folder(search_uri, trial_id), records.trial_folder(search_uri, other_id)
     if records.has_taken_over(folder, other_id, step):
         return
-    run_uri, other_uri = records.run_of(folder), records.run_of(others)
+    run_uri, other_uri = find_run_in(folder), find_run_in(others)
     if run_uri is None or other_uri is None:
         raise CheckpointError(f"{folder}: cannot take over {others}: one of them has no training")
     found = checkpoint.found_in(other_uri)  # newest first; the other may have gone on meanwhile

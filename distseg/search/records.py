@@ -131,12 +131,6 @@ def why_ended(folder: str) -> str:
     return str(read_json(storage.join(folder, "ended.json"))["error"])
 
 
-def run_of(folder: str) -> str | None:
-    """The directory of the trial's training, if it has begun one."""
-    uris = (entry.uri for entry in storage.list_files(folder))
-    return next((uri.removesuffix("/run.json") for uri in uris if uri.endswith("/run.json")), None)
-
-
 def read_evaluations(folder: str) -> list[Evaluation]:
     """By step. Raises DataError naming a record that is damaged."""
     entries = storage.list_files(storage.join(folder, "evaluations"))

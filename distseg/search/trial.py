@@ -19,6 +19,7 @@ from distseg.data.shards import load_manifest
 from distseg.errors import DistsegError
 from distseg.evaluation import latency_ms, resolve_precision
 from distseg.models import build_model
+from distseg.runs import find_run_in
 from distseg.search import population, records
 from distseg.search.records import ObjectiveName, SecondName
 from distseg.tracking import VARIED_TAG
@@ -52,7 +53,7 @@ def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str,
     seeds = range(config.seed, config.seed + options["seeds"])
     if len(seeds) == 1:
         relay = _Relay(folder, options["objective"], costs, tells_tune=True)
-        orchestration.train(config, resume=records.run_of(folder), tags=tags, callbacks=[relay], job=options["job"])
+        orchestration.train(config, resume=find_run_in(folder), tags=tags, callbacks=[relay], job=options["job"])
     else:
         metrics = _mean_over_seeds(config, seeds, folder, tags, options)
         records.record(folder, config.optim.max_steps, metrics)
@@ -71,7 +72,7 @@ def _mean_over_seeds(
         seeded = replace(config, seed=seed, checkpoint=replace(config.checkpoint, uri=place))
         if not records.has_ended(place):
             relay = _Relay(place, options["objective"], {}, tells_tune=False)
-            orchestration.train(seeded, resume=records.run_of(place), tags=tags, callbacks=[relay], job=options["job"])
+            orchestration.train(seeded, resume=find_run_in(place), tags=tags, callbacks=[relay], job=options["job"])
             records.end(place, "finished")
         last.append(records.read_evaluations(place)[-1].metrics)
     return {name: statistics.fmean(metrics[name] for metrics in last) for name in last[0]}

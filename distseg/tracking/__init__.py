@@ -15,32 +15,30 @@ from distseg.tracking.client import (
     FINISH_WAIT_S,
     MODEL_WAIT_S,
     OFF,
+    call_with_timeout,
     checked_uri,
     is_local_file,
     resolve_uri,
-    within,
 )
 from distseg.tracking.journal import (
     Journal,
-    Record,
+    MetricRecord,
     close_journal,
-    each_once,
     history_of,
-    read_closed,
     read_journal,
+    read_journal_end,
     reopen_journal,
     replace_journal,
+    without_repeats,
 )
 from distseg.tracking.metric_log import MetricLog, send_records
-from distseg.tracking.models import Registered, TrackedModel, log_model, register_model
-from distseg.tracking.picture_log import PictureLog, send_pictures
-from distseg.tracking.runs import (
+from distseg.tracking.mlflow_runs import (
     DESCRIPTION_TAG,
     PARAMS,
     VARIED_TAG,
     DataInput,
     History,
-    Point,
+    MetricPoint,
     delete_replaced,
     find_run,
     finish_run,
@@ -51,7 +49,9 @@ from distseg.tracking.runs import (
     read_history,
     run_link,
 )
-from distseg.tracking.views import View, save_view
+from distseg.tracking.picture_log import PictureLog, send_pictures
+from distseg.tracking.registry import ModelToLog, RegisteredVersion, log_model, register_model
+from distseg.tracking.saved_view import ComparisonView, save_view
 
 __all__ = [
     "CLOSE_WAIT_S",
@@ -61,20 +61,20 @@ __all__ = [
     "OFF",
     "PARAMS",
     "VARIED_TAG",
+    "ComparisonView",
     "DataInput",
     "History",
     "Journal",
     "MetricLog",
+    "MetricPoint",
+    "MetricRecord",
+    "ModelToLog",
     "PictureLog",
-    "Point",
-    "Record",
-    "Registered",
-    "TrackedModel",
-    "View",
+    "RegisteredVersion",
+    "call_with_timeout",
     "checked_uri",
     "close_journal",
     "delete_replaced",
-    "each_once",
     "find_run",
     "finish_run",
     "finish_search",
@@ -84,9 +84,9 @@ __all__ = [
     "log_model",
     "mark_sent",
     "open_run",
-    "read_closed",
     "read_history",
     "read_journal",
+    "read_journal_end",
     "register_model",
     "reopen_journal",
     "replace_journal",
@@ -95,5 +95,5 @@ __all__ = [
     "save_view",
     "send_pictures",
     "send_records",
-    "within",
+    "without_repeats",
 ]

@@ -104,7 +104,7 @@ def _make_tables(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def patient(num_bytes: int, bytes_per_s: float = 4e6) -> Iterator[None]:
+def extended_timeout(num_bytes: int, bytes_per_s: float = 4e6) -> Iterator[None]:
     """For an upload, which a server answers when it has passed the whole file on. A user's own timeout stays."""
     if os.environ.get(TIMEOUT, TIMEOUT_S) != TIMEOUT_S:
         yield
@@ -116,7 +116,7 @@ def patient(num_bytes: int, bytes_per_s: float = 4e6) -> Iterator[None]:
         os.environ[TIMEOUT] = TIMEOUT_S
 
 
-def failures() -> tuple[type[Exception], ...]:
+def server_errors() -> tuple[type[Exception], ...]:
     """What a server that is down, slow, full or refusing makes the client, or a call of ours around it, raise."""
     import requests
     from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
@@ -125,7 +125,7 @@ def failures() -> tuple[type[Exception], ...]:
     return TrackingError, MlflowException, requests.RequestException, OSError, ParseError
 
 
-def named(uri: str, error: Exception) -> TrackingError:
+def as_tracking_error(uri: str, error: Exception) -> TrackingError:
     """One of `failures` in one line: the server, what it did, and what to do where that is known."""
     if isinstance(error, TrackingError):
         return error
@@ -140,7 +140,7 @@ def named(uri: str, error: Exception) -> TrackingError:
         what = f"refuses (403), this user or this address of the server (its --allowed-hosts): {what}"
     elif "timeout exception" in what or "timed out" in what:
         what = f"no answer within {os.environ.get(TIMEOUT)} s"
-    return TrackingError(f"MLflow at {shown(uri)}: {what}")
+    return TrackingError(f"MLflow at {without_password(uri)}: {what}")
 
 
 def _http_status(error: Exception) -> int | None:
@@ -152,7 +152,7 @@ def _http_status(error: Exception) -> int | None:
     return None if response is None else int(response.status_code)
 
 
-def within(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1) -> T:
+def call_with_timeout(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1) -> T:
     """What `call` gives, which is tried again a second after a TrackingError.
 
     Raises the last TrackingError; and after `seconds`, whatever `call` is doing, one that says so. It is then left to
@@ -179,10 +179,10 @@ def within(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1
     except TimeoutError:
         if answer.done():
             raise
-        raise TrackingError(f"MLflow at {shown(uri)}: not done within {seconds:.0f} s") from None
+        raise TrackingError(f"MLflow at {without_password(uri)}: not done within {seconds:.0f} s") from None
 
 
-def shown(uri: str) -> str:
+def without_password(uri: str) -> str:
     """The URI without a password."""
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if rest else uri
@@ -193,6 +193,6 @@ def metric_name(name: str) -> str:
     return posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", name)).lstrip("./")
 
 
-def as_logged(value: float) -> float:
+def rounded(value: float) -> float:
     """A metric as it is kept: six significant digits, so that small learning rates are not rounded away."""
     return float(f"{value:.6g}")

@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 
 from distseg import storage
 from distseg.errors import StorageError
-from distseg.tracking.runs import History, Point
+from distseg.tracking.mlflow_runs import History, MetricPoint
 
 log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S = 60.0
 
-Record = dict[str, Any]  # {"step": int, "time_ms": int, "metrics": {name: float}}
+MetricRecord = dict[str, Any]  # {"step": int, "time_ms": int, "metrics": {name: float}}
 
 
 class Journal:
@@ -50,19 +50,19 @@ class Journal:
         if self._waiting:
             self._shorten_file()  # of the line that it was writing
 
-    def append(self, step: int, metrics: Mapping[str, float]) -> Record:
+    def append(self, step: int, metrics: Mapping[str, float]) -> MetricRecord:
         record = {"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}
         self.keep([record])
         return record
 
-    def keep(self, records: Sequence[Record]) -> None:
+    def keep(self, records: Sequence[MetricRecord]) -> None:
         """Appends records as they are."""
         with self._lock:
             is_on_disk = self._append_to_file(records)
             if self._is_remote or not is_on_disk:
                 self._waiting += records
 
-    def waiting(self) -> list[Record]:
+    def waiting(self) -> list[MetricRecord]:
         """The records that are in no segment yet."""
         with self._lock:
             return list(self._waiting)
@@ -102,7 +102,7 @@ class Journal:
             del self._waiting[: len(records)]
             self._shorten_file()
 
-    def _append_to_file(self, records: Sequence[Record]) -> bool:
+    def _append_to_file(self, records: Sequence[MetricRecord]) -> bool:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._is_remote and self._path.parent.stat().st_uid != os.getuid():
@@ -132,7 +132,7 @@ def local_path(run_name: str) -> Path:
     return Path(tempfile.gettempdir()) / f"distseg-journal-{os.getuid()}" / f"{run_name}.jsonl"
 
 
-def read_journal(run_uri: str, run_name: str = "") -> list[Record]:
+def read_journal(run_uri: str, run_name: str = "") -> list[MetricRecord]:
     """All records of a run, oldest first, each (metric, step) once; with its name, also those only this machine has."""
     try:
         records = _read_segments(run_uri)
@@ -140,14 +140,14 @@ def read_journal(run_uri: str, run_name: str = "") -> list[Record]:
         records = _read_segments(run_uri)
     if run_name and storage.is_s3(run_uri):
         records += _read_lines(local_path(run_name))
-    return each_once(records)
+    return without_repeats(records)
 
 
-def _read_segments(run_uri: str) -> list[Record]:
+def _read_segments(run_uri: str) -> list[MetricRecord]:
     return [record for uri in _segments(run_uri) for record in _from_lines(storage.read_bytes(uri))]
 
 
-def each_once(records: Iterable[Record]) -> list[Record]:
+def without_repeats(records: Iterable[MetricRecord]) -> list[MetricRecord]:
     """Without the metrics that an earlier record has of the same step."""
     seen: set[tuple[str, int]] = set()
     kept = []
@@ -159,24 +159,24 @@ def each_once(records: Iterable[Record]) -> list[Record]:
     return kept
 
 
-def history_of(records: Iterable[Record], names: Sequence[str]) -> History:
+def history_of(records: Iterable[MetricRecord], names: Sequence[str]) -> History:
     """The values of some metrics by step; a metric that was never measured is left out."""
-    history: dict[str, list[Point]] = {}
+    history: dict[str, list[MetricPoint]] = {}
     for record in records:
         for name in record["metrics"].keys() & set(names):
-            point = Point(record["step"], record["metrics"][name], record["time_ms"] / 1000)
+            point = MetricPoint(record["step"], record["metrics"][name], record["time_ms"] / 1000)
             history.setdefault(name, []).append(point)
     return {name: sorted(history[name]) for name in names if name in history}
 
 
-def write_segment(run_uri: str, records: Sequence[Record], *, deadline_s: float = storage.DEADLINE_S) -> str:
+def write_segment(run_uri: str, records: Sequence[MetricRecord], *, deadline_s: float = storage.DEADLINE_S) -> str:
     """Returns its URI."""
     uri = _new_segment(run_uri)
     storage.write_bytes(uri, _as_lines(records).encode(), deadline_s=deadline_s)
     return uri
 
 
-def replace_journal(run_uri: str, records: Sequence[Record]) -> None:
+def replace_journal(run_uri: str, records: Sequence[MetricRecord]) -> None:
     """Makes `records` the whole journal, in one segment. What was there is removed once they are written."""
     stale = _segments(run_uri)
     if records:
@@ -185,7 +185,7 @@ def replace_journal(run_uri: str, records: Sequence[Record]) -> None:
         storage.delete(uri)
 
 
-class Closed(NamedTuple):
+class JournalEnd(NamedTuple):
     """What rank 0 left behind."""
 
     tracking_uri: str
@@ -202,7 +202,7 @@ def close_journal(
     records = read_journal(run_uri)
     if len(_segments(run_uri)) > 1:
         replace_journal(run_uri, records)
-    closed = Closed(tracking_uri, run_id, len(records), num_unsent, has_pictures_left)
+    closed = JournalEnd(tracking_uri, run_id, len(records), num_unsent, has_pictures_left)
     storage.write_bytes(_closed_uri(run_uri), json.dumps(closed._asdict()).encode())
 
 
@@ -211,11 +211,11 @@ def reopen_journal(run_uri: str) -> None:
     storage.delete(_closed_uri(run_uri))
 
 
-def read_closed(run_uri: str) -> Closed | None:
+def read_journal_end(run_uri: str) -> JournalEnd | None:
     """None if the journal may lack what only the newest checkpoint has, as its process was killed."""
     if not storage.exists(_closed_uri(run_uri)):
         return None
-    return Closed(**json.loads(storage.read_bytes(_closed_uri(run_uri))))
+    return JournalEnd(**json.loads(storage.read_bytes(_closed_uri(run_uri))))
 
 
 def _closed_uri(run_uri: str) -> str:
@@ -233,11 +233,11 @@ def _new_segment(run_uri: str) -> str:
     return storage.join(run_uri, "journal", f"{number:06d}-{secrets.token_hex(3)}.jsonl")
 
 
-def _as_lines(records: Iterable[Record]) -> str:
+def _as_lines(records: Iterable[MetricRecord]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def _read_lines(path: Path) -> list[Record]:
+def _read_lines(path: Path) -> list[MetricRecord]:
     try:
         return _from_lines(path.read_bytes())
     except FileNotFoundError:
@@ -247,7 +247,7 @@ def _read_lines(path: Path) -> list[Record]:
         return []
 
 
-def _from_lines(data: bytes) -> list[Record]:
+def _from_lines(data: bytes) -> list[MetricRecord]:
     """What is after the last end of line was being written when its process was killed."""
     records = []
     for line in data[: data.rfind(b"\n") + 1].splitlines():

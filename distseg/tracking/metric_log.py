@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from distseg.tracking.client import CLOSE_WAIT_S, as_logged, connect, failures, metric_name, named
-from distseg.tracking.journal import Record
-from distseg.tracking.runs import METRICS_PER_CALL
-from distseg.tracking.send_queue import Outbox
+from distseg.tracking.client import CLOSE_WAIT_S, as_tracking_error, connect, metric_name, rounded, server_errors
+from distseg.tracking.journal import MetricRecord
+from distseg.tracking.mlflow_runs import METRICS_PER_CALL
+from distseg.tracking.send_queue import SendQueue
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +22,7 @@ class Sender:
         self._client = client
         self._logged_steps: dict[str, set[int]] = {}
 
-    def send(self, records: Sequence[Record]) -> int:
+    def send(self, records: Sequence[MetricRecord]) -> int:
         """Returns how many values the run did not have. Raises one of `failures`; then some may have arrived.
 
         To send those again is harmless: MLflow keeps rows once that are equal in name, step, time and value.
@@ -34,7 +34,7 @@ class Sender:
             for name, value in ((metric_name(name), value) for name, value in record["metrics"].items()):
                 if record["step"] not in self._steps_logged(name):
                     at = (name, record["step"])
-                    fresh.setdefault(at, Metric(name, as_logged(value), record["time_ms"], record["step"]))
+                    fresh.setdefault(at, Metric(name, rounded(value), record["time_ms"], record["step"]))
         metrics = list(fresh.values())
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
@@ -50,14 +50,14 @@ class Sender:
         return self._logged_steps[name]
 
 
-def send_records(uri: str, run_id: str, records: Sequence[Record]) -> int:
+def send_records(uri: str, run_id: str, records: Sequence[MetricRecord]) -> int:
     """Sends what the run has not yet; returns how many values that were. Raises TrackingError."""
     try:
         sender = Sender(connect(uri), run_id)
         starts = range(0, len(records), BATCH_RECORDS)
         return sum(sender.send(records[start : start + BATCH_RECORDS]) for start in starts)
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
 
 
 class MetricLog:
@@ -68,26 +68,34 @@ class MetricLog:
     processes, and `told` is what the user knows to be wrong already.
     """
 
-    def __init__(self, uri: str, open_run: Callable[[bool], str], *, earlier: Sequence[Record], told: str = "") -> None:
+    def __init__(
+        self, uri: str, open_run: Callable[[bool], str], *, earlier: Sequence[MetricRecord], known_problem: str = ""
+    ) -> None:
         self._uri, self._open_run = uri, open_run
         self._sender: Sender | None = None
         self._has_failed = False
-        self._outbox = Outbox(
-            uri, self._send, what="metrics", failed=self._fail, at_once=BATCH_RECORDS, earlier=earlier, told=told
+        self._outbox = SendQueue(
+            uri,
+            self._send,
+            what="metrics",
+            failed=self._fail,
+            at_once=BATCH_RECORDS,
+            earlier=earlier,
+            known_problem=known_problem,
         )
 
-    def add(self, record: Record) -> None:
+    def add(self, record: MetricRecord) -> None:
         self._outbox.add(record)
 
-    def pending(self) -> list[Record]:
+    def pending(self) -> list[MetricRecord]:
         """Records the server has not confirmed, oldest first."""
         return self._outbox.waiting()
 
-    def close(self, timeout_s: float = CLOSE_WAIT_S) -> list[Record]:
+    def close(self, timeout_s: float = CLOSE_WAIT_S) -> list[MetricRecord]:
         """Sends what it can within `timeout_s` and returns what is left."""
         return self._outbox.close(timeout_s)
 
-    def _send(self, batch: Sequence[Record]) -> None:
+    def _send(self, batch: Sequence[MetricRecord]) -> None:
         if self._sender is None:
             self._sender = Sender(connect(self._uri), self._open_run(self._has_failed))
         self._sender.send(batch)

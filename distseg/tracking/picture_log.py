@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from distseg.evaluation import without_prediction
-from distseg.tracking.client import connect, failures, named
-from distseg.tracking.send_queue import Outbox
+from distseg.tracking.client import as_tracking_error, connect, server_errors
+from distseg.tracking.send_queue import SendQueue
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,10 +37,12 @@ class PictureLog:
     the user knows to be wrong already.
     """
 
-    def __init__(self, uri: str, open_run: Callable[[], str], *, told: str = "") -> None:
+    def __init__(self, uri: str, open_run: Callable[[], str], *, known_problem: str = "") -> None:
         self._uri, self._open_run = uri, open_run
         self._there: set[tuple[str, int]] | None = None  # what the run has; None: to be asked
-        self._outbox = Outbox(uri, self._send, what="pictures", failed=self._fail, limit=MAX_WAITING, told=told)
+        self._outbox = SendQueue(
+            uri, self._send, what="pictures", failed=self._fail, limit=MAX_WAITING, known_problem=known_problem
+        )
 
     def log(self, step: int, pictures: Mapping[str, bytes]) -> None:
         """`pictures`: name, as `overlay/night`, -> JPEG. Beyond MAX_WAITING evaluations the oldest is dropped."""
@@ -69,8 +71,8 @@ def send_pictures(uri: str, run_id: str, step: int, pictures: Mapping[str, bytes
     client = connect(uri)
     try:
         return _send_missing(client, run_id, step, pictures, _pictures_of(client, run_id)) if pictures else 0
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
 
 
 def _send_missing(
@@ -79,12 +81,12 @@ def _send_missing(
     """Adds what it sends to `there`. MLflow's page begins at step 0, where it would show an empty grid."""
     missing = [name for name in pictures if (name, step) not in there]
     for name in missing:
-        shown = (
+        without_password = (
             {step: pictures[name]}
             if (name, 0) in there
             else {0: without_prediction(pictures[name]), step: pictures[name]}
         )
-        for at, jpeg in shown.items():
+        for at, jpeg in without_password.items():
             client.log_image(run_id, Image.open(io.BytesIO(jpeg)), key=name, step=at, synchronous=True)
             there.add((name, at))
     return len(missing)

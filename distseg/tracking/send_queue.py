@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from distseg.errors import first_line
-from distseg.tracking.client import failures, named
+from distseg.tracking.client import as_tracking_error, server_errors
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 LAST_TRIES = 3  # at the end, a second apart: a server that refuses them is not waited for any longer
 
 
-class Outbox(Generic[T]):
+class SendQueue(Generic[T]):
     """Gives items to `send` in order, up to `at_once` of them; `add` never waits, and nothing raises.
 
     What `send` raises is told in one line that begins with `what`, once until something else is wrong (`told`: what the
@@ -39,10 +39,10 @@ class Outbox(Generic[T]):
         at_once: int = 1,
         limit: int | None = None,
         earlier: Iterable[T] = (),
-        told: str = "",
+        known_problem: str = "",
     ) -> None:
         self._uri, self._send, self._what, self._failed = uri, send, what, failed
-        self._at_once, self._limit, self._told = at_once, limit, told
+        self._at_once, self._limit, self._known_problem = at_once, limit, known_problem
         self._queue: deque[T] = deque(earlier, maxlen=limit)
         self._changed = threading.Condition()
         self._closing_at: float | None = None
@@ -83,9 +83,9 @@ class Outbox(Generic[T]):
                 continue
             retry_s = FIRST_RETRY_S
             self._remove(batch)
-            if self._told:
+            if self._known_problem:
                 log.info("the MLflow server takes %s again", self._what)
-                self._told = ""
+                self._known_problem = ""
 
     def _oldest(self) -> list[T] | None:
         """Left in the queue until confirmed; None when closed and empty, or out of time."""
@@ -101,10 +101,10 @@ class Outbox(Generic[T]):
                     self._queue.popleft()
 
     def _tell(self, error: Exception) -> None:
-        text = str(named(self._uri, error)) if isinstance(error, failures()) else first_line(error)
-        if text != self._told:
+        text = str(as_tracking_error(self._uri, error)) if isinstance(error, server_errors()) else first_line(error)
+        if text != self._known_problem:
             log.warning("%s wait: %s", self._what, text)
-            self._told = text
+            self._known_problem = text
 
     def _drop_all_but_the_newest(self) -> None:
         with self._changed:

@@ -33,13 +33,13 @@ from distseg.data.shards.packing import pack
 from distseg.evaluation import World
 from distseg.runs.finalize import finalize
 from distseg.runs.run import Run, check_run, fit_run
-from distseg.runs.worker import RunReport
+from distseg.runs.worker import RunReporter
 
 LIMIT = 0.01
 FIRST_STEP = 10
 
 
-class Timed(RunReport):
+class Timed(RunReporter):
     waited_s = 0.0
     began: tuple[float, float, float] | None = None  # wall, waited, the threads' processor time
     ended = (0.0, 0.0, 0.0)

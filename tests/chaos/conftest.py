@@ -20,7 +20,7 @@ from distseg.config.schema import (
     to_dict,
 )
 from distseg.data.shards.packing import pack
-from distseg.tracking.client import as_logged
+from distseg.tracking.client import rounded
 from distseg.training import checkpoint
 from tests import ranks
 from tests.chaos.tracking_server import Server
@@ -102,7 +102,7 @@ def running(server: Server) -> Server:
 
 def assert_same_training(recorded: Recorded, run_uri: str, undisturbed: Undisturbed) -> None:
     """The disturbed run saw the same samples and learnt the same from them, to the last bit."""
-    assert recorded.values("train/loss") == [as_logged(loss) for loss in undisturbed.losses]
+    assert recorded.values("train/loss") == [rounded(loss) for loss in undisturbed.losses]
     found = checkpoint.newest(run_uri)
     assert found is not None and found[1].step == NUM_STEPS
     different = [name for name, tensor in found[1].model.items() if not tensor.equal(undisturbed.weights[name])]

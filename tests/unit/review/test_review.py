@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from distseg.config.schema import CheckpointConfig, RunConfig
-from distseg.runs.report import files_of, review_of
-from distseg.tracking import Point
+from distseg.runs.report import build_review, files_of
+from distseg.tracking import MetricPoint
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 from tests import ranks
@@ -25,20 +25,20 @@ def trained(config: RunConfig, num_ranks: int, folder: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def history() -> dict[str, list[Point]]:
+def history() -> dict[str, list[MetricPoint]]:
     times_s = (0.0, 36.0, 72.0, 7200.0, 7236.0)  # two sittings
     return {
-        "train/loss": [Point(step, 1 / (step + 1), time_s) for step, time_s in enumerate(times_s)],
-        "train/images_per_s": [Point(0, 4.0, 0.0), Point(1, 6.0, 36.0)],
+        "train/loss": [MetricPoint(step, 1 / (step + 1), time_s) for step, time_s in enumerate(times_s)],
+        "train/images_per_s": [MetricPoint(0, 4.0, 0.0), MetricPoint(1, 6.0, 36.0)],
     }
 
 
 def test_the_images_are_the_same_on_one_and_two_ranks_and_add_up_to_the_table(
-    light_config: RunConfig, tmp_path: Path, history: dict[str, list[Point]]
+    light_config: RunConfig, tmp_path: Path, history: dict[str, list[MetricPoint]]
 ) -> None:
     config = replace(light_config, precision="fp64")
     one, two = (trained(config, num, tmp_path / str(num)) for num in (1, 2))
-    reviews = [review_of("a run", saved, dataset="town", history=history) for saved in (one, two)]
+    reviews = [build_review("a run", saved, dataset="town", history=history) for saved in (one, two)]
     images = [review.images for review in reviews]
     assert images[0] is not None and images[1] is not None
     assert images[0].keys == images[1].keys
@@ -51,7 +51,7 @@ def test_the_images_are_the_same_on_one_and_two_ranks_and_add_up_to_the_table(
     elastic = replace(config.scaling, num_workers=2, min_workers=1)
     checkpoints = replace(config.checkpoint, every_steps=1)
     unsteady = replace(one, config=replace(config, scaling=elastic, checkpoint=checkpoints))
-    cost = review_of("a run", unsteady, history=history).cost
+    cost = build_review("a run", unsteady, history=history).cost
     assert (cost.device, cost.cpu_hours, cost.gpu_hours) == ("at most 2 CPU cores", None, None)
 
     assert [o.kind for o in reviews[0].overlays].count("fixed") == 18  # both images of each condition
@@ -73,6 +73,6 @@ def test_a_checkpoint_from_before_there_were_counts_is_reviewed_without_interval
     light_config: RunConfig, tmp_path: Path
 ) -> None:
     saved = replace(trained(light_config, 1, tmp_path), evaluation={})
-    files = files_of(review_of("old", saved))
+    files = files_of(build_review("old", saved))
     assert "tables/images.json" not in files and "plots/confusion_matrix.png" not in files
     assert b"<html" in files["report/index.html"]

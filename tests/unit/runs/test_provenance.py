@@ -64,7 +64,7 @@ def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
         tracking=settings,
     )
     with caplog.at_level(logging.WARNING, "distseg"):
-        outcome = worker.train_as_rank(config)
+        outcome = worker.train_without_ray(config)
     assert outcome is not None and [r.message for r in caplog.records if r.name.startswith("distseg")] == []
     client = mlflow.MlflowClient(tracking_uri=store)
     run = client.get_run(outcome.run_id)
@@ -81,7 +81,7 @@ def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
     environment = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/config/environment.json")
     assert environment["packages"]["mlflow"] == mlflow.__version__
 
-    handed = outcome.handed_over
+    handed = outcome.logged_network
     assert handed.registered is not None and handed.registered.is_champion
     version = client.get_model_version_by_alias("tiny", "champion")
     assert version.run_id == outcome.run_id and float(version.tags["val/mIoU"]) == run.data.metrics["val/mIoU"]

@@ -17,7 +17,7 @@ from distseg import storage, sync, tracking
 from distseg.config.schema import RunConfig, to_dict
 from distseg.errors import ConfigError
 from distseg.runs.run import Run
-from distseg.tracking.client import as_logged
+from distseg.tracking.client import rounded
 from distseg.training import checkpoint
 from tests import scripted
 from tests.conftest import REPOSITORY
@@ -194,7 +194,7 @@ def test_under_another_plan_nothing_is_left_of_steps_that_no_longer_are(
     assert f"in MLflow a new run, {first.outcome.run_name}-2, takes its place" in caplog.text
     recorded = assert_whole(store, max_steps, is_drawn=False)
     assert recorded.run.info.run_id == second.outcome.run_id != first.outcome.run_id
-    assert recorded.run.data.metrics["train/loss"] == as_logged(1 / max_steps)
+    assert recorded.run.data.metrics["train/loss"] == rounded(1 / max_steps)
     before = mlflow.MlflowClient(tracking_uri=store).get_run(first.outcome.run_id)
     assert before.info.lifecycle_stage == "deleted"
     assert before.data.tags["distseg.replaced_by"] == second.outcome.run_id

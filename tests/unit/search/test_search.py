@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distseg.errors import ConfigError, DataError
+from distseg.runs import find_run_in
 from distseg.search import records
 from distseg.search.records import Budget, Evaluation, Trial
 
@@ -80,7 +81,7 @@ def test_records_come_back(tmp_path: Path) -> None:
     assert [(e.step, e.metrics["val/mIoU"]) for e in read[1].evaluations] == [(4, 0.125), (8, 0.5)]
     assert (read[1].status, read[1].error, read[1].costs) == ("failed", "the reason", {"parameters": 5.0})
     assert read[1].params == {"model.bins": [1, 2]}
-    assert records.run_of(folder) == f"{folder}/t02"
+    assert find_run_in(folder) == f"{folder}/t02"
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ def run_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{request.getfixturevalue('moto_s3')}/run"
 
 
-def record(step: int, **metrics: float) -> tracking.Record:
+def record(step: int, **metrics: float) -> tracking.MetricRecord:
     return {"step": step, "time_ms": 1000 + step, "metrics": metrics}
 
 
-def steps(records: list[tracking.Record]) -> list[int]:
+def steps(records: list[tracking.MetricRecord]) -> list[int]:
     return [record["step"] for record in records]
 
 
@@ -57,7 +57,7 @@ def test_every_record_is_read_back_in_order_with_its_time(run_uri: str) -> None:
 
 def test_a_metric_of_a_step_counts_once_the_first() -> None:
     records = [record(1, a=1.0, b=1.0), record(2, a=2.0), record(1, a=9.0, c=3.0), record(2, a=9.0)]
-    assert tracking.each_once(records) == [record(1, a=1.0, b=1.0), record(2, a=2.0), record(1, c=3.0)]
+    assert tracking.without_repeats(records) == [record(1, a=1.0, b=1.0), record(2, a=2.0), record(1, c=3.0)]
 
 
 def test_the_history_of_a_metric_is_by_step() -> None:
@@ -158,13 +158,13 @@ def test_a_journal_that_is_closed_is_one_segment_and_says_what_was_sent(run_uri:
         written.append(step, {"a": 1.0})
         written.append(1, {"a": 9.0})  # done again
         written.close()
-    assert tracking.read_closed(run_uri) is None
+    assert tracking.read_journal_end(run_uri) is None
     before = tracking.read_journal(run_uri)
     tracking.close_journal(run_uri, "http://server", "id", 1)
-    assert tracking.read_closed(run_uri) == ("http://server", "id", 3, 1, False)
+    assert tracking.read_journal_end(run_uri) == ("http://server", "id", 3, 1, False)
     assert len(segments(run_uri)) == 1 and tracking.read_journal(run_uri) == before
     tracking.reopen_journal(run_uri)
-    assert tracking.read_closed(run_uri) is None
+    assert tracking.read_journal_end(run_uri) is None
 
 
 def test_a_directory_of_another_user_is_not_written_to(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

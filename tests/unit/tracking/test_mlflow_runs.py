@@ -36,7 +36,7 @@ def history(store: str, run_id: str, name: str) -> list[tuple[int, float]]:
     return sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
 
 
-def record(step: int, metrics: dict[str, float]) -> tracking.Record:
+def record(step: int, metrics: dict[str, float]) -> tracking.MetricRecord:
     return {"step": step, "time_ms": 1000 + step, "metrics": metrics}
 
 
@@ -201,7 +201,7 @@ def test_of_pictures_that_cannot_be_sent_the_newest_are_kept(dead_server: str) -
 def test_who_waits_for_a_call_waits_no_longer_than_said() -> None:
     is_over = threading.Event()
     with pytest.raises(TrackingError, match="MLflow at http://host:1: not done within 0 s"):
-        tracking.within(0.05, "http://host:1", lambda: is_over.wait(60))
+        tracking.call_with_timeout(0.05, "http://host:1", lambda: is_over.wait(60))
     is_over.set()
 
 
@@ -214,13 +214,13 @@ def test_a_call_is_tried_again_after_a_tracking_error_and_no_other(monkeypatch: 
             raise errors.pop(0)
         return "done"
 
-    assert tracking.within(60, "http://host:1", call, attempts=3) == "done"
+    assert tracking.call_with_timeout(60, "http://host:1", call, attempts=3) == "done"
     errors += [TrackingError("c"), TrackingError("d")]
     with pytest.raises(TrackingError, match="d"):
-        tracking.within(60, "http://host:1", call, attempts=2)
+        tracking.call_with_timeout(60, "http://host:1", call, attempts=2)
     errors += [ValueError("e"), TrackingError("f")]
     with pytest.raises(ValueError, match="e"):
-        tracking.within(60, "http://host:1", call, attempts=3)
+        tracking.call_with_timeout(60, "http://host:1", call, attempts=3)
 
 
 def test_a_dead_server_is_named_in_one_line(dead_server: str) -> None:
@@ -232,7 +232,7 @@ def test_a_dead_server_is_named_in_one_line(dead_server: str) -> None:
 def test_a_password_in_the_tracking_uri_is_refused_and_not_repeated() -> None:
     config = with_overrides(RunConfig(), {"tracking.uri": "https://me:hunter2@mlflow.example/"})
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
-        run.tracking_of(config)
+        run.resolve_tracking(config)
     assert "hunter2" not in str(caught.value)
 
 

@@ -13,10 +13,10 @@ from distseg import tracking
 from distseg.config.schema import RunConfig
 from distseg.data.datasets import town
 from distseg.errors import TrackingError
-from distseg.tracking import View
-from distseg.tracking.views import MAX_CONDITIONS, TAG, encoded, page_state
+from distseg.tracking import ComparisonView
+from distseg.tracking.saved_view import MAX_CONDITIONS, TAG, encoded, page_state
 
-TOWN = View(dataset="town", conditions=town.CONDITIONS)
+TOWN = ComparisonView(dataset="town", conditions=town.CONDITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def tag_of(store: str, view: View) -> Any:
+def tag_of(store: str, view: ComparisonView) -> Any:
     experiment = mlflow.MlflowClient(tracking_uri=store).get_experiment_by_name("exp")
     assert experiment is not None
     return json.loads(experiment.tags[TAG + view.key])
@@ -50,7 +50,7 @@ def test_the_view_is_the_experiments_and_the_link_names_it(store: str) -> None:
 
 
 def test_what_a_person_made_of_it_stays(store: str) -> None:
-    view = View(dataset="mine", conditions=("day",))
+    view = ComparisonView(dataset="mine", conditions=("day",))
     tracking.save_view(store, "exp", view)
     client = mlflow.MlflowClient(tracking_uri=store)
     client.set_experiment_tag("1", TAG + view.key, '{"name": "changed"}')
@@ -73,14 +73,19 @@ def test_every_condition_has_a_column_and_a_chart_and_every_chart_a_section() ->
 
 
 def test_a_searchs_view_is_of_its_trials_and_of_its_own_key() -> None:
-    trials = View(dataset="town", conditions=town.CONDITIONS, stage="trial")
+    trials = ComparisonView(dataset="town", conditions=town.CONDITIONS, stage="trial")
     assert page_state(trials)["searchFilter"] == "tags.stage = 'trial'"
-    others = {TOWN.key, trials.key, View(dataset="town", conditions=("day",)).key, View(dataset="x", conditions=()).key}
+    others = {
+        TOWN.key,
+        trials.key,
+        ComparisonView(dataset="town", conditions=("day",)).key,
+        ComparisonView(dataset="x", conditions=()).key,
+    }
     assert len(others) == 4
 
 
 def test_a_searchs_charts_are_of_what_it_varies_which_its_trials_have_as_params(store: str) -> None:
-    view = View(dataset="town", conditions=("fog",), stage="trial", params=("optim.weight_decay", "optim.lr"))
+    view = ComparisonView(dataset="town", conditions=("fog",), stage="trial", params=("optim.weight_decay", "optim.lr"))
     (chart,) = (chart for chart in page_state(view)["compareRunCharts"] if chart["type"] == "PARALLEL")
     assert chart["selectedParams"] == ["optim.weight_decay", "optim.lr"]
     tags = {"stage": "trial", tracking.VARIED_TAG: "optim.weight_decay,optim.lr"}
@@ -90,7 +95,7 @@ def test_a_searchs_charts_are_of_what_it_varies_which_its_trials_have_as_params(
 
 
 def test_a_hundred_conditions_are_still_a_tag() -> None:
-    view = View(dataset="many", conditions=tuple(f"condition-{i}" for i in range(100)))
+    view = ComparisonView(dataset="many", conditions=tuple(f"condition-{i}" for i in range(100)))
     assert len(encoded(view)) < 20_000  # MLflow's limit
     charts = page_state(view)["compareRunCharts"]
     assert sum(chart["metricSectionId"] == "conditions" for chart in charts) == MAX_CONDITIONS

@@ -21,8 +21,8 @@ import numpy as np
 
 import distseg
 from distseg.errors import TrackingError, first_line
-from distseg.tracking.client import as_logged, connect, failures, patient, shown
-from distseg.tracking.runs import DATASET_DIGEST_LENGTH, DESCRIPTION_TAG, DataInput
+from distseg.tracking.client import connect, extended_timeout, rounded, server_errors, without_password
+from distseg.tracking.mlflow_runs import DATASET_DIGEST_LENGTH, DESCRIPTION_TAG, DataInput
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +39,7 @@ CARD_LENGTH = 5000  # of a version's description
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackedModel:
+class ModelToLog:
     """What is logged."""
 
     name: str
@@ -52,7 +52,7 @@ class TrackedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registered:
+class RegisteredVersion:
     name: str
     version: str
     is_champion: bool
@@ -62,7 +62,7 @@ class Registered:
 # ---- logging
 
 
-def log_model(uri: str, run_id: str, model: TrackedModel) -> str:
+def log_model(uri: str, run_id: str, model: ModelToLog) -> str:
     """Logs the model to the run and links the run's metrics of its step to it. Returns the LoggedModel's id.
 
     A model of this run, step and scores that is there already is not logged again. Raises TrackingError if the server
@@ -85,21 +85,23 @@ def log_model(uri: str, run_id: str, model: TrackedModel) -> str:
             _upload(client, created.model_id, run_id, model)
             _link(client, run, created.model_id, model)
         except BaseException:
-            with contextlib.suppress(*failures()):
+            with contextlib.suppress(*server_errors()):
                 client.finalize_logged_model(created.model_id, "FAILED")
             raise
         client.finalize_logged_model(created.model_id, "READY")
         return str(created.model_id)
-    except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: the model is not logged: {first_line(error)}") from None
+    except server_errors() as error:
+        raise TrackingError(
+            f"MLflow at {without_password(uri)}: the model is not logged: {first_line(error)}"
+        ) from None
 
 
-def _tags(model: TrackedModel) -> dict[str, str]:
-    scores = {name: str(as_logged(value)) for name, value in model.scores.items()}
+def _tags(model: ModelToLog) -> dict[str, str]:
+    scores = {name: str(rounded(value)) for name, value in model.scores.items()}
     return {**model.tags, **scores, EVALUATION_TAG: model.evaluated_on.shards_digest, "step": str(model.step)}
 
 
-def _logged_before(client: "MlflowClient", run: "Run", model: TrackedModel) -> str:
+def _logged_before(client: "MlflowClient", run: "Run", model: ModelToLog) -> str:
     outputs = run.outputs.model_outputs if run.outputs is not None else []
     for output in outputs:
         if output.step != model.step:
@@ -110,15 +112,15 @@ def _logged_before(client: "MlflowClient", run: "Run", model: TrackedModel) -> s
     return ""
 
 
-def _upload(client: "MlflowClient", model_id: str, run_id: str, model: TrackedModel) -> None:
+def _upload(client: "MlflowClient", model_id: str, run_id: str, model: ModelToLog) -> None:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder, "model")
         write_model(directory, model, model_id=model_id, run_id=run_id)
-        with patient(len(model.file)):
+        with extended_timeout(len(model.file)):
             client.log_model_artifacts(model_id, str(directory))
 
 
-def write_model(directory: Path, model: TrackedModel, *, model_id: str = "", run_id: str = "") -> None:
+def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_id: str = "") -> None:
     """The model as `mlflow.pyfunc.load_model` takes it. `directory` must not exist."""
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # else a uv.lock that lies here goes with the model
     from mlflow.models import Model
@@ -163,7 +165,7 @@ def requirements() -> list[str]:
     return [f"{name}=={version}" for name, version in ({"distseg": distseg.__version__} | versions).items()]
 
 
-def _link(client: "MlflowClient", run: "Run", model_id: str, model: TrackedModel) -> None:
+def _link(client: "MlflowClient", run: "Run", model_id: str, model: ModelToLog) -> None:
     from mlflow.entities import LoggedModelOutput
 
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, model.step)])
@@ -172,7 +174,7 @@ def _link(client: "MlflowClient", run: "Run", model_id: str, model: TrackedModel
         client.log_batch(run.info.run_id, metrics=metrics)
 
 
-def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, model: TrackedModel) -> list["Metric"]:
+def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, model: ModelToLog) -> list["Metric"]:
     """The run's own records of that step, to the millisecond, since MLflow keeps what differs as a second value.
 
     Those of each class are left out: a request each, for numbers that are in the run and in the model card.
@@ -196,8 +198,8 @@ def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, model: Tracke
 
 
 def register_model(
-    uri: str, run_id: str, model_id: str, model: TrackedModel, *, name: str, objective: str
-) -> Registered:
+    uri: str, run_id: str, model_id: str, model: ModelToLog, *, name: str, objective: str
+) -> RegisteredVersion:
     """A new version of the registered model `name`, with the alias champion if it beats the version that has it.
 
     Beats: scores more by `objective`, on the very same images. Where those differ, or the champion was not registered
@@ -221,9 +223,11 @@ def register_model(
         is_champion, why = _judge(model, objective, number, champion)
         if is_champion:
             client.set_registered_model_alias(name, CHAMPION, number)
-        return Registered(name=name, version=number, is_champion=is_champion, why=why)
-    except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: {name!r} is not registered: {first_line(error)}") from None
+        return RegisteredVersion(name=name, version=number, is_champion=is_champion, why=why)
+    except server_errors() as error:
+        raise TrackingError(
+            f"MLflow at {without_password(uri)}: {name!r} is not registered: {first_line(error)}"
+        ) from None
 
 
 def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
@@ -246,11 +250,11 @@ def _version_of(client: "MlflowClient", name: str, run_id: str, source: str) -> 
     return next((version for version in found if version.source == source), None)
 
 
-def _judge(model: TrackedModel, objective: str, number: str, champion: "ModelVersion | None") -> tuple[bool, str]:
+def _judge(model: ModelToLog, objective: str, number: str, champion: "ModelVersion | None") -> tuple[bool, str]:
     """Whether version `number` is to have the alias, and why."""
     if objective not in model.scores:
         return False, f"its evaluation has no {objective}"
-    own = as_logged(model.scores[objective])
+    own = rounded(model.scores[objective])
     if champion is None:
         return True, f"the first with that alias ({objective} {own:.4f})"
     if str(champion.version) == number:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from distseg.config import RunConfig, dotted_fields, to_dict
 from distseg.errors import TrackingError
-from distseg.tracking.client import OPEN_WAIT_S, as_logged, connect, failures, is_local_file, named, shown, within
+from distseg.tracking.client import (
+    OPEN_WAIT_S,
+    as_tracking_error,
+    call_with_timeout,
+    connect,
+    is_local_file,
+    rounded,
+    server_errors,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +53,7 @@ PARAMS = (
 STYLE_PARAMS = ("style.conditions", "style.kl_weight")  # of runs that restyle
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """One value of a metric."""
 
     step: int
@@ -52,7 +61,7 @@ class Point(NamedTuple):
     time_s: float  # since the epoch
 
 
-History = Mapping[str, Sequence[Point]]  # of each metric, by step
+History = Mapping[str, Sequence[MetricPoint]]  # of each metric, by step
 
 
 class DataInput(NamedTuple):
@@ -90,17 +99,17 @@ def open_run(
             if run is None:
                 experiment_id = _experiment_id(client, uri, experiment)
                 if time.monotonic() > end_s:  # nobody waits any more, and another may be creating it
-                    raise TrackingError(f"MLflow at {shown(uri)}: not done within {OPEN_WAIT_S:.0f} s")
+                    raise TrackingError(f"MLflow at {without_password(uri)}: not done within {OPEN_WAIT_S:.0f} s")
                 all_tags = {"stage": "train", **tags, RUN_TAG: run_name}
                 run = client.create_run(experiment_id, start_time=started_ms, run_name=run_name, tags=all_tags)
             elif run.info.status != "RUNNING":
                 client.update_run(run.info.run_id, status="RUNNING")
             _describe(client, run, config, inputs)
             return str(run.info.run_id)
-        except failures() as error:
-            raise named(uri, error) from None
+        except server_errors() as error:
+            raise as_tracking_error(uri, error) from None
 
-    return within(OPEN_WAIT_S, uri, find_or_create)
+    return call_with_timeout(OPEN_WAIT_S, uri, find_or_create)
 
 
 def _describe(client: "MlflowClient", run: "MlflowRun", config: RunConfig, inputs: Sequence[DataInput]) -> None:
@@ -139,7 +148,7 @@ def _log_inputs(client: "MlflowClient", run_id: str, inputs: Sequence[DataInput]
             name=used.name[:DATASET_NAME_LENGTH],
             digest=used.digest[:DATASET_DIGEST_LENGTH],
             source_type="s3" if used.uri.startswith("s3://") else "local",
-            source=json.dumps({"uri": shown(used.uri)}),
+            source=json.dumps({"uri": without_password(used.uri)}),
             profile=json.dumps(
                 {
                     "num_images": used.num_images,
@@ -169,8 +178,8 @@ def find_run(uri: str, experiment: str, run_name: str) -> str | None:
     """The id of a run by its name, if it is there. Raises TrackingError if the server does not answer or refuses."""
     try:
         run = _find_run(connect(uri), experiment, run_name)
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
     return None if run is None else str(run.info.run_id)
 
 
@@ -198,19 +207,19 @@ def delete_replaced(uri: str, experiment: str, run_name: str, replaced_by: str) 
         if run is not None:
             client.set_tag(run.info.run_id, REPLACED_TAG, replaced_by)
             client.delete_run(run.info.run_id)
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
 
 
-def read_history(uri: str, run_id: str, names: Sequence[str]) -> dict[str, list[Point]]:
+def read_history(uri: str, run_id: str, names: Sequence[str]) -> dict[str, list[MetricPoint]]:
     """What the server has of these metrics, by step. Raises TrackingError if it does not answer or refuses."""
     client = connect(uri)
     try:
         found = {name: client.get_metric_history(run_id, name) for name in names}
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
     return {
-        name: sorted(Point(metric.step, metric.value, metric.timestamp / 1000) for metric in metrics)
+        name: sorted(MetricPoint(metric.step, metric.value, metric.timestamp / 1000) for metric in metrics)
         for name, metrics in found.items()
     }
 
@@ -243,24 +252,24 @@ def finish_run(
                 client.log_artifacts(run_id, folder)
         _delete_doubles(client, run_id)
         client.set_terminated(run_id, status, ended_ms or int(time.time() * 1000))
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
 
 
 def mark_sent(uri: str, run_id: str, ended_ms: int) -> None:
     """Notes that all of the end of the run is there. Raises TrackingError."""
     try:
         connect(uri).set_tag(run_id, SENT_TAG, str(ended_ms))
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
 
 
 def is_sent(uri: str, run_id: str, ended_ms: int) -> bool:
     """Whether that has been noted of a run that ended then. Raises TrackingError."""
     try:
         run = connect(uri).get_run(run_id)
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
     return run.data.tags.get(SENT_TAG) == str(ended_ms) and run.info.status != "RUNNING"
 
 
@@ -293,16 +302,16 @@ def finish_search(
     try:
         known = {metric.step for metric in client.get_metric_history(run_id, "search/best_so_far")}
         curve = [(steps, value) for steps, value in curve if steps not in known]
-        points = [Metric("search/best_so_far", as_logged(value), now_ms, steps) for steps, value in curve]
-        points += [Metric(name, as_logged(value), now_ms, 0) for name, value in metrics.items()]
+        points = [Metric("search/best_so_far", rounded(value), now_ms, steps) for steps, value in curve]
+        points += [Metric(name, rounded(value), now_ms, 0) for name, value in metrics.items()]
         for start in range(0, len(points), METRICS_PER_CALL):
             client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
         for name, text in texts.items():
             client.log_text(run_id, text, name)
         client.set_tag(run_id, DESCRIPTION_TAG, description)
         client.set_terminated(run_id, status)
-    except failures() as error:
-        raise named(uri, error) from None
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
 
 
 def run_link(uri: str, run_id: str, experiment: str) -> str:
@@ -311,9 +320,9 @@ def run_link(uri: str, run_id: str, experiment: str) -> str:
         return f"mlflow ui --backend-store-uri {uri}    (run {run_id})"
     try:
         found = connect(uri).get_experiment_by_name(experiment)
-    except failures():
-        return f"{shown(uri)}    (it does not answer now; run {run_id})"
+    except server_errors():
+        return f"{without_password(uri)}    (it does not answer now; run {run_id})"
     experiment_id = found.experiment_id if found is not None else "0"
     # Without the type of workflow, MLflow shows the page among those of language models, under other names.
     page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return f"{shown(uri).rstrip('/')}/{page}"
+    return f"{without_password(uri).rstrip('/')}/{page}"

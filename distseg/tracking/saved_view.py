@@ -16,7 +16,7 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 from distseg.errors import TrackingError, first_line
-from distseg.tracking.client import connect, failures, is_local_file, shown
+from distseg.tracking.client import connect, is_local_file, server_errors, without_password
 
 VERSION = 1
 TAG = "mlflow.sharedViewState."
@@ -29,7 +29,7 @@ JSON = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class ComparisonView:
     """What is compared: the trainings, or a search's trials, on one data set."""
 
     dataset: str
@@ -47,7 +47,7 @@ class View:
         return f"distseg-{self.stage}-v{VERSION}-{of}"
 
 
-def save_view(uri: str, experiment: str, view: View) -> str:
+def save_view(uri: str, experiment: str, view: ComparisonView) -> str:
     """Writes the view unless it is there, and returns where it is seen.
 
     Raises TrackingError if the server does not answer or refuses, or has no such experiment.
@@ -60,26 +60,26 @@ def save_view(uri: str, experiment: str, view: View) -> str:
         if TAG + view.key not in found.tags:
             client.set_experiment_tag(found.experiment_id, TAG + view.key, encoded(view))
         return view_link(uri, str(found.experiment_id), view)
-    except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)}: the view is not saved: {first_line(error)}") from None
+    except server_errors() as error:
+        raise TrackingError(f"MLflow at {without_password(uri)}: the view is not saved: {first_line(error)}") from None
 
 
-def view_link(uri: str, experiment_id: str, view: View) -> str:
+def view_link(uri: str, experiment_id: str, view: ComparisonView) -> str:
     """A URL; of a file, the one it has while `mlflow ui` serves it."""
-    server = UI if is_local_file(uri) else shown(uri).rstrip("/")
+    server = UI if is_local_file(uri) else without_password(uri).rstrip("/")
     # Without the type, the page opens in a mode that has no charts.
     query = {"workflowType": "machine_learning", "viewStateShareKey": view.key, "compareRunsMode": "CHART"}
     return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
 
 
-def encoded(view: View) -> str:
+def encoded(view: ComparisonView) -> str:
     """The tag's value."""
     state = base64.b64encode(zlib.compress(json.dumps(page_state(view)).encode(), 9)).decode()
     now_ms = int(time.time() * 1000)
     return json.dumps({"name": view.name, "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{state}"})
 
 
-def page_state(view: View) -> JSON:
+def page_state(view: ComparisonView) -> JSON:
     """The state of MLflow's page of runs."""
     columns = _columns(view)
     return {
@@ -110,7 +110,7 @@ def page_state(view: View) -> JSON:
 # ---- the table
 
 
-def _columns(view: View) -> list[str]:
+def _columns(view: ComparisonView) -> list[str]:
     scores = [MEAN, WORST, GAP, *(f"{MEAN}/{condition}" for condition in view.conditions)]
     params = dict.fromkeys([*view.params, "model.name", "data.train_conditions", *USUAL_PARAMS, "seed"])
     tags = ["worst_condition", "data.digest"]
@@ -150,7 +150,7 @@ def _section(name: str, title: str, columns: int, height_px: int) -> JSON:
     }
 
 
-def _charts(view: View) -> list[JSON]:
+def _charts(view: ComparisonView) -> list[JSON]:
     conditions = view.conditions[:MAX_CONDITIONS]
     return [
         _chart(

@@ -20,9 +20,9 @@ from distseg.data.datasets import town
 from distseg.errors import CheckpointError, ConfigError, DataError
 from distseg.evaluation import inference
 from distseg.models import build_model
-from distseg.runs.model_logging import hand_over, tracked_model
-from distseg.tracking import DataInput, TrackedModel
-from distseg.tracking.models import requirements, write_model
+from distseg.runs.model_logging import log_network, tracked_model
+from distseg.tracking import DataInput, ModelToLog
+from distseg.tracking.registry import requirements, write_model
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 from distseg.training.segmenter import Segmenter, _load_pyfunc
@@ -72,7 +72,7 @@ def evaluated_on(digest: str) -> list[DataInput]:
     return [DataInput("town val", "d" * 64, "/data/town", "eval", digest, 4, {"val": ["dawn", "fog"]})]
 
 
-def model_of(saved: Checkpoint, images: str = "same images", **scores: float) -> TrackedModel:
+def model_of(saved: Checkpoint, images: str = "same images", **scores: float) -> ModelToLog:
     model = tracked_model(saved, evaluated_on(images), "# Card")
     return replace(model, scores={**model.scores, **{f"val/{name}": value for name, value in scores.items()}})
 
@@ -199,7 +199,7 @@ def test_a_run_that_ends_twice_with_the_same_best_logs_and_registers_it_once(
 # ---- the registry
 
 
-def register(store: str, name: str, run_name: str, model: TrackedModel, objective: str = "val/mIoU") -> Any:
+def register(store: str, name: str, run_name: str, model: ModelToLog, objective: str = "val/mIoU") -> Any:
     run_id = new_run(store, run_name)
     model_id = tracking.log_model(store, run_id, model)
     return tracking.register_model(store, run_id, model_id, model, name=name, objective=objective)
@@ -251,7 +251,7 @@ def test_a_model_that_is_not_wanted_or_not_done_is_not_logged(
 ) -> None:
     run_id = new_run(store, f"unwanted-{has_finished}")
     settings = TrackingConfig(experiment="exp", log_model=not has_finished)
-    handed = hand_over(
+    handed = log_network(
         store, run_id, settings, saved, dataset="town", inputs=evaluated_on("x"), has_finished=has_finished
     )
     assert handed.model_uri == "" and handed.view_link
@@ -263,7 +263,7 @@ def test_a_model_that_is_not_wanted_or_not_done_is_not_logged(
 
 def hand_over_to(store: str, run_id: str, saved: Checkpoint, **config: Any) -> Any:
     inputs = evaluated_on("same images")
-    return hand_over(store, run_id, TrackingConfig(experiment="exp", **config), saved, dataset="town", inputs=inputs)
+    return log_network(store, run_id, TrackingConfig(experiment="exp", **config), saved, dataset="town", inputs=inputs)
 
 
 def test_a_registry_that_fails_costs_a_warning_and_not_the_model(
