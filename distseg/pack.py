@@ -304,7 +304,7 @@ def _save_sheet(uri: str, path: str, columns: int) -> None:
     shards.contact_sheet(uri, columns=columns).save(path)
 
 
-def _groups_table(summary: shards.Summary) -> rich.table.Table:
+def _groups_table(summary: shards.ShardSummary) -> rich.table.Table:
     table = rich.table.Table("split", "condition", "site")
     for heading in ("samples", "shards", "MiB"):
         table.add_column(heading, justify="right")
@@ -314,7 +314,7 @@ def _groups_table(summary: shards.Summary) -> rich.table.Table:
     return table
 
 
-def _classes_table(summary: shards.Summary) -> rich.table.Table:
+def _classes_table(summary: shards.ShardSummary) -> rich.table.Table:
     table = rich.table.Table("class")
     for split in summary.class_shares:
         table.add_column(f"% of {split}", justify="right")

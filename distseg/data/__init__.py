@@ -2,6 +2,7 @@
 
 from distseg.data.deflate import crc32, decompress
 from distseg.data.processes import Runner, in_processes
-from distseg.data.sample import IGNORE_INDEX, LabelledImage, LabelSpace, Sample
+from distseg.data.sample import LabelledImage, LabelSpace, Sample
+from distseg.label_maps import IGNORE_INDEX
 
 __all__ = ["IGNORE_INDEX", "LabelSpace", "LabelledImage", "Runner", "Sample", "crc32", "decompress", "in_processes"]

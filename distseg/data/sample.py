@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg.errors import DataError
-
-IGNORE_INDEX = 255
+from distseg.label_maps import IGNORE_INDEX
 
 
 class LabelledImage(NamedTuple):

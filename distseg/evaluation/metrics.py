@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IGNORE_INDEX = 255
+from distseg.label_maps import IGNORE_INDEX
 
 
 def confusion_matrix(

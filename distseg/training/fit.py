@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from distseg import evaluation
 from distseg.config import RunConfig
 from distseg.data import LabelSpace
-from distseg.data.loading import Batch, Part, TrainReader, eval_samples
+from distseg.data.loading import Batch, DatasetPart, TrainReader, eval_samples
 from distseg.data.shards import Manifest, Shard, combined_digest, load_manifest
 from distseg.errors import ConfigError, DataError
 from distseg.evaluation import World
@@ -53,7 +53,7 @@ class Training:
     world: World
     manifest: Manifest  # of data.uri; its digest is that of all data sets
     train_shards: Sequence[Shard]  # of data.uri
-    mix: tuple[Part, ...]  # what else is trained on
+    mix: tuple[DatasetPart, ...]  # what else is trained on
     val_shards: tuple[Shard, ...]
     precision: str
     model: SegmentationModel  # the bare one: what is saved and evaluated
@@ -157,7 +157,7 @@ def prepare(config: RunConfig, world: World) -> Training:
     )
 
 
-def select_data(config: RunConfig) -> tuple[Manifest, tuple[Part, ...], tuple[Shard, ...]]:
+def select_data(config: RunConfig) -> tuple[Manifest, tuple[DatasetPart, ...], tuple[Shard, ...]]:
     """(data.uri's manifest with the digest of all data sets, what is trained on, evaluation shards).
 
     Raises if something asked for is not there, or is both trained and evaluated on.
@@ -172,7 +172,7 @@ def select_data(config: RunConfig) -> tuple[Manifest, tuple[Part, ...], tuple[Sh
     manifest = load_manifest(data.uri)
     manifests = [manifest, *map(load_manifest, data.mix)]
     check_mixable(manifests)
-    parts = tuple(Part(each, _train_shards(config, each, manifests)) for each in manifests)
+    parts = tuple(DatasetPart(each, _train_shards(config, each, manifests)) for each in manifests)
     val_shards = evaluation.evaluation_shards(manifest, data.val_split, data.val_conditions)
     evaluation.check_disjoint(parts[0].shards, val_shards)
     return replace(manifest, digest=combined_digest(manifests)), parts, val_shards
@@ -228,7 +228,7 @@ def new_model(config: RunConfig, labels: LabelSpace, pretrained: Pretrained | No
     return model
 
 
-def objective_of(config: RunConfig, parts: Sequence[Part], device: torch.device) -> Objective:
+def objective_of(config: RunConfig, parts: Sequence[DatasetPart], device: torch.device) -> Objective:
     """The loss of the run; its class weights are from the pixel counts of the training conditions, as packed.
 
     What data.sampling changes in them is not counted: weights and sampling by class do the same twice.
@@ -247,7 +247,7 @@ def objective_of(config: RunConfig, parts: Sequence[Part], device: torch.device)
     )
 
 
-def _class_pixels(config: RunConfig, parts: Sequence[Part]) -> list[int]:
+def _class_pixels(config: RunConfig, parts: Sequence[DatasetPart]) -> list[int]:
     """Of each class; a data set that a mixture shows twice as often as the first counts twice."""
     nums = [sum(shard.num_samples for shard in part.shards) for part in parts]
     shares = config.data.mix_weights or nums

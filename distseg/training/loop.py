@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distseg import evaluation
 from distseg.config import AugmentConfig, RunConfig, Sampling
-from distseg.data.loading import Batch, Part, TrainReader
+from distseg.data.loading import Batch, DatasetPart, TrainReader
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import CheckpointError, TrainingError, first_line
 from distseg.evaluation import World
@@ -76,7 +76,7 @@ def open_reader(
     augment: AugmentConfig,
     *,
     sampling: Sampling = "each",
-    mix: Sequence[Part] = (),
+    mix: Sequence[DatasetPart] = (),
     mix_weights: Sequence[float] = (),
 ) -> TrainReader:
     """This rank's micro-batches of some shards, and of other data sets mixed with them, from an optimiser step on."""

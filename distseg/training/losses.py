@@ -21,9 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distseg.label_maps import IGNORE_INDEX
 from distseg.models import Logits
-
-IGNORE_INDEX = 255
 
 WeightKind = Literal["inverse_sqrt", "median_frequency", "enet"]
 

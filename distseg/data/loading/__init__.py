@@ -1,5 +1,5 @@
 """TODO distseg.data.loading."""
 
-from distseg.data.loading.reader import Batch, EvalSample, Part, TrainReader, eval_samples
+from distseg.data.loading.reader import Batch, DatasetPart, EvalSample, TrainReader, eval_samples
 
-__all__ = ["Batch", "EvalSample", "Part", "TrainReader", "eval_samples"]
+__all__ = ["Batch", "DatasetPart", "EvalSample", "TrainReader", "eval_samples"]

@@ -58,7 +58,7 @@ class EvalSample(NamedTuple):
     site: str
 
 
-class Part(NamedTuple):
+class DatasetPart(NamedTuple):
     """What is read of one data set."""
 
     manifest: Manifest
@@ -87,7 +87,7 @@ class TrainReader:
         max_bad_samples: int = 100,
         deadline_s: float = storage.DEADLINE_S,
         sampling: Sampling = "each",
-        mix: Sequence[Part] = (),
+        mix: Sequence[DatasetPart] = (),
         mix_weights: Sequence[float] = (),
         cache_bytes: int = 0,
         cache_dir: str = "",
@@ -97,7 +97,7 @@ class TrainReader:
         `mix` are further data sets, `mix_weights` the shares of all of them, the first's before the others'.
         With cache_bytes, shards of S3 are kept in cache_dir, which the ranks of a node share.
         """
-        parts = [Part(manifest, shards), *mix]
+        parts = [DatasetPart(manifest, shards), *mix]
         streams = streams_of([part.shards for part in parts], sampling, mix_weights)
         self._plan = TrainPlan(streams, batch_size=batch_size, seed=seed, shuffle_window=shuffle_window)
         self._lanes = lanes_of(rank, world, batch_size)

@@ -17,7 +17,7 @@ from distseg.data.shards.manifest import (
 from distseg.data.shards.packing import (
     MAX_BYTES_PER_SHARD,
     MAX_SAMPLES_PER_SHARD,
-    Summary,
+    ShardSummary,
     contact_sheet,
     inspect,
     pack,
@@ -34,7 +34,7 @@ __all__ = [
     "ReadRange",
     "SampleViews",
     "Shard",
-    "Summary",
+    "ShardSummary",
     "combined_digest",
     "contact_sheet",
     "inspect",

@@ -114,7 +114,7 @@ class SummaryRow(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class ShardSummary:
     uri: str
     dataset: str
     digest: str
@@ -123,13 +123,13 @@ class Summary:
     image_sizes: dict[str, SizeRange]
 
 
-def inspect(uri: str) -> Summary:
+def inspect(uri: str) -> ShardSummary:
     """What the manifest says, added up by split, condition and site."""
     manifest = load_manifest(uri)
     groups: dict[tuple[str, str, str], list[Shard]] = {}
     for shard in manifest.shards:
         groups.setdefault((shard.split, shard.condition, shard.site), []).append(shard)
-    return Summary(
+    return ShardSummary(
         uri=uri,
         dataset=manifest.dataset,
         digest=manifest.digest,

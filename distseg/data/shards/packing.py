@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from distseg import storage
 from distseg.data import LabelSpace, Runner, Sample, in_processes
-from distseg.data.shards.inspection import Summary, contact_sheet, inspect, verify
+from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
 from distseg.data.shards.manifest import (
     MANIFEST_NAME,
     Index,
@@ -50,8 +50,8 @@ __all__ = [
     "Member",
     "SampleFiles",
     "Shard",
+    "ShardSummary",
     "SizeRange",
-    "Summary",
     "contact_sheet",
     "inspect",
     "load_manifest",

@@ -15,7 +15,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from distseg.evaluation.metrics import IGNORE_INDEX, Scores, confusion_matrix, scores, summarise
+from distseg.evaluation.metrics import Scores, confusion_matrix, scores, summarise
+from distseg.label_maps import IGNORE_INDEX
 
 
 def matrix(rows: list[list[int]]) -> Tensor:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from distseg.label_maps import IGNORE_INDEX
 from distseg.models import Logits
 from distseg.training.losses import (
-    IGNORE_INDEX,
     Objective,
     class_weights,
     cross_entropy_sum,

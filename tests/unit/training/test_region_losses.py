@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distseg.label_maps import IGNORE_INDEX
 from distseg.models import Logits
 from distseg.training.losses import (
-    IGNORE_INDEX,
     Objective,
     dice_loss,
     hard_pixels,

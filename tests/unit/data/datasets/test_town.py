@@ -19,8 +19,9 @@ from PIL import Image
 from distseg.data.datasets import town
 from distseg.data.datasets.townscape.raster import hull
 from distseg.data.datasets.townscape.scene import FAR_M, Label
-from distseg.data.sample import IGNORE_INDEX, Sample
+from distseg.data.sample import Sample
 from distseg.errors import ConfigError, DataError
+from distseg.label_maps import IGNORE_INDEX
 
 SIZE = (48, 72)
 NUM_CLASSES = town.LABELS.num_classes

@@ -25,7 +25,7 @@ from distseg import storage
 from distseg.config.schema import AugmentConfig
 from distseg.data.loading import source as source_module
 from distseg.data.loading.plan import TrainPlan, streams_of
-from distseg.data.loading.reader import Batch, Part, TrainReader, eval_samples
+from distseg.data.loading.reader import Batch, DatasetPart, TrainReader, eval_samples
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import manifest as manifest_module
 from distseg.data.shards.manifest import Index, IndexEntry, Manifest, Shard, index_json, load_manifest, read_index
@@ -224,12 +224,12 @@ def test_the_cache_of_indices_is_bounded(pristine: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def another(tmp_path_factory: pytest.TempPathFactory) -> Part:
+def another(tmp_path_factory: pytest.TempPathFactory) -> DatasetPart:
     """7 samples of the same classes, in fog."""
     out = tmp_path_factory.mktemp("another")
     pack({"train": toy_samples(7, "train", [("fog", "town")])}, LABELS, str(out), dataset="foggy")
     manifest = load_manifest(str(out))
-    return Part(manifest, manifest.select("train"))
+    return DatasetPart(manifest, manifest.select("train"))
 
 
 def conditions_of(batch: Batch) -> list[str]:
@@ -269,7 +269,7 @@ def test_what_is_drawn_for_a_rare_class_shows_it_and_so_do_its_crops(unequal: Pa
         assert sum(bool((label_HW == 2).any()) for label_HW in batch.labels_BHW) >= 2
 
 
-def test_in_a_mixture_keys_and_errors_say_which_data_set(packed: Path, another: Part) -> None:
+def test_in_a_mixture_keys_and_errors_say_which_data_set(packed: Path, another: DatasetPart) -> None:
     (batch,) = read(packed, 1, mix=[another], batch_size=16)
     uris = {key.rsplit("/", 3)[0] for key in batch.keys}
     assert uris == {str(packed), another.manifest.uri}
@@ -282,7 +282,7 @@ def test_in_a_mixture_keys_and_errors_say_which_data_set(packed: Path, another: 
 
 @pytest.mark.parametrize("sampling", ["condition", "class"])
 def test_any_sampling_is_the_same_for_any_world_and_resumes_at_any_batch(
-    pristine: Path, another: Part, sampling: str
+    pristine: Path, another: DatasetPart, sampling: str
 ) -> None:
     options: dict[str, Any] = {"sampling": sampling, "mix": [another], "mix_weights": (1, 2), "augment": AUGMENT}
     alone = read(pristine, 9, **options)
@@ -294,7 +294,7 @@ def test_any_sampling_is_the_same_for_any_world_and_resumes_at_any_batch(
 
 
 def test_a_mixture_has_its_weights_in_each_batch_and_every_sample_of_each_data_set(
-    pristine: Path, another: Part
+    pristine: Path, another: DatasetPart
 ) -> None:
     batches = read(pristine, 60, mix=[another], mix_weights=(3, 1))
     assert all(conditions_of(batch).count("fog") == 1 for batch in batches)
