@@ -22,6 +22,11 @@ EVALUATION = "val/"
 """Begins the name of every metric of an evaluation."""
 
 
+def loss_term(name: str) -> str:
+    """'dice' -> 'train/dice_loss', of a term of loss.terms."""
+    return f"train/{name}_loss"
+
+
 def evaluation(name: str) -> str:
     """'PA' -> 'val/PA'."""
     return f"{EVALUATION}{name}"

@@ -160,6 +160,9 @@ class LossConfig:
     """Of the Dice loss, beside the cross entropy of the main head."""
     lovasz_weight: float = 0.0
     """Of the Lovász-softmax loss (Berman et al. 2018), likewise."""
+    terms: tuple[str, ...] = ()
+    """Further losses beside the cross entropy of the main head, each as NAME or NAME=WEIGHT: a file of
+    distseg/training/losses/terms, or your own function as module:name. Each is logged as train/NAME_loss."""
 
     def __post_init__(self) -> None:
         for name in ("aux_weight", "dice_weight", "lovasz_weight"):
@@ -171,6 +174,23 @@ class LossConfig:
             "is a probability in (0, 1]",
         )
         _require(0 <= self.ohem_min_kept <= 1, "loss.ohem_min_kept", self.ohem_min_kept, "is a share in [0, 1]")
+        shown = [name.rpartition(":")[2] for name in self.term_weights]
+        is_clear = len(set(shown)) == len(self.terms) and not {"aux", "kl", ""} & set(shown)
+        _require(is_clear, "loss.terms", self.terms, "the names must differ from each other and from aux and kl")
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """`terms` by name: ('dice=0.5',) is {'dice': 0.5}. Raises ConfigError."""
+        weights = {}
+        for term in self.terms:
+            name, _, weight = term.partition("=")
+            try:
+                weights[name] = float(weight or 1)
+            except ValueError:
+                weights[name] = math.nan
+            is_weight = 0 <= weights[name] < math.inf
+            _require(is_weight, "loss.terms", term, "give NAME=WEIGHT with a weight of at least 0, such as dice=0.5")
+        return weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
