@@ -1,4 +1,22 @@
-"""TODO distseg.orchestration."""
+"""Trainings and other work on a Ray cluster. Only this package and `distseg.search` import ray.
+
+In: a `RunConfig`. Out: an `Outcome` of `distseg.runs`, with checkpoints below `<checkpoint.uri>/<run name>`.
+
+    join(uri)                  connects this process to a cluster, or starts one here
+    check_resources(config)    whether the cluster can ever hold the workers
+    capacity(config)           how many such trainings it can hold at a time
+    prepare_search()           the environment that Ray Tune is to have in this process
+    train(config)              one training over the cluster's workers
+    forget_checkpoints(uri)    before a stopped run's checkpoints are replaced by others
+    in_ray_tasks(uri)          a `Runner` that does packing and restyling as tasks of Ray
+    job_id()                   the name of this process in the cluster
+    NO_SCORE                   val/mIoU in what `train`'s callbacks hear of a checkpoint without an evaluation
+
+Raises ResourceError if no cluster answers or it can never hold what is asked, TrainingError if workers are lost for
+good, ConfigError for a field that does not fit the cluster, and whatever the training itself raises.
+
+Every private name of Ray is in compat.py, every environment variable that is set for Ray in environment.py.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,16 +24,32 @@ from distseg.lazy import on_first_use
 
 if TYPE_CHECKING:
     from distseg.orchestration.cluster import capacity, check_resources, job_id, join
-    from distseg.orchestration.ray_train import NO_SCORE, forget_checkpoints, train
+    from distseg.orchestration.driver import train
+    from distseg.orchestration.environment import prepare_search
+    from distseg.orchestration.snapshot import forget_checkpoints
     from distseg.orchestration.tasks import in_ray_tasks
+    from distseg.orchestration.worker import NO_SCORE
 
-__all__ = ["NO_SCORE", "capacity", "check_resources", "forget_checkpoints", "in_ray_tasks", "job_id", "join", "train"]
+__all__ = [
+    "NO_SCORE",
+    "capacity",
+    "check_resources",
+    "forget_checkpoints",
+    "in_ray_tasks",
+    "job_id",
+    "join",
+    "prepare_search",
+    "train",
+]
 
 __getattr__ = on_first_use(
     __name__,
     {
         "distseg.orchestration.cluster": ("capacity", "check_resources", "job_id", "join"),
-        "distseg.orchestration.ray_train": ("NO_SCORE", "forget_checkpoints", "train"),
+        "distseg.orchestration.driver": ("train",),
+        "distseg.orchestration.environment": ("prepare_search",),
+        "distseg.orchestration.snapshot": ("forget_checkpoints",),
         "distseg.orchestration.tasks": ("in_ray_tasks",),
+        "distseg.orchestration.worker": ("NO_SCORE",),
     },
 )

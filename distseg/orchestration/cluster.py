@@ -1,62 +1,43 @@
-"""The Ray cluster of this process: joined, and asked whether it can hold what a training needs."""
+"""The Ray cluster of this process: join it, and ask whether it can hold what a training needs."""
 
-import json
 import logging
 import os
 import socket
-from typing import Any
 
 import ray
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR  # not public
 from ray.util import placement_group_table
 
 from distseg import storage, tracking
 from distseg.config import RunConfig
 from distseg.errors import ConfigError, ResourceError, first_line
+from distseg.orchestration import compat, environment
 from distseg.runs import Run
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL_S = "0.2"  # a checkpoint counts only once Ray Train's controller has polled for it (its default: 2 s)
 CONNECT_TIMEOUT_S = 10.0
-
-# Ray Train writes to S3 by pyarrow, whose checksums by default take the form of trailers, which S3 servers before 2025
-# (Ceph 16 among them) refuse with status 411.
-PLAIN_CHECKSUMS = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
-
-# For the processes of a cluster that is started here: large blocks of memory in huge pages, which glibc must be told
-# before a process begins. Two workers that share a core's two threads trained 4% faster on it.
-HUGE_PAGES = "glibc.malloc.hugetlb=1"  # of GLIBC_TUNABLES
 
 
 def join(run_uri: str) -> None:
     """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
+    environment.set_defaults(environment.ALWAYS)
     if ray.is_initialized():
         return
     check_address(os.environ.get("RAY_ADDRESS", ""))
-    os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
+    environment.set_defaults(environment.NEW_CLUSTER)
     try:
-        needs_plain = storage.is_s3(run_uri) and not PLAIN_CHECKSUMS.keys() & os.environ.keys()
-        env_vars = PLAIN_CHECKSUMS if needs_plain else {}
-        os.environ.update(env_vars)
+        is_set = environment.S3.keys() & os.environ.keys()
+        env_vars = dict(environment.S3) if storage.is_s3(run_uri) and not is_set else {}
+        environment.set_defaults(env_vars)
         ray.init(
-            # Workers' warnings come by the watcher; their tracebacks are in Ray's logs, and here with --debug.
+            # Workers' warnings come through watcher.py; tracebacks are in Ray's logs, and with --debug also here.
             log_to_driver=log.isEnabledFor(logging.DEBUG),
             logging_level=logging.WARNING,
             runtime_env={"env_vars": env_vars} if env_vars else None,
         )
-    except Exception as error:  # noqa: BLE001 — what Ray raises where its own processes do not start is no narrower
+    except Exception as error:  # noqa: BLE001 — Ray raises no narrower class if its own processes do not start
         address = os.environ.get("RAY_ADDRESS", "")
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
-
-
-def is_started_here() -> bool:
-    """Whether the cluster is one that this process started, and that ends with it."""
-    from ray._private import worker  # not public, but the only place that knows
-
-    node: Any = worker._global_node
-    return node is not None and bool(node.head)
 
 
 def check_address(address: str) -> None:
@@ -76,8 +57,8 @@ def check_address(address: str) -> None:
 def check_resources(config: RunConfig) -> None:
     """Raises ResourceError with the numbers if the cluster can never hold the workers.
 
-    What an autoscaler may bring counts; what others use right now comes free again. Raises ConfigError where each
-    change of the number of workers would begin again at step 0.
+    Machines that an autoscaler may add count, and so do resources that others use now, as they become free again.
+    Raises ConfigError if a change of the number of workers would begin again at step 0.
     """
     scaling = config.scaling
     if scaling.min_workers and not config.checkpoint.every_steps + config.evaluate.every_steps:
@@ -85,7 +66,7 @@ def check_resources(config: RunConfig) -> None:
             f"scaling.min_workers = {scaling.min_workers}: each change of the number of workers goes back to a "
             "checkpoint; give checkpoint.every_steps"
         )
-    least, limits = scaling.min_workers or scaling.num_workers, _autoscaler_limits()
+    least, limits = scaling.min_workers or scaling.num_workers, compat.autoscaler_limits()
     if limits is not None and limits.get("CPU", 0) >= least * scaling.cpus_per_worker:
         return
     if _num_workers_that_fit(config) >= least:
@@ -97,7 +78,7 @@ def check_resources(config: RunConfig) -> None:
 
 
 def shortage(config: RunConfig) -> str:
-    """Why a training that has asked for workers gets none; empty if it gets them."""
+    """Why a training that waits for workers does not get them; empty if it gets them."""
     least = config.scaling.min_workers or config.scaling.num_workers
     pending = [len(g["bundles"]) for g in placement_group_table().values() if g["state"] == "PENDING"]
     asked = max((number for number in pending if least <= number <= config.scaling.num_workers), default=0)
@@ -130,23 +111,16 @@ def _num_workers_that_fit(config: RunConfig) -> int:
 
 
 def capacity(config: RunConfig) -> int:
-    """How many such trainings the cluster, or what its autoscaler may make of it, can hold at a time; at least 1."""
-    fits, limits = _num_workers_that_fit(config), _autoscaler_limits()
+    """How many such trainings the cluster can hold at a time, with all that its autoscaler may add; at least 1."""
+    fits, limits = _num_workers_that_fit(config), compat.autoscaler_limits()
     if limits is not None:
         by_cpu = limits.get("CPU", 0) // config.scaling.cpus_per_worker
         fits = max(fits, min(by_cpu, limits.get("GPU", 0)) if config.scaling.gpu else by_cpu)
     return max(1, fits // config.scaling.num_workers)
 
 
-def _autoscaler_limits() -> dict[str, int] | None:
-    """The most of each resource that the cluster's autoscaler may bring up; None without an autoscaler."""
-    from ray._private.state import state  # not public, but the only place that knows
-
-    return state.get_max_resources_from_cluster_config()
-
-
 def check_reachable(run: Run) -> None:
-    """Raises ConfigError if several machines would need a file that only one has."""
+    """Raises ConfigError if the tracking server is a file of this machine and the cluster has several machines."""
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(hosts) > 1 and tracking.is_local_file(run.tracking_uri):
         raise ConfigError(
@@ -156,6 +130,5 @@ def check_reachable(run: Run) -> None:
 
 
 def job_id() -> str:
-    """What `ray job list` names this process by, if it is a submitted job, else the number of its connection to Ray."""
-    submitted = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
-    return submitted.get("metadata", {}).get("job_submission_id") or str(ray.get_runtime_context().get_job_id())
+    """The name by which `ray job list` shows this process; if it is no submitted job, the number of its connection."""
+    return compat.submitted_job_id() or str(ray.get_runtime_context().get_job_id())

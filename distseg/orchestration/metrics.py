@@ -1,67 +1,74 @@
-"""What rank 0 of a training tells Prometheus, by the metrics endpoint of its Ray node.
+"""What rank 0 of a training exports to Prometheus, through the metrics endpoint of its Ray node.
 
-Gauges, tagged `run` and `experiment`; those of one condition also `condition`. Ray puts `ray_` before each name.
-Ray forgets a gauge about 20 s after it was set, so all are set again every few seconds for as long as the training
-lives: mIoU is there between evaluations, and what has ended is gone.
+All are gauges with the tags `run` and `experiment`; those of a condition also have `condition`. Ray puts `ray_` before
+each name. Ray forgets a gauge about 20 s after it was set. So all are set again every few seconds while the training
+lives: mIoU stays between evaluations, and a training that has ended disappears.
 """
 
 import logging
 import threading
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ray.util.metrics import Gauge
 
+from distseg import metric_names
 from distseg.config import RunConfig
 
 log = logging.getLogger(__name__)
 
 REPEAT_S = 5.0  # Ray collects every 10 s
-STEP, MAX_STEPS, STEP_TIME = "distseg_step", "distseg_max_steps", "distseg_step_seconds"
-MIOU_WORST, CONDITION_MIOU = "distseg_miou_worst", "distseg_condition_miou"
-MEASURED = {  # as it is logged -> as it is exported
-    "train/loss": "distseg_loss",
-    "train/lr": "distseg_learning_rate",
-    "train/images_per_s": "distseg_images_per_second",
-    "train/data_wait_fraction": "distseg_data_wait_ratio",
-    "val/mIoU": "distseg_miou",
+
+
+class Exported(NamedTuple):
+    """One gauge. A metric is shown in Prometheus by a row of LOGGED."""
+
+    gauge: str
+    description: str
+
+
+STEP = Exported("distseg_step", "Optimiser steps done")
+MAX_STEPS = Exported("distseg_max_steps", "Optimiser steps that the run is to do")
+STEP_TIME = Exported(
+    "distseg_step_seconds", "Seconds per optimiser step, evaluations left out, since it was last logged"
+)
+MIOU_WORST = Exported(
+    "distseg_miou_worst", "mIoU of the worst condition, over the classes that have truth in every condition"
+)
+CONDITION_MIOU = Exported("distseg_condition_miou", "mIoU of each condition in the last evaluation")
+LOGGED = {  # a metric as it is logged -> its gauge, which has the same value
+    metric_names.TRAIN_LOSS: Exported("distseg_loss", "Training loss of the global batch"),
+    metric_names.LEARNING_RATE: Exported("distseg_learning_rate", "Learning rate"),
+    metric_names.IMAGES_PER_S: Exported(
+        "distseg_images_per_second", "Images per second of all workers together, evaluations left out"
+    ),
+    metric_names.DATA_WAIT_FRACTION: Exported(
+        "distseg_data_wait_ratio", "Fraction of the time that rank 0 waited for data"
+    ),
+    metric_names.MIOU: Exported("distseg_miou", "mIoU over all images of the last evaluation"),
 }
-DESCRIPTIONS = {
-    STEP: "Optimiser steps done",
-    MAX_STEPS: "Optimiser steps that the run is to do",
-    STEP_TIME: "Seconds per optimiser step, evaluations left out, since it was last logged",
-    "distseg_loss": "Training loss of the global batch",
-    "distseg_learning_rate": "Learning rate",
-    "distseg_images_per_second": "Images per second of all workers together, evaluations left out",
-    "distseg_data_wait_ratio": "Fraction of the time that rank 0 waited for data",
-    "distseg_miou": "mIoU over all images of the last evaluation",
-    MIOU_WORST: "mIoU of the worst condition, over the classes that have truth in every condition",
-    CONDITION_MIOU: "mIoU of each condition in the last evaluation",
-}
-_OF_CONDITIONS = (MIOU_WORST, CONDITION_MIOU)
-_CONDITION_PREFIX = "val/mIoU/"
+DESCRIPTIONS = dict([STEP, MAX_STEPS, STEP_TIME, *LOGGED.values(), MIOU_WORST, CONDITION_MIOU])
+_OF_CONDITIONS = (MIOU_WORST.gauge, CONDITION_MIOU.gauge)  # they have the tag `condition`
 
 Values = dict[str, dict[str, float]]  # gauge -> condition, "" where the gauge has no such tag -> value
 
 
 def values_of(step: int, metrics: Mapping[str, float], *, worst_condition: str, config: RunConfig) -> Values:
-    """What the metrics logged at a step make of the gauges; those that they say nothing of are left out."""
-    values: Values = {STEP: {"": float(step)}, MAX_STEPS: {"": float(config.optim.max_steps)}}
-    values |= {MEASURED[name]: {"": value} for name, value in metrics.items() if name in MEASURED}
-    if metrics.get("train/images_per_s", 0.0) > 0:
-        values[STEP_TIME] = {"": config.data.batch_size / metrics["train/images_per_s"]}
-    if worst_condition and "val/mIoU_worst" in metrics:
-        values[MIOU_WORST] = {worst_condition: metrics["val/mIoU_worst"]}
-    of_conditions = {
-        name.removeprefix(_CONDITION_PREFIX): value
-        for name, value in metrics.items()
-        if name.startswith(_CONDITION_PREFIX)
-    }
-    return values | ({CONDITION_MIOU: of_conditions} if of_conditions else {})
+    """The gauges' values after these metrics were logged at a step; gauges that they do not concern are left out."""
+    values: Values = {STEP.gauge: {"": float(step)}, MAX_STEPS.gauge: {"": float(config.optim.max_steps)}}
+    values |= {LOGGED[name].gauge: {"": value} for name, value in metrics.items() if name in LOGGED}
+    if (images_per_s := metrics.get(metric_names.IMAGES_PER_S, 0.0)) > 0:
+        values[STEP_TIME.gauge] = {"": config.data.batch_size / images_per_s}
+    if worst_condition and metric_names.MIOU_WORST in metrics:
+        values[MIOU_WORST.gauge] = {worst_condition: metrics[metric_names.MIOU_WORST]}
+    conditions = {name: metric_names.condition_of(name) for name in metrics}
+    of_conditions = {condition: metrics[name] for name, condition in conditions.items() if condition is not None}
+    return values | ({CONDITION_MIOU.gauge: of_conditions} if of_conditions else {})
 
 
 class Exporter:
-    """Keeps a run's newest values exported until it is closed. Never raises: the first failure is warned of, and ends
-    the export."""
+    """Keeps a run's newest values exported until it is closed. Never raises: the first failure is logged as a warning
+    and ends the export."""
 
     def __init__(self, config: RunConfig, run_name: str, repeat_s: float = REPEAT_S) -> None:
         self._config, self._repeat_s = config, repeat_s
@@ -74,7 +81,7 @@ class Exporter:
         self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float], worst_condition: str = "") -> None:
-        with self._lock:  # by gauge: another condition than before may be the worst
+        with self._lock:  # a gauge's values are replaced as a whole: the worst condition may have changed
             self._values |= values_of(step, metrics, worst_condition=worst_condition, config=self._config)
         self._export()
 
@@ -95,7 +102,7 @@ class Exporter:
                     for condition, value in values.items():
                         tags = {"condition": condition} if name in _OF_CONDITIONS else {}
                         self._gauge(name).set(value, tags=self._tags | tags)
-        except Exception as error:  # noqa: BLE001 — no picture of a training may stop it
+        except Exception as error:  # noqa: BLE001 — monitoring must not stop a training
             self._closed.set()
             log.warning("metrics for Prometheus are no longer exported: %r", error)
 

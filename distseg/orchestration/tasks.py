@@ -14,15 +14,15 @@ from distseg.orchestration import cluster
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-_AHEAD = 2  # tasks handed out for each CPU of the cluster
+_AHEAD = 2  # tasks submitted at a time for each CPU of the cluster
 _MAX_RETRIES = 5  # of a task whose worker or host died
 
 
 def in_ray_tasks(uri: str) -> Runner:
-    """One CPU for each task, on the cluster of RAY_ADDRESS, a running one, or one started here.
+    """A runner of tasks, one CPU for each, on the cluster of RAY_ADDRESS, a running one, or one started here.
 
-    Tasks must give the same however often they run: one whose host dies is run again elsewhere. `uri` is where they
-    write: on several hosts, a place that all of them see.
+    A task must give the same result however often it runs: if its host dies, it runs again on another. `uri` is where
+    the tasks write; if there are several hosts, all of them must see it.
     """
     cluster.join(uri)
     return _run

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import ray.train
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from distseg.config.schema import RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
-from distseg.orchestration import cluster
+from distseg.orchestration import compat
 from distseg.orchestration.cluster import check_resources, job_id
-from distseg.orchestration.ray_train import _cause, _forget_if_broken
+from distseg.orchestration.failures import error_of
+from distseg.orchestration.snapshot import forget_if_broken
 from distseg.orchestration.trainer import LeanTorchTrainer
 from distseg.training.checkpoint import META_FILE
 
@@ -32,7 +31,7 @@ Refer to the documentation on how to address the out of memory issue: https://do
 )
 def test_one_line_says_why(failure: ray.train.TrainingFailedError, kind: type[DistsegError], words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
-        raise _cause(failure)
+        raise error_of(failure)
     assert "\n" not in str(caught.value)
 
 
@@ -44,7 +43,7 @@ def test_a_changing_number_of_workers_needs_checkpoints() -> None:
 
 def test_a_submitted_job_is_named_as_ray_job_list_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_abc"}}
-    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(known))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(known))
     assert job_id() == "raysubmit_abc"
 
 
@@ -62,13 +61,13 @@ def test_what_ray_noted_of_checkpoints_that_are_gone_does_not_stop_a_resumed_run
 ) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / META_FILE).touch()
-    snapshot = tmp_path / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    snapshot = tmp_path / compat.checkpoint_snapshot_name()
     if isinstance(names := noted.get("checkpoint_results"), list):
         noted = {**noted, "checkpoint_results": [{"checkpoint_dir_name": name} for name in names]}
     snapshot.write_text(json.dumps({"pending_training_results": [], **noted}))
-    _forget_if_broken(str(tmp_path))
+    forget_if_broken(str(tmp_path))
     assert snapshot.exists() == is_kept
-    _forget_if_broken(str(tmp_path / "there"))  # a run that Ray did not train
+    forget_if_broken(str(tmp_path / "there"))  # a run that Ray did not train
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies settings of its own
@@ -76,6 +75,6 @@ def test_a_training_starts_no_helper_of_rays_that_is_of_no_use(monkeypatch: pyte
     trainer = LeanTorchTrainer(lambda: None)
     made = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
     assert made >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in made
-    monkeypatch.setattr(cluster, "is_started_here", lambda: True)
+    monkeypatch.setattr(compat, "started_this_cluster", lambda: True)
     alone = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
     assert alone == made - {"PlacementGroupCleanerCallback"}

@@ -1,0 +1,147 @@
+"""One training on a Ray cluster: configuration -> Ray Train's TorchTrainer -> outcome. The driver's side.
+
+Every worker of the group is one rank (worker.py). Rank 0 hands its checkpoints to Ray Train, which uploads them to
+`<checkpoint.uri>/<run name>`, keeps the best two by val/mIoU and the newest, and replaces lost workers, or goes on with
+fewer if `scaling.min_workers` allows it. The new group goes on from the newest undamaged checkpoint. Errors that a
+restart would only repeat stop the run at once.
+"""
+
+import contextlib
+import functools
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train import FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
+from ray.train.torch import TorchConfig
+from ray.util.queue import Queue
+
+from distseg import storage
+from distseg.config import RunConfig, to_dict
+from distseg.errors import TrainingError
+from distseg.metric_names import MIOU
+from distseg.orchestration import cluster, compat, environment, failures, snapshot, watcher
+from distseg.orchestration.trainer import LeanTorchTrainer
+from distseg.orchestration.worker import train_rank
+from distseg.runs import (
+    Outcome,
+    ProgressCallback,
+    Run,
+    check_run,
+    finalize,
+    load_resume_checkpoint,
+    with_absolute_paths,
+)
+from distseg.training import checkpoint
+
+RESIZE_INTERVAL_S = 300.0  # taking in a machine that comes back is a restart, so not at once (Ray Train: 60)
+COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
+
+
+def train(
+    config: RunConfig,
+    *,
+    resume: str | None = None,
+    show: ProgressCallback | None = None,
+    tags: Mapping[str, str] | None = None,
+    callbacks: Sequence[UserCallback] = (),
+    job: str = "",
+) -> Outcome:
+    """Trains on the Ray cluster of this process (RAY_ADDRESS, a running one, or one started here).
+
+    `tags` are added to the MLflow run. `callbacks` hear what rank 0 reports: step and scores of each checkpoint. `job`
+    is the `job_id` of the process that began it all, by default this one.
+
+    All that can be known to fail is checked before anything is created. Raises the errors of a training, and
+    ResourceError if the cluster can never hold what is asked.
+    """
+    config = with_absolute_paths(config)
+    manifest = check_run(config)
+    run = Run.resume(resume, config) if resume else Run.new(config)
+    run.tags |= tags or {}
+    saved = load_resume_checkpoint(run, config, manifest)
+    storage.check_writable(run.uri.rpartition("/")[0])
+    if config.scaling.min_workers:
+        environment.set_defaults(environment.ELASTIC)
+    cluster.join(run.uri)
+    cluster.check_resources(config)
+    cluster.check_reachable(run)
+    run.job_id = job or cluster.job_id()
+    run.open(config, manifest, saved)
+    if resume:
+        snapshot.forget_if_broken(run.uri)
+    status = "FAILED"
+    try:
+        shortage = functools.partial(cluster.shortage, config)
+        with watcher.watching(shortage, show) as queue, _interruptible(), _named_cluster():
+            _trainer(config, run, queue, callbacks).fit()
+        status = "FINISHED"
+    except TrainingFailedError as error:
+        raise failures.error_of(error) from error
+    except RayError as error:  # the controller died, or could not begin
+        raise TrainingError(f"training failed: {failures.last_line(error)}") from error
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        outcome = finalize(run, status)
+    return outcome
+
+
+@contextlib.contextmanager
+def _named_cluster() -> Iterator[None]:
+    """Tells the cluster's address to what Ray Train starts.
+
+    If a controller dies, a helper of Ray Train frees the place of its workers. It finds the cluster by RAY_ADDRESS, and
+    on a machine with two clusters only by that: without it, the place of a stopped trial would never be free again.
+    """
+    compat.pass_to_controller(environment.ADDRESS)
+    with environment.temporary(environment.ADDRESS, ray.get_runtime_context().gcs_address):
+        yield
+
+
+def _trainer(config: RunConfig, run: Run, queue: Queue, callbacks: Sequence[UserCallback]) -> LeanTorchTrainer:
+    scaling = config.scaling
+    options = {"config": to_dict(config), "run": {**vars(run)}, "queue": queue}
+    asked: Any = {  # Any, since type checkers see Ray Train's first version
+        "num_workers": (scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
+        "use_gpu": scaling.gpu,
+        "resources_per_worker": {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if scaling.gpu else {})},
+        "elastic_resize_monitor_interval_s": RESIZE_INTERVAL_S,
+    }
+    settings: Any = {
+        "name": run.name,
+        "storage_path": run.uri.rpartition("/")[0],
+        "failure_config": FailureConfig(max_failures=scaling.max_failures),
+        "checkpoint_config": ray.train.CheckpointConfig(
+            num_to_keep=checkpoint.NUM_BEST_KEPT, checkpoint_score_attribute=MIOU, checkpoint_score_order="max"
+        ),
+        "callbacks": [failures.FailureCallback(queue), failures.GroupCallback(queue), *callbacks],
+        "logging_config": LoggingConfig(log_level="WARNING"),
+    }
+    return LeanTorchTrainer(
+        train_rank,
+        train_loop_config=options,
+        scaling_config=cast(Any, ray.train.ScalingConfig(**asked)),
+        torch_config=TorchConfig(timeout_s=int(config.data.deadline_s + COLLECTIVE_SLACK_S)),
+        run_config=cast(Any, ray.train.RunConfig(**settings)),
+    )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by stopping the workers and then leaving the program; here it is a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():  # in a search; Ray Train leaves signals alone there
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)

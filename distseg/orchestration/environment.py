@@ -1,0 +1,70 @@
+"""Every environment variable of this process that distseg sets for Ray, and why.
+
+A variable that the user has set stays as it is. Ray reads most of them when its first object is made, so they are set
+just before that and stay set, except those that `temporary` sets for a block.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+ALWAYS: Mapping[str, str] = {
+    # A checkpoint counts only once Ray Train's controller has polled for it (its default: 2 s).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+
+NEW_CLUSTER: Mapping[str, str] = {
+    # Large blocks of memory in huge pages, which glibc must be told before a process begins. Two workers that share a
+    # core's two threads trained 4% faster with it.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+S3: Mapping[str, str] = {
+    # Ray Train writes to S3 by pyarrow. Its checksums come as trailers by default, which S3 servers before 2025 (Ceph
+    # 16 among them) refuse with status 411.
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+}
+
+ELASTIC: Mapping[str, str] = {
+    # Then a training whose number of workers may change tries another number (Ray Train's default: 60 s).
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
+
+SEARCH: Mapping[str, str] = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a search writes records of its own
+    "RAY_AIR_NEW_OUTPUT": "0",  # and has a display of its own
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",  # a stopped trial would keep its workers for minutes
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",  # how often Ray Tune's state is written
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, as everywhere
+}
+
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""'0' while a training begins on a cluster of one machine, which nobody takes away. See trainer.py."""
+
+ADDRESS = "RAY_ADDRESS"
+"""While a training runs: its cluster. See driver.py."""
+
+
+def set_defaults(variables: Mapping[str, str]) -> None:
+    """Sets those that are not set yet."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def prepare_search() -> None:
+    """For a search by Ray Tune, in the process that runs it."""
+    set_defaults(SEARCH)
+
+
+@contextlib.contextmanager
+def temporary(name: str, value: str) -> Iterator[None]:
+    """Sets a variable for the block, then puts back what was there."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before

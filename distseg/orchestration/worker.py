@@ -1,0 +1,118 @@
+"""One rank of a training, as a worker of Ray Train: what it runs, and where it reports to."""
+
+import contextlib
+import glob
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import CheckpointUploadMode
+
+from distseg import storage
+from distseg.config import RunConfig, from_dict
+from distseg.evaluation import World
+from distseg.metric_names import EVALUATION, MIOU
+from distseg.orchestration import watcher
+from distseg.orchestration.metrics import Exporter
+from distseg.runs import NullReporter, ProgressCallback, Run, RunReporter, fit_run
+from distseg.training import checkpoint
+from distseg.training.checkpoint import Checkpoint
+
+NO_SCORE = -1.0  # the val/mIoU of a checkpoint without an evaluation; Ray Train complains of each that has none
+
+
+def train_rank(options: Mapping[str, Any]) -> None:
+    """Trains as one rank of the group. `options`: the configuration and the run as dictionaries, and the queue."""
+    config, run, queue = from_dict(options["config"]), Run(**options["run"]), options["queue"]
+    world = _world(config)
+    logging.getLogger("distseg").addHandler(watcher.WarningsToDriver(queue, world.rank))
+    logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
+    if world.rank == 0:
+        watcher.send_started(queue)
+    saved = agreed_checkpoint(run.uri, world)
+    with contextlib.ExitStack() as opened:
+        report: NullReporter | RunReporter = _RayNullReporter()
+        if world.rank == 0:
+            exporter = opened.enter_context(contextlib.closing(Exporter(config, run.name)))
+
+            def show(step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
+                watcher.send_progress(queue, step, metrics, worst_condition)
+                exporter.log(step, metrics, worst_condition)
+
+            report = _RayReporter(config, run, saved, show)
+        opened.enter_context(contextlib.closing(report))
+        fit_run(config, world, report, resume=saved, run_id=run.run_id)
+
+
+def _world(config: RunConfig) -> World:
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(config.scaling.cpus_per_worker)
+    return World(context.get_world_rank(), context.get_world_size(), device)
+
+
+def agreed_checkpoint(run_uri: str, world: World) -> Checkpoint | None:
+    """The newest undamaged checkpoint, the same on all ranks: rank 0 chooses, the others read its choice."""
+    chosen = checkpoint.newest(run_uri) if world.rank == 0 else None
+    uris = [chosen[0] if chosen else None]
+    if world.size > 1:
+        dist.broadcast_object_list(uris, src=0)
+    if chosen is not None:
+        return chosen[1]
+    return checkpoint.read(uris[0]) if uris[0] else None
+
+
+def _reported(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What Ray Train gets with a checkpoint: the step and all metrics of its evaluation.
+
+    It keeps checkpoints by val/mIoU; a search judges its trials by any of them.
+    """
+    evaluated = {name: value for name, value in metrics.items() if name.startswith(EVALUATION)}
+    return {"step": step, MIOU: NO_SCORE} | evaluated
+
+
+class _RayReporter(RunReporter):
+    """Rank 0: Ray Train uploads its checkpoints beside the training, and prunes them."""
+
+    def __init__(
+        self, config: RunConfig, run: Run, saved: Checkpoint | None, show: ProgressCallback | None = None
+    ) -> None:
+        super().__init__(config, run, saved, show)
+        self._prefix = f"distseg-checkpoint-{run.name}-"
+        for left_by_a_killed_worker in Path(tempfile.gettempdir()).glob(f"{glob.escape(self._prefix)}*"):
+            shutil.rmtree(left_by_a_killed_worker, ignore_errors=True)
+
+    def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
+        assert saved is not None
+        folder = tempfile.mkdtemp(prefix=self._prefix)  # Ray Train removes it after the upload
+        checkpoint.write(Path(folder), saved)
+        ray.train.report(
+            _reported(step, metrics),
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=checkpoint.new_name(step),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._upload,
+        )
+        self.journal.upload()
+
+    def _upload(self, saved: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Weights first: Ray Train's own upload may begin with the file that marks a checkpoint as whole."""
+        target = storage.join(self.run.uri, name)
+        with saved.as_directory() as folder:
+            checkpoint.upload(Path(folder), target)
+        return ray.train.Checkpoint(target)
+
+
+class _RayNullReporter(NullReporter):
+    """The other ranks: they report too, since `ray.train.report` waits for every rank."""
+
+    def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
+        ray.train.report(_reported(step, metrics), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)

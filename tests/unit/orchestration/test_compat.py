@@ -1,0 +1,119 @@
+"""Private names of Ray: the tested version has them all, and a version without one loses that and nothing else."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from types import ModuleType
+
+import pytest
+import ray.train
+
+from distseg.orchestration import compat
+from tests.conftest import REPOSITORY
+
+LOOKED_UP: dict[str, Callable[[], object]] = {
+    "_global_node": compat.started_this_cluster,
+    "state": compat.autoscaler_limits,
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": compat.submitted_job_id,
+    "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": compat.checkpoint_snapshot_name,
+    "ENV_VARS_TO_PROPAGATE": lambda: compat.pass_to_controller("A_VARIABLE"),
+    "WorkerGroupCallback": compat.worker_group_callback,
+    "FixedScalingPolicy": compat.fixed_scaling_policy,
+}
+MODULES = (
+    "ray._private.worker",
+    "ray._private.state",
+    "ray._private.runtime_env.constants",
+    "ray.train.v2._internal.constants",
+    "ray.train.v2._internal.execution.callback",
+    "ray.train.v2._internal.execution.scaling_policy",
+)
+
+
+@pytest.fixture(autouse=True)
+def each_is_told_anew() -> Iterator[None]:
+    compat._warn_once.cache_clear()
+    yield
+    compat._warn_once.cache_clear()
+
+
+def test_the_lock_has_the_tested_version() -> None:
+    locked = re.search(r"^ray==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
+    assert locked and locked[1] == compat.TESTED
+
+
+@pytest.mark.skipif(metadata.version("ray") != compat.TESTED, reason="another version may lack some")
+def test_the_tested_version_has_every_name(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("ray._private.state.state.get_max_resources_from_cluster_config", lambda: None)  # no cluster
+    for look_up in LOOKED_UP.values():
+        look_up()
+    assert caplog.messages == []
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    assert "A_VARIABLE" in ENV_VARS_TO_PROPAGATE
+    ENV_VARS_TO_PROPAGATE.remove("A_VARIABLE")
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+@pytest.mark.parametrize("is_module_there", [True, False])
+def test_a_missing_name_is_told_once_and_done_without(
+    name: str, is_module_there: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for module in MODULES:  # sys.modules[…] = None makes `import` raise ImportError
+        monkeypatch.setitem(sys.modules, module, ModuleType(module) if is_module_there else None)
+    first, second = LOOKED_UP[name](), LOOKED_UP[name]()
+    assert first == second == WITHOUT[name]
+    (message,) = caplog.messages
+    assert message.startswith(f"Ray {ray.__version__} has no ray.") and f".{name} (tested: Ray " in message
+
+
+WITHOUT = {
+    "_global_node": False,
+    "state": None,
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": "",
+    "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": "checkpoint_manager_snapshot.json",
+    "ENV_VARS_TO_PROPAGATE": None,
+    "WorkerGroupCallback": ray.train.UserCallback,
+    "FixedScalingPolicy": None,
+}
+
+
+def test_a_submitted_job_is_known_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compat.submitted_job_id() == ""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "mine"}}))
+    assert compat.submitted_job_id() == "mine"
+
+
+WITHOUT_PRIVATE_NAMES = """
+import logging, sys
+logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+import ray.train.torch
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.config import RunConfig, ScalingConfig
+for name in MODULES:
+    sys.modules[name] = None
+from distseg.orchestration import driver, failures, trainer
+callback = failures.GroupCallback(queue=None)
+made = trainer.LeanTorchTrainer(
+    driver.train_rank, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(callbacks=[callback])
+)
+kept = []
+trainer.TorchTrainer._initialize_and_run_controller = lambda self, **options: kept.append(options["scaling_policy"])
+made._initialize_and_run_controller(scaling_policy=FixedScalingPolicy(made.scaling_config))
+print(type(kept[0]).__name__, [type(c).__name__ for c in made._create_default_callbacks()])
+"""
+
+
+def test_without_any_private_name_a_trainer_is_made_with_rays_own_helpers() -> None:
+    code = WITHOUT_PRIVATE_NAMES.replace("MODULES", repr(MODULES))
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("FixedScalingPolicy ") and "PlacementGroupCleanerCallback" in ended.stdout
+    told = [line for line in ended.stderr.splitlines() if line.startswith("distseg.orchestration.compat:")]
+    assert len(told) == 3, ended.stderr  # the base of GroupCallback, the policy, who started the cluster
