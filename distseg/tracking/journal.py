@@ -40,7 +40,7 @@ class Journal:
 
     def __init__(self, run_uri: str, run_name: str) -> None:
         self._run_uri = run_uri
-        self._is_remote = storage.is_s3(run_uri)
+        self._is_remote = storage.is_remote(run_uri)
         self._lock = threading.Lock()
         self._upload_thread: threading.Thread | None = None
         self._can_append = True
@@ -138,7 +138,7 @@ def read_journal(run_uri: str, run_name: str = "") -> list[MetricRecord]:
         records = _read_segments(run_uri)
     except StorageError:  # rank 0 was making one segment of them
         records = _read_segments(run_uri)
-    if run_name and storage.is_s3(run_uri):
+    if run_name and storage.is_remote(run_uri):
         records += _read_lines(local_path(run_name))
     return without_repeats(records)
 

@@ -19,7 +19,7 @@ from distseg.data.loading.reader import Batch, TrainReader, eval_samples
 from distseg.data.shards.manifest import Manifest, load_manifest
 from distseg.data.shards.packing import pack
 from distseg.errors import DataError, StorageError
-from distseg.storage import s3
+from distseg.storage import s3_client
 from tests.chaos.conftest import print_table
 from tests.chaos.fault_proxy import Fault, FaultProxy, cut, flip, reset, slow, status
 from tests.toy_data import LABELS, toy_samples
@@ -66,7 +66,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
 def proxy(s3_uri: str, packed: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     for entry in storage.list_files(packed):
         storage.upload(entry.uri, storage.join(s3_uri, str(Path(entry.uri).relative_to(packed))))
-    with FaultProxy(s3._connection().server) as proxy:
+    with FaultProxy(s3_client._connection("s3://any/key").server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy
 

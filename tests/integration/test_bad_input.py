@@ -37,7 +37,7 @@ from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards.manifest import MANIFEST_NAME, load_manifest, read_index, seal
 from distseg.data.shards.packing import pack
 from distseg.models.backbones import build_resnet
-from distseg.storage import s3
+from distseg.storage import retries
 from distseg.training import checkpoint
 from tests import programs
 from tests.conftest import make_bucket, use_environment
@@ -599,7 +599,7 @@ def test_an_s3_server_that_cannot_be_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     use_environment(environment, monkeypatch)
-    monkeypatch.setattr(s3, "FIRST_CONTACT_S", 0.5)
+    monkeypatch.setattr(retries, "FIRST_CONTACT_S", 0.5)
     case = Bad(TRAIN + " --data.uri s3://bucket/data", 1, ("s3://bucket/data", expected))
     assert_fails(case, places, monkeypatch, capsys)
 

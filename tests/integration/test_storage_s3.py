@@ -10,7 +10,7 @@ import pytest
 
 from distseg import storage
 from distseg.errors import StorageError
-from distseg.storage import join, s3
+from distseg.storage import bucket_and_key, join, s3_multipart
 from tests.conftest import free_port, run_script, short_directory, sourced, use_environment
 
 pytestmark = pytest.mark.servers
@@ -45,10 +45,10 @@ def test_multipart_upload_and_ranges_by_threads(s3_uri: str, tmp_path: Path) -> 
 
 def test_a_failed_upload_leaves_no_parts(s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").write_bytes(b"x" * (17 << 20))
-    monkeypatch.setattr(s3, "PART_BYTES", 1 << 20)  # too small for S3, which refuses to complete it
+    monkeypatch.setattr(s3_multipart, "PART_BYTES", 1 << 20)  # too small for S3, which refuses to complete it
     with pytest.raises(StorageError, match="EntityTooSmall"):
         storage.upload(tmp_path / "in", join(s3_uri, "large"))
-    bucket, _ = s3.bucket_and_key(s3_uri)
+    bucket, _ = bucket_and_key(s3_uri)
     assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=bucket)
     assert not storage.exists(join(s3_uri, "large"))
 
@@ -85,7 +85,7 @@ def test_wrong_credentials(s3_uri: str, monkeypatch: pytest.MonkeyPatch, name: s
 
 
 def test_access_denied_and_what_is_not_there(s3_uri: str) -> None:
-    bucket, _ = s3.bucket_and_key(s3_uri)
+    bucket, _ = bucket_and_key(s3_uri)
     denial = '{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Principal":"*","Action":"s3:*Object",'
     boto3.client("s3").put_bucket_policy(Bucket=bucket, Policy=f'{denial}"Resource":"arn:aws:s3:::{bucket}/no/*"}}]}}')
     with pytest.raises(StorageError, match="access denied by http://"):

@@ -101,7 +101,7 @@ class TrainReader:
         streams = streams_of([part.shards for part in parts], sampling, mix_weights)
         self._plan = TrainPlan(streams, batch_size=batch_size, seed=seed, shuffle_window=shuffle_window)
         self._lanes = lanes_of(rank, world, batch_size)
-        remote = [part.manifest.uri for part in parts if storage.is_s3(part.manifest.uri)]
+        remote = [part.manifest.uri for part in parts if storage.is_remote(part.manifest.uri)]
         self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
         self._threads = _threads_for((*remote, manifest.uri)[0], num_threads)
         weakref.finalize(self, self._threads.close)
@@ -334,5 +334,5 @@ def _eval_sample(source: Source, ref: SampleRef) -> EvalSample:
 
 
 def _threads_for(uri: str, num_threads: int) -> DaemonThreads:
-    num_waiting = _WAITING_THREADS if storage.is_s3(uri) else 0
+    num_waiting = _WAITING_THREADS if storage.is_remote(uri) else 0
     return DaemonThreads(num_threads, num_waiting=num_waiting, name="distseg-reader")

@@ -58,7 +58,7 @@ class Source:
         self._indices = IndexCache(manifest, num_indices, deadline_s)
         self._fetching: set[str] = set()  # shards whose indices are
         self._threads = threads
-        is_remote = storage.is_s3(manifest.uri)
+        is_remote = storage.is_remote(manifest.uri)
         self._cache = cache if is_remote else None
         self._files = None if is_remote else storage.OpenFiles(_MAX_OPEN_FILES)
 

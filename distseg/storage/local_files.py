@@ -1,0 +1,69 @@
+"""Local files that appear whole or not at all, and operating system errors as one clear line."""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from distseg.errors import StorageError
+
+UNFINISHED = ".distseg-part"  # suffix of a file that is still being written
+CHUNK_BYTES = 1 << 20  # how much a copy reads at once
+
+_PROBLEMS = {
+    errno.ENOENT: "no such file",
+    errno.EACCES: "permission denied; check the owner and mode of the file and its directory",
+    errno.EPERM: "operation not permitted here",
+    errno.EROFS: "the file system is read-only; choose another directory",
+    errno.EISDIR: "is a directory, but a file is expected here",
+    errno.ENOTDIR: "this path, or a part of it, is a file where a directory is expected",
+    errno.EEXIST: "a file stands where a directory is needed",
+    errno.ENOSPC: "the disk is full; free some space or choose another directory",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another directory",
+}
+
+
+@contextlib.contextmanager
+def local_errors(path: str) -> Iterator[None]:
+    """Turns an OSError into a StorageError that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {_PROBLEMS.get(error.errno or 0, error.strerror or error)}") from error
+
+
+def refuse_directory(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "directory")
+
+
+@contextlib.contextmanager
+def replacing(name: str) -> Iterator[BinaryIO]:
+    """A new file that gets its name once it is complete and on disk. Readers see the old file or the new one."""
+    path = Path(name)
+    part = path.parent / f".{uuid.uuid4().hex}{UNFINISHED}"  # same directory, so that the rename is atomic
+    with local_errors(name):
+        refuse_directory(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Without this, a power cut may undo the rename."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,113 @@
+"""`s3://bucket/key`: Amazon's S3, and the servers that speak its protocol.
+
+Credentials and the server come from the usual AWS environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, a profile, a role).
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from distseg.errors import StorageError
+from distseg.storage import s3_multipart
+from distseg.storage.local_files import CHUNK_BYTES, local_errors
+from distseg.storage.s3_client import call, object_of
+from distseg.storage.s3_errors import code
+from distseg.storage.s3_file import S3File
+from distseg.storage.store import Entry, Store, bucket_and_key, refuse_whole_bucket
+
+_MAX_DELETED_AT_ONCE = 1000  # by one request; S3's own limit
+
+
+class S3Store(Store):
+    def read_bytes(self, uri: str, start: int, length: int | None, deadline_s: float) -> bytes:
+        with S3File(uri, start, length, deadline_s) as source:
+            return source.readall()
+
+    def read_into(self, view: memoryview, uri: str, start: int, deadline_s: float) -> int:
+        with S3File(uri, start, len(view), deadline_s) as source:
+            return source.fill(view)
+
+    def open_read(self, uri: str, deadline_s: float) -> BinaryIO:
+        return cast(BinaryIO, io.BufferedReader(S3File(uri, 0, None, deadline_s), CHUNK_BYTES))
+
+    def exists(self, uri: str, deadline_s: float) -> bool:
+        return call(uri, deadline_s, lambda client: _size_of(client, uri)) is not None
+
+    def num_bytes(self, uri: str, deadline_s: float) -> int:
+        size = call(uri, deadline_s, lambda client: _size_of(client, uri))
+        if size is None:
+            raise StorageError(f"{uri}: no such key in the bucket")
+        return size
+
+    def list_files(self, uri: str, deadline_s: float) -> Iterator[Entry]:
+        bucket, _ = bucket_and_key(uri)
+        for page in _pages(uri, deadline_s):
+            for item in page.get("Contents", []):
+                if not item["Key"].endswith("/"):  # some tools store an empty object for a directory
+                    yield Entry(f"s3://{bucket}/{item['Key']}", item["Size"])
+
+    def list_folders(self, uri: str, deadline_s: float) -> list[str]:
+        pages = _pages(uri, deadline_s, Delimiter="/")
+        prefixes = (item["Prefix"] for page in pages for item in page.get("CommonPrefixes", []))
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes)
+
+    def write_bytes(self, uri: str, data: bytes, deadline_s: float) -> None:
+        call(uri, deadline_s, lambda client: client.put_object(**object_of(uri), Body=data))
+
+    def upload(self, path: Path, uri: str, deadline_s: float) -> None:
+        with local_errors(str(path)), path.open("rb") as source:
+            size = os.fstat(source.fileno()).st_size
+            if size <= s3_multipart.PART_BYTES:
+                self.write_bytes(uri, source.read(), deadline_s)
+            else:
+                s3_multipart.put_in_parts(uri, source.fileno(), size, deadline_s)
+
+    def delete(self, uri: str, deadline_s: float) -> None:
+        call(uri, deadline_s, lambda client: client.delete_object(**object_of(uri)))
+
+    def delete_tree(self, uri: str, deadline_s: float) -> None:
+        refuse_whole_bucket(uri)
+        bucket, _ = bucket_and_key(uri)
+        keys = [bucket_and_key(entry.uri)[1] for entry in self.list_files(uri, deadline_s)]
+        for first in range(0, len(keys), _MAX_DELETED_AT_ONCE):
+            _delete_batch(bucket, keys[first : first + _MAX_DELETED_AT_ONCE], deadline_s)
+
+
+STORE = S3Store
+
+
+def _size_of(client: Any, uri: str) -> int | None:
+    """None if there is no such object. Requests its first byte: only the answer to a GET says why it failed."""
+    from botocore.exceptions import ClientError
+
+    try:
+        answer = client.get_object(**object_of(uri), Range="bytes=0-0")
+    except ClientError as error:
+        if code(error) == "InvalidRange":
+            return 0  # an empty object has no first byte
+        if code(error) == "NoSuchKey":
+            return None
+        raise
+    answer["Body"].read()
+    return int(answer["ContentRange"].rpartition("/")[2])
+
+
+def _pages(uri: str, deadline_s: float, **options: str) -> Iterator[dict[str, Any]]:
+    """The server's answers with all that is below a prefix, in the order of their names."""
+    bucket, key = bucket_and_key(uri)
+    request = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key.strip("/") else "", **options}
+    while True:
+        page = call(uri, deadline_s, lambda client: client.list_objects_v2(**request))
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _delete_batch(bucket: str, keys: list[str], deadline_s: float) -> None:
+    named = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+    answer = call(f"s3://{bucket}", deadline_s, lambda client: client.delete_objects(Bucket=bucket, Delete=named))
+    for refused in answer.get("Errors", []):
+        raise StorageError(f"s3://{bucket}/{refused['Key']}: cannot be deleted ({refused.get('Code')})")
