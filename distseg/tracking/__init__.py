@@ -1,13 +1,26 @@
-"""MLflow: one run per training, whatever happens to the processes. The only importer of mlflow.
+"""MLflow: one run for each training, whatever happens to its processes. The only importer of mlflow.
 
-client       the server: which one, how it is reached, how long it is waited for
-runs         a run from its opening to its end
-journal      what a run measured, in its own directory
-outbox       things on their way to the server, from a thread
-metric_log   metrics on that way
-picture_log  pictures of evaluations, likewise
-models       the network of a run's best checkpoint, and its place in the registry
-views        the experiment's page as it answers which run holds in which condition
+In: a tracking URI (an MLflow server, or sqlite:///FILE), a run's name, metric records, JPEGs, a model's file.
+Out: ids of MLflow runs and models, links for a browser, histories of metrics.
+
+Functions that talk to the server raise TrackingError, one line that names the server and says what to do, if it does
+not answer or refuses; `call_with_timeout` limits how long they are waited for. MetricLog and PictureLog never wait and
+never raise: they queue. The journal needs no server: it is in the run's directory, on a disk or in S3. Everything may
+be repeated: what the server has already is not sent twice.
+
+Times named `_ms` are milliseconds since the epoch, `_s` seconds. Values of metrics are logged with six digits.
+
+client          the server: which one, how it is reached, how long it is waited for
+environment     environment variables that are set for MLflow's client
+mlflow_formats  formats of MLflow that are not documented, and its known versions
+mlflow_runs     a run on the server from its creation to its end: params, inputs, artifacts, tags, status
+metric_records  metrics as they are kept and read
+journal         the metrics of a run in its own directory
+send_queue      a queue whose thread sends to the server
+metric_log      metrics in such a queue
+picture_log     pictures of evaluations in such a queue
+registry        the network of a run's best checkpoint as an MLflow model, and its registered version
+saved_view      the view of an experiment's page that compares runs by condition
 """
 
 from distseg.tracking.client import (
@@ -22,23 +35,19 @@ from distseg.tracking.client import (
 )
 from distseg.tracking.journal import (
     Journal,
-    MetricRecord,
     close_journal,
-    history_of,
     read_journal,
     read_journal_end,
     reopen_journal,
     replace_journal,
-    without_repeats,
 )
 from distseg.tracking.metric_log import MetricLog, send_records
+from distseg.tracking.metric_records import History, MetricPoint, MetricRecord, history_of, without_repeats
 from distseg.tracking.mlflow_runs import (
     DESCRIPTION_TAG,
     PARAMS,
     VARIED_TAG,
     DataInput,
-    History,
-    MetricPoint,
     delete_replaced,
     find_run,
     finish_run,

@@ -1,17 +1,16 @@
-"""The MLflow server: which one, how to reach it, and what it raises when it does not answer.
+"""The MLflow server: which one it is, how to reach it, and what it raises when it does not answer.
 
-Whatever the server does, nobody waits for it longer than these, which hold together, not for each call:
+Whatever the server does, nobody waits for it longer than the times below. Each limits a whole phase, not one call:
 
     OPEN_WAIT_S       once, when a training begins
-    CLOSE_WAIT_S      once, when it ends, for metrics still on their way, and as long for pictures if those are through
+    CLOSE_WAIT_S      once, when it ends, for the metrics in the queue; if all have arrived, as long for the pictures
     FINISH_WAIT_S     once after that, for the report, the tags and the status
     MODEL_WAIT_S      once after that, if the server has taken all the rest, for the model and its registration
 
-Between beginning and end a training never waits: metrics go through a queue. What was not sent in time is in the run's
-directory, and `python -m distseg.sync` sends it. A SQLite file is no server: it answers at once or fails.
+In between, a training never waits: metrics go through a queue. What was not sent in time is in the run's directory, and
+`python -m distseg.sync` sends it. A SQLite file needs no limit: it answers at once or fails.
 """
 
-import contextlib
 import logging
 import os
 import posixpath
@@ -20,12 +19,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from distseg.errors import ConfigError, TrackingError, first_line
+from distseg.tracking import environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OFF = "off"  # a tracking.uri
-TIMEOUT, TIMEOUT_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "15"
 OPEN_WAIT_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 10.0, 20.0, 120.0
 
 T = TypeVar("T")
@@ -66,58 +65,40 @@ def is_local_file(uri: str) -> bool:
 
 
 def connect(uri: str) -> "MlflowClient":
-    # No retries: a request that creates something and is repeated unseen would create it twice. Who calls tries again,
-    # having looked what is there. Read by mlflow at each call.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault(TIMEOUT, TIMEOUT_S)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    """MLflow's client for this server. Makes the tables of a SQLite file that does not exist yet."""
+    environment.set_defaults()
     import mlflow
 
     path = uri.removeprefix("sqlite:///")
-    if path not in (uri, "", ":memory:") and "?" not in path:  # a file, and nothing said of how to open it
+    if path not in (uri, "", ":memory:") and "?" not in path:  # a plain path, without options of SQLite
         _make_tables(Path(path))
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def _make_tables(path: Path) -> None:
-    """The tables of a SQLite file that is not there yet.
+    """Makes the tables of a SQLite file that does not exist yet, quickly.
 
-    MLflow makes them in a thousand writes, each of which waits for the disk, seconds in all. So they are made in
-    memory, where the system has a folder for that, and copied. A file that another process makes meanwhile stays, and
-    what does not succeed here is left to MLflow.
+    MLflow would make them with a thousand writes to the disk, which takes seconds. Here MLflow makes them in memory
+    (/dev/shm, where the system has it), and the finished file is copied. If another process makes the file meanwhile,
+    that one is kept. If anything fails here, MLflow makes the tables itself, later.
     """
-    memory = Path("/dev/shm")  # noqa: S108 — no name in it is foreseeable: see below
+    memory = Path("/dev/shm")  # noqa: S108 — the folder used there has an unpredictable name
     if path.exists() or not path.parent.is_dir() or not memory.is_dir():
         return
     import mlflow
 
-    try:  # two folders, since the file must be where its name will be
+    try:  # the copy is made beside its final place, since a link cannot cross file systems
         with tempfile.TemporaryDirectory(dir=memory) as there, tempfile.TemporaryDirectory(dir=path.parent) as here:
             made, copied = Path(there, path.name), Path(here, path.name)
             mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
             shutil.copyfile(made, copied)
             os.link(copied, path)
-    except Exception as error:  # noqa: BLE001 — no room, no links on that file system, whatever MLflow makes of it
+    except Exception as error:  # noqa: BLE001 — no room, a file system without links, or any error of MLflow
         log.debug("%s is left to MLflow: %s", path, first_line(error))
 
 
-@contextlib.contextmanager
-def extended_timeout(num_bytes: int, bytes_per_s: float = 4e6) -> Iterator[None]:
-    """For an upload, which a server answers when it has passed the whole file on. A user's own timeout stays."""
-    if os.environ.get(TIMEOUT, TIMEOUT_S) != TIMEOUT_S:
-        yield
-        return
-    os.environ[TIMEOUT] = str(int(TIMEOUT_S) + int(num_bytes / bytes_per_s))
-    try:
-        yield
-    finally:
-        os.environ[TIMEOUT] = TIMEOUT_S
-
-
 def server_errors() -> tuple[type[Exception], ...]:
-    """What a server that is down, slow, full or refusing makes the client, or a call of ours around it, raise."""
+    """The exceptions of a call of MLflow whose server is down, slow, full or refuses."""
     import requests
     from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from mlflow.exceptions import MlflowException
@@ -139,7 +120,7 @@ def as_tracking_error(uri: str, error: Exception) -> TrackingError:
     elif status == 403:
         what = f"refuses (403), this user or this address of the server (its --allowed-hosts): {what}"
     elif "timeout exception" in what or "timed out" in what:
-        what = f"no answer within {os.environ.get(TIMEOUT)} s"
+        what = f"no answer within {environment.timeout_s()} s"
     return TrackingError(f"MLflow at {without_password(uri)}: {what}")
 
 
@@ -153,27 +134,27 @@ def _http_status(error: Exception) -> int | None:
 
 
 def call_with_timeout(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1) -> T:
-    """What `call` gives, which is tried again a second after a TrackingError.
+    """Returns what `call` returns. After a TrackingError it is tried again a second later, `attempts` times in all.
 
-    Raises the last TrackingError; and after `seconds`, whatever `call` is doing, one that says so. It is then left to
-    itself in its thread, so it must look before it does what may not be done twice.
+    Raises the last TrackingError, or after `seconds` a TrackingError that says so. In the second case `call` goes on in
+    its thread, and nobody waits for it: before it creates something it must look whether that exists.
     """
     if is_local_file(uri):
         return call()
     answer: Future[T] = Future()
 
-    def ask() -> None:
+    def try_repeatedly() -> None:
         for left in reversed(range(attempts)):
             try:
                 answer.set_result(call())
                 return
-            except Exception as error:  # noqa: BLE001 — all of them belong to whoever waits
+            except Exception as error:  # noqa: BLE001 — raised again in the waiting thread
                 if not left or not isinstance(error, TrackingError):
                     answer.set_exception(error)
                     return
             time.sleep(1.0)
 
-    threading.Thread(target=ask, name="mlflow", daemon=True).start()
+    threading.Thread(target=try_repeatedly, name="mlflow", daemon=True).start()
     try:
         return answer.result(seconds)
     except TimeoutError:
@@ -189,10 +170,10 @@ def without_password(uri: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """As MLflow takes it: a class may have any name, but one metric that is refused would hold back all others."""
+    """`name` without characters that MLflow refuses: one bad name, as a class may have, would hold back all metrics."""
     return posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", name)).lstrip("./")
 
 
 def rounded(value: float) -> float:
-    """A metric as it is kept: six significant digits, so that small learning rates are not rounded away."""
+    """A metric as it is logged, with six significant digits. (Six decimals would lose small learning rates.)"""
     return float(f"{value:.6g}")

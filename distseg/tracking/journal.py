@@ -1,14 +1,14 @@
-"""A run's journal: every metric it measured, kept where no tracking server is needed.
+"""A run's journal: every metric that the run measured, kept in its directory, so that no tracking server is needed.
 
-    <run_uri>/journal/<number>-<token>.jsonl      segments of JSON lines, oldest first: {"step", "time_ms", "metrics"}
-    <run_uri>/journal/closed.json                 once rank 0 has ended in order: what was sent, and where to
+    <run_uri>/journal/<number>-<token>.jsonl    segments of JSON lines, oldest first: {"step", "time_ms", "metrics"}
+    <run_uri>/journal/closed.json               written when rank 0 ends in order: JournalEnd
 
-Where the run's directory is on a disk, records are appended to a segment there. S3 cannot append: they are appended to
-a file of this machine, in the directory for temporary files, which becomes the next segment with each checkpoint. What
-is no segment yet when a checkpoint is made travels in it. A process that resumes a run reads all three; a (metric,
-step) that is there several times counts once, the first.
+If the run's directory is on a disk, records are appended to a segment there. S3 cannot append: then records are
+appended to a file in this machine's directory for temporary files, and each checkpoint makes that file the next
+segment. Records that are in no segment yet are also stored in the checkpoint. A process that resumes the run reads all
+three places; if a (metric, step) is found several times, the first counts.
 
-No call but `close` waits for S3, and that at most CLOSE_WAIT_S.
+Only `close` waits for S3, for at most CLOSE_WAIT_S.
 """
 
 import errno
@@ -22,21 +22,19 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distseg import storage
 from distseg.errors import StorageError
-from distseg.tracking.mlflow_runs import History, MetricPoint
+from distseg.tracking.metric_records import MetricRecord, without_repeats
 
 log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S = 60.0
 
-MetricRecord = dict[str, Any]  # {"step": int, "time_ms": int, "metrics": {name: float}}
-
 
 class Journal:
-    """Where one process, rank 0, writes down what a run measures. `append` and `upload` never wait and never raise."""
+    """Rank 0 writes down here what the run measures. `append` and `upload` never wait and never raise."""
 
     def __init__(self, run_uri: str, run_name: str) -> None:
         self._run_uri = run_uri
@@ -45,10 +43,10 @@ class Journal:
         self._upload_thread: threading.Thread | None = None
         self._can_append = True
         self._path = local_path(run_name) if self._is_remote else Path(_new_segment(run_uri))
-        # What a process that was killed on this machine had not uploaded.
+        # Left by a process that was killed on this machine before it uploaded them.
         self._waiting = _read_lines(self._path) if self._is_remote else []
         if self._waiting:
-            self._shorten_file()  # of the line that it was writing
+            self._shorten_file()  # removes the half line that it was writing
 
     def append(self, step: int, metrics: Mapping[str, float]) -> MetricRecord:
         record = {"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}
@@ -56,7 +54,7 @@ class Journal:
         return record
 
     def keep(self, records: Sequence[MetricRecord]) -> None:
-        """Appends records as they are."""
+        """Appends records with the times they have."""
         with self._lock:
             is_on_disk = self._append_to_file(records)
             if self._is_remote or not is_on_disk:
@@ -68,7 +66,7 @@ class Journal:
             return list(self._waiting)
 
     def upload(self) -> None:
-        """Begins to make a segment of what waits."""
+        """Starts to upload the waiting records as a segment, in a thread. Does nothing while the last upload runs."""
         with self._lock:
             is_busy = self._upload_thread is not None and self._upload_thread.is_alive()
             if self._waiting and not is_busy:
@@ -76,7 +74,7 @@ class Journal:
                 self._upload_thread.start()
 
     def close(self) -> None:
-        """Makes a segment of what waits; says where it is if that fails."""
+        """Uploads the waiting records. If that fails, a warning says where they are."""
         end_s = time.monotonic() + CLOSE_WAIT_S
         if self._upload_thread is not None:
             self._upload_thread.join(CLOSE_WAIT_S)
@@ -111,7 +109,7 @@ class Journal:
                 file.write(_as_lines(records))
             return True
         except OSError as error:
-            if self._can_append:  # once is enough
+            if self._can_append:  # warn once
                 log.warning("%s: %s; metrics are kept in memory until the next checkpoint", self._path, error.strerror)
             self._can_append = False
             return False
@@ -123,20 +121,23 @@ class Journal:
             rest = self._path.with_suffix(".rest")
             rest.write_text(_as_lines(self._waiting))
             rest.replace(self._path)
-        except OSError as error:  # its records are then there twice, which is harmless
+        except OSError as error:  # then some records are read twice, which is harmless
             log.warning("%s: %s", self._path, error.strerror)
 
 
 def local_path(run_name: str) -> Path:
-    """Where rank 0 of a run in S3 appends its records, on the machine it runs on."""
+    """The file of this machine to which rank 0 of a run in S3 appends its records."""
     return Path(tempfile.gettempdir()) / f"distseg-journal-{os.getuid()}" / f"{run_name}.jsonl"
 
 
 def read_journal(run_uri: str, run_name: str = "") -> list[MetricRecord]:
-    """All records of a run, oldest first, each (metric, step) once; with its name, also those only this machine has."""
+    """All records of a run, oldest first, each (metric, step) once.
+
+    With `run_name`, also those that only this machine has, because they are not in S3 yet.
+    """
     try:
         records = _read_segments(run_uri)
-    except StorageError:  # rank 0 was making one segment of them
+    except StorageError:  # a segment vanished meanwhile: rank 0 was joining them into one
         records = _read_segments(run_uri)
     if run_name and storage.is_remote(run_uri):
         records += _read_lines(local_path(run_name))
@@ -147,28 +148,6 @@ def _read_segments(run_uri: str) -> list[MetricRecord]:
     return [record for uri in _segments(run_uri) for record in _from_lines(storage.read_bytes(uri))]
 
 
-def without_repeats(records: Iterable[MetricRecord]) -> list[MetricRecord]:
-    """Without the metrics that an earlier record has of the same step."""
-    seen: set[tuple[str, int]] = set()
-    kept = []
-    for record in records:
-        fresh = {name: value for name, value in record["metrics"].items() if (name, record["step"]) not in seen}
-        if fresh:
-            seen.update((name, record["step"]) for name in fresh)
-            kept.append(record | {"metrics": fresh})
-    return kept
-
-
-def history_of(records: Iterable[MetricRecord], names: Sequence[str]) -> History:
-    """The values of some metrics by step; a metric that was never measured is left out."""
-    history: dict[str, list[MetricPoint]] = {}
-    for record in records:
-        for name in record["metrics"].keys() & set(names):
-            point = MetricPoint(record["step"], record["metrics"][name], record["time_ms"] / 1000)
-            history.setdefault(name, []).append(point)
-    return {name: sorted(history[name]) for name in names if name in history}
-
-
 def write_segment(run_uri: str, records: Sequence[MetricRecord], *, deadline_s: float = storage.DEADLINE_S) -> str:
     """Returns its URI."""
     uri = _new_segment(run_uri)
@@ -177,7 +156,7 @@ def write_segment(run_uri: str, records: Sequence[MetricRecord], *, deadline_s: 
 
 
 def replace_journal(run_uri: str, records: Sequence[MetricRecord]) -> None:
-    """Makes `records` the whole journal, in one segment. What was there is removed once they are written."""
+    """Makes `records` the whole journal, as one segment. Older segments are removed after it is written."""
     stale = _segments(run_uri)
     if records:
         write_segment(run_uri, records)
@@ -186,19 +165,19 @@ def replace_journal(run_uri: str, records: Sequence[MetricRecord]) -> None:
 
 
 class JournalEnd(NamedTuple):
-    """What rank 0 left behind."""
+    """What rank 0 notes when it ends in order: how much the tracking server has confirmed."""
 
     tracking_uri: str
     run_id: str  # MLflow's
     num_records: int  # in the journal
-    num_unsent: int  # of those, not confirmed by the server
-    has_pictures_left: bool  # of evaluations, which the checkpoints have
+    num_unsent: int  # of these, not confirmed by the server
+    has_pictures_left: bool  # pictures of evaluations were not sent; the checkpoints have them
 
 
 def close_journal(
     run_uri: str, tracking_uri: str, run_id: str, num_unsent: int, has_pictures_left: bool = False
 ) -> None:
-    """After the last record: makes one segment of all, which is quicker to read from S3, and notes what was sent."""
+    """After the last record: joins all segments, since one is read faster from S3, and notes what was sent."""
     records = read_journal(run_uri)
     if len(_segments(run_uri)) > 1:
         replace_journal(run_uri, records)
@@ -207,12 +186,12 @@ def close_journal(
 
 
 def reopen_journal(run_uri: str) -> None:
-    """Before a process appends to it."""
+    """Must be called before a process appends: the journal has no end any more."""
     storage.delete(_closed_uri(run_uri))
 
 
 def read_journal_end(run_uri: str) -> JournalEnd | None:
-    """None if the journal may lack what only the newest checkpoint has, as its process was killed."""
+    """None if the process was killed. Then the newest checkpoint may hold records that the journal lacks."""
     if not storage.exists(_closed_uri(run_uri)):
         return None
     return JournalEnd(**json.loads(storage.read_bytes(_closed_uri(run_uri))))
@@ -228,7 +207,7 @@ def _segments(run_uri: str) -> list[str]:
 
 
 def _new_segment(run_uri: str) -> str:
-    """A name never used before: a process that is believed dead but is not overwrites nothing."""
+    """A name that was never used: a process that is wrongly believed dead must not overwrite a segment."""
     number = max((int(Path(uri).name[:6]) for uri in _segments(run_uri)), default=0) + 1
     return storage.join(run_uri, "journal", f"{number:06d}-{secrets.token_hex(3)}.jsonl")
 
@@ -248,11 +227,11 @@ def _read_lines(path: Path) -> list[MetricRecord]:
 
 
 def _from_lines(data: bytes) -> list[MetricRecord]:
-    """What is after the last end of line was being written when its process was killed."""
+    """Text after the last end of line is left out: its process was killed while it wrote that line."""
     records = []
     for line in data[: data.rfind(b"\n") + 1].splitlines():
         try:
             records.append({name: json.loads(line)[name] for name in ("step", "time_ms", "metrics")})
         except (ValueError, KeyError, TypeError):
-            log.warning("passed over: a line of the journal that is damaged: %r", line[:80])
+            log.warning("a damaged line of the journal is left out: %r", line[:80])
     return records

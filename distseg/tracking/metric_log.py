@@ -1,21 +1,21 @@
-"""Metrics on their way to MLflow, each (metric, step) once. The journal has them too."""
+"""Sends metrics to MLflow, each (metric, step) once. Nothing is lost if that fails: the journal has them too."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from distseg.tracking.client import CLOSE_WAIT_S, as_tracking_error, connect, metric_name, rounded, server_errors
-from distseg.tracking.journal import MetricRecord
+from distseg.tracking.metric_records import MetricRecord
 from distseg.tracking.mlflow_runs import METRICS_PER_CALL
 from distseg.tracking.send_queue import SendQueue
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-BATCH_RECORDS = 50  # records of a few metrics each: below the metrics that one call may carry
+BATCH_RECORDS = 50  # of a few metrics each: fewer than METRICS_PER_CALL in all
 
 
 class Sender:
-    """Puts records into an MLflow run with their own times, each (metric, step) once, whoever has sent it."""
+    """Puts records into an MLflow run with the times they have. What the run has already is not sent again."""
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.run_id = run_id
@@ -23,9 +23,9 @@ class Sender:
         self._logged_steps: dict[str, set[int]] = {}
 
     def send(self, records: Sequence[MetricRecord]) -> int:
-        """Returns how many values the run did not have. Raises one of `failures`; then some may have arrived.
+        """Returns how many values were new. Raises one of `server_errors`; some values may have arrived even then.
 
-        To send those again is harmless: MLflow keeps rows once that are equal in name, step, time and value.
+        It is harmless to send those again: of rows with equal name, step, time and value MLflow keeps one.
         """
         from mlflow.entities import Metric
 
@@ -43,7 +43,7 @@ class Sender:
         return len(metrics)
 
     def _steps_logged(self, name: str) -> set[int]:
-        """Steps done again after a crash, or sent just before it, are not to be logged twice."""
+        """What the run has: steps that are repeated after a crash must not be logged twice."""
         if name not in self._logged_steps:
             history = self._client.get_metric_history(self.run_id, name)
             self._logged_steps[name] = {metric.step for metric in history}
@@ -51,7 +51,7 @@ class Sender:
 
 
 def send_records(uri: str, run_id: str, records: Sequence[MetricRecord]) -> int:
-    """Sends what the run has not yet; returns how many values that were. Raises TrackingError."""
+    """Sends the values that the run lacks and returns how many those were. Raises TrackingError."""
     try:
         sender = Sender(connect(uri), run_id)
         starts = range(0, len(records), BATCH_RECORDS)
@@ -61,11 +61,12 @@ def send_records(uri: str, run_id: str, records: Sequence[MetricRecord]) -> int:
 
 
 class MetricLog:
-    """Sends records in batches from a thread, in order; never blocks, never raises.
+    """Sends records in batches from a thread, in order. `add` never waits, and nothing raises.
 
-    `open_run` returns the run's id and may raise TrackingError. It is called with False when the first record is due,
-    and with True after each failure, as a server that comes back may be another. `earlier` are the records of previous
-    processes, and `told` is what the user knows to be wrong already.
+    `open_run(afresh)` returns the run's id and may raise TrackingError. It is called with False before the first
+    record, and with True after each failure, because the server that comes back may be another one.
+    `earlier`: the records of earlier processes of this run. `known_problem`: the warning that the user has seen
+    already, which is not repeated.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class MetricLog:
         self._uri, self._open_run = uri, open_run
         self._sender: Sender | None = None
         self._has_failed = False
-        self._outbox = SendQueue(
+        self._queue = SendQueue(
             uri,
             self._send,
             what="metrics",
@@ -85,15 +86,15 @@ class MetricLog:
         )
 
     def add(self, record: MetricRecord) -> None:
-        self._outbox.add(record)
+        self._queue.add(record)
 
     def pending(self) -> list[MetricRecord]:
-        """Records the server has not confirmed, oldest first."""
-        return self._outbox.waiting()
+        """Records that the server has not confirmed, oldest first."""
+        return self._queue.waiting()
 
     def close(self, timeout_s: float = CLOSE_WAIT_S) -> list[MetricRecord]:
         """Sends what it can within `timeout_s` and returns what is left."""
-        return self._outbox.close(timeout_s)
+        return self._queue.close(timeout_s)
 
     def _send(self, batch: Sequence[MetricRecord]) -> None:
         if self._sender is None:

@@ -1,6 +1,6 @@
-"""MLflow runs: opened once, found again by their tag `distseg.run` (a unique name), read, and closed.
+"""MLflow's runs: created once, found again by the tag `distseg.run` (a unique name), read, and closed.
 
-All of it may be done again after a failure, from any process: what is there already is not made twice.
+Each function may be repeated after a failure, from any process: what the server has already is not created twice.
 """
 
 import json
@@ -23,20 +23,22 @@ from distseg.tracking.client import (
     server_errors,
     without_password,
 )
+from distseg.tracking.metric_records import MetricPoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
 RUN_TAG = "distseg.run"
-VARIED_TAG = "search.params"  # of a trial: the fields that the search varies, which are logged like PARAMS
-SENT_TAG = "distseg.sent"  # set when all of an ended run is there: when it ended, in ms since the epoch
+VARIED_TAG = "search.params"  # on a trial: the fields that the search varies, which are logged as PARAMS are
+SENT_TAG = "distseg.sent"  # set once the server has all of a run that ended: the time of its end, ms since the epoch
 REPLACED_TAG = "distseg.replaced_by"
 DESCRIPTION_TAG = "mlflow.note.content"
-METRICS_PER_CALL = 1000  # what one log_batch may carry
-DATASET_NAME_LENGTH, DATASET_DIGEST_LENGTH = 500, 12  # MLflow takes 500 and 36; a page shows the whole digest
+BEST_SO_FAR = "search/best_so_far"  # a metric
+METRICS_PER_CALL = 1000  # the limit of one log_batch
+DATASET_NAME_LENGTH, DATASET_DIGEST_LENGTH = 500, 12  # MLflow takes 500 and 36; its pages show the digest in full
 
-# The fields that tell runs apart in the MLflow table; the whole configuration is an artifact.
+# The fields that tell runs apart in MLflow's table. The whole configuration is an artifact, config/resolved.json.
 PARAMS = (
     "model.name",
     "model.backbone",
@@ -50,28 +52,17 @@ PARAMS = (
     "data.train_conditions",
     "seed",
 )
-STYLE_PARAMS = ("style.conditions", "style.kl_weight")  # of runs that restyle
-
-
-class MetricPoint(NamedTuple):
-    """One value of a metric."""
-
-    step: int
-    value: float
-    time_s: float  # since the epoch
-
-
-History = Mapping[str, Sequence[MetricPoint]]  # of each metric, by step
+STYLE_PARAMS = ("style.conditions", "style.kl_weight")  # also logged for runs that restyle images
 
 
 class DataInput(NamedTuple):
-    """What a run reads of one data set."""
+    """The part of one data set that a run reads."""
 
-    name: str  # of the data set and of what is chosen of it
-    digest: str  # of its manifest
+    name: str  # the data set and the chosen part, as `town val: fog`
+    digest: str  # of the manifest
     uri: str
     context: str  # train, eval or style
-    shards_digest: str  # of the content that is chosen
+    shards_digest: str  # of the content of the chosen shards
     num_images: int
     conditions: dict[str, list[str]]  # split -> conditions
 
@@ -98,7 +89,7 @@ def open_run(
             run = _find_run(client, experiment, run_name)
             if run is None:
                 experiment_id = _experiment_id(client, uri, experiment)
-                if time.monotonic() > end_s:  # nobody waits any more, and another may be creating it
+                if time.monotonic() > end_s:  # nobody waits any more, and another process may be creating it
                     raise TrackingError(f"MLflow at {without_password(uri)}: not done within {OPEN_WAIT_S:.0f} s")
                 all_tags = {"stage": "train", **tags, RUN_TAG: run_name}
                 run = client.create_run(experiment_id, start_time=started_ms, run_name=run_name, tags=all_tags)
@@ -113,7 +104,7 @@ def open_run(
 
 
 def _describe(client: "MlflowClient", run: "MlflowRun", config: RunConfig, inputs: Sequence[DataInput]) -> None:
-    """What is not there yet: the process that created the run may have come no further."""
+    """Adds params, inputs and configuration that the run lacks: the process that created it may have died then."""
     run_id = run.info.run_id
     if not run.data.params:
         fields = dotted_fields(config)
@@ -129,7 +120,7 @@ def _describe(client: "MlflowClient", run: "MlflowRun", config: RunConfig, input
 
 
 def _short(value: object) -> str:
-    """As MLflow's table shows it; an empty list of conditions or bins would show as nothing at all."""
+    """The text for MLflow's table. An empty list is (), since an empty text would look as if nothing was logged."""
     return (",".join(map(str, value)) or "()") if isinstance(value, list) else str(value)
 
 
@@ -167,7 +158,7 @@ def _experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
     found = client.get_experiment_by_name(experiment)
     if found is not None:
         return str(found.experiment_id)
-    # A server knows where artifacts go; for a file we say so, or they would land in the working directory.
+    # A server has a place for artifacts. For a SQLite file we name one, else MLflow takes the working directory.
     artifacts = None
     if is_local_file(uri):
         artifacts = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / experiment).as_uri()
@@ -175,7 +166,7 @@ def _experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
 
 
 def find_run(uri: str, experiment: str, run_name: str) -> str | None:
-    """The id of a run by its name, if it is there. Raises TrackingError if the server does not answer or refuses."""
+    """The id of the run with this name, or None. Raises TrackingError if the server does not answer or refuses."""
     try:
         run = _find_run(connect(uri), experiment, run_name)
     except server_errors() as error:
@@ -184,7 +175,7 @@ def find_run(uri: str, experiment: str, run_name: str) -> str | None:
 
 
 def _find_run(client: "MlflowClient", experiment: str, run_name: str) -> "MlflowRun | None":
-    """Of several, as a server that hangs may have created, the one that has been used."""
+    """The run with this name. A server that hung may have created several: then the one with metrics."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return None
@@ -197,7 +188,7 @@ def _runs_named(client: "MlflowClient", experiment_id: str, run_name: str) -> "l
 
 
 def delete_replaced(uri: str, experiment: str, run_name: str, replaced_by: str) -> None:
-    """Deletes a run whose last steps no longer belong to its training, if it is there; MLflow can restore it.
+    """Deletes the run with this name, if the server has it, because another run has replaced it. MLflow can restore it.
 
     Raises TrackingError.
     """
@@ -212,7 +203,7 @@ def delete_replaced(uri: str, experiment: str, run_name: str, replaced_by: str) 
 
 
 def read_history(uri: str, run_id: str, names: Sequence[str]) -> dict[str, list[MetricPoint]]:
-    """What the server has of these metrics, by step. Raises TrackingError if it does not answer or refuses."""
+    """The values of these metrics on the server, by step. Raises TrackingError if it does not answer or refuses."""
     client = connect(uri)
     try:
         found = {name: client.get_metric_history(run_id, name) for name in names}
@@ -233,9 +224,9 @@ def finish_run(
     *,
     ended_ms: int | None = None,
 ) -> None:
-    """Logs what is left to be looked at and the final tags, and closes the run as FINISHED, FAILED or KILLED.
+    """Logs artifacts (path -> content) and tags, and closes the run with `status`: FINISHED, FAILED or KILLED.
 
-    `ended_ms` is when that was, if it is not now. Raises TrackingError if the server does not answer or refuses.
+    `ended_ms`: when it ended, if not now. Raises TrackingError if the server does not answer or refuses.
     """
     from mlflow.entities import RunTag
 
@@ -250,14 +241,14 @@ def finish_run(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
                 client.log_artifacts(run_id, folder)
-        _delete_doubles(client, run_id)
+        _delete_duplicates(client, run_id)
         client.set_terminated(run_id, status, ended_ms or int(time.time() * 1000))
     except server_errors() as error:
         raise as_tracking_error(uri, error) from None
 
 
 def mark_sent(uri: str, run_id: str, ended_ms: int) -> None:
-    """Notes that all of the end of the run is there. Raises TrackingError."""
+    """Notes on the server that it has all of the run, which ended at `ended_ms`. Raises TrackingError."""
     try:
         connect(uri).set_tag(run_id, SENT_TAG, str(ended_ms))
     except server_errors() as error:
@@ -265,7 +256,7 @@ def mark_sent(uri: str, run_id: str, ended_ms: int) -> None:
 
 
 def is_sent(uri: str, run_id: str, ended_ms: int) -> bool:
-    """Whether that has been noted of a run that ended then. Raises TrackingError."""
+    """Whether `mark_sent` was called for this end, and the run was not resumed since. Raises TrackingError."""
     try:
         run = connect(uri).get_run(run_id)
     except server_errors() as error:
@@ -273,8 +264,8 @@ def is_sent(uri: str, run_id: str, ended_ms: int) -> bool:
     return run.data.tags.get(SENT_TAG) == str(ended_ms) and run.info.status != "RUNNING"
 
 
-def _delete_doubles(client: "MlflowClient", run_id: str) -> None:
-    """A server that hung may have created the run once more when nobody waited for it any longer."""
+def _delete_duplicates(client: "MlflowClient", run_id: str) -> None:
+    """Deletes runs of the same name without metrics: a server that hung may have created one too late."""
     run = client.get_run(run_id)
     for other in _runs_named(client, run.info.experiment_id, run.data.tags.get(RUN_TAG, "")):
         if other.info.run_id != run_id and not other.data.metrics:
@@ -291,18 +282,19 @@ def finish_search(
     *,
     description: str = "",
 ) -> None:
-    """Logs what came of a search, and closes its run. `curve`: (optimiser steps spent, best objective until then).
+    """Logs the results of a search, and closes its run.
 
-    `description` is Markdown. Raises TrackingError if the server does not answer or refuses.
+    `curve`: (optimiser steps spent, best objective until then). `texts`: artifact path -> content. `description` is
+    Markdown. Raises TrackingError if the server does not answer or refuses.
     """
     from mlflow.entities import Metric
 
     client = connect(uri)
     now_ms = int(time.time() * 1000)
     try:
-        known = {metric.step for metric in client.get_metric_history(run_id, "search/best_so_far")}
+        known = {metric.step for metric in client.get_metric_history(run_id, BEST_SO_FAR)}
         curve = [(steps, value) for steps, value in curve if steps not in known]
-        points = [Metric("search/best_so_far", rounded(value), now_ms, steps) for steps, value in curve]
+        points = [Metric(BEST_SO_FAR, rounded(value), now_ms, steps) for steps, value in curve]
         points += [Metric(name, rounded(value), now_ms, 0) for name, value in metrics.items()]
         for start in range(0, len(points), METRICS_PER_CALL):
             client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
@@ -315,7 +307,7 @@ def finish_search(
 
 
 def run_link(uri: str, run_id: str, experiment: str) -> str:
-    """Where a browser shows the run: a URL, or for SQLite the command that serves it."""
+    """How to see the run in a browser: a URL, or for a SQLite file the command that serves it."""
     if is_local_file(uri):
         return f"mlflow ui --backend-store-uri {uri}    (run {run_id})"
     try:
@@ -323,6 +315,6 @@ def run_link(uri: str, run_id: str, experiment: str) -> str:
     except server_errors():
         return f"{without_password(uri)}    (it does not answer now; run {run_id})"
     experiment_id = found.experiment_id if found is not None else "0"
-    # Without the type of workflow, MLflow shows the page among those of language models, under other names.
+    # Without workflowType MLflow opens the page in its mode for language models, which has other sections.
     page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
     return f"{without_password(uri).rstrip('/')}/{page}"

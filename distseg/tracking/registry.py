@@ -1,13 +1,12 @@
-"""The network of a run's best checkpoint as an MLflow model, and its place in the model registry.
+"""The network of a run's best checkpoint as an MLflow model, and its version in the model registry.
 
-A model is a directory of MLflow's: MLmodel (signature, requirements, model card), an input example, and one file of
-ours that `distseg.serving` reads; nothing in it is pickled. Everything goes by the client: MLflow's global state
-(active run, tracking URI) is left alone.
+A model is a directory in MLflow's format: MLmodel (signature, requirements, model card), an input example, and one file
+of ours, which the module LOADER reads; nothing in it is pickled. All calls use a client of their own: MLflow's global
+state (active run, tracking URI) is neither read nor changed.
 """
 
 import contextlib
 import logging
-import os
 import tempfile
 import uuid
 import warnings
@@ -21,7 +20,9 @@ import numpy as np
 
 import distseg
 from distseg.errors import TrackingError, first_line
-from distseg.tracking.client import connect, extended_timeout, rounded, server_errors, without_password
+from distseg.metric_names import EVALUATION, class_iou
+from distseg.tracking.client import connect, rounded, server_errors, without_password
+from distseg.tracking.environment import extended_timeout, set_defaults
 from distseg.tracking.mlflow_runs import DATASET_DIGEST_LENGTH, DESCRIPTION_TAG, DataInput
 
 if TYPE_CHECKING:
@@ -30,48 +31,52 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-LOADER = "distseg.serving"  # MLflow imports it where the model is loaded
+# MLflow imports this module where a model is loaded, and calls its `_load_pyfunc`. Models that were logged earlier
+# name `distseg.serving`.
+LOADER = "distseg.training.segmenter"
 MODEL_FILE = "model.pt"
 CHAMPION = "champion"
 OBJECTIVE_TAG, EVALUATION_TAG = "objective", "evaluation.digest"
-EXAMPLE_SIZE = (1, 48, 64, 3)
-CARD_LENGTH = 5000  # of a version's description
+EXAMPLE_SHAPE = (1, 48, 64, 3)  # of the input example: (B, H, W, 3)
+CARD_LENGTH = 5000  # characters that MLflow takes as the description of a version
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelToLog:
-    """What is logged."""
+    """A model to be logged: one file, its scores and its description."""
 
     name: str
     file: bytes  # checkpoint.as_one_file
     step: int
-    scores: Mapping[str, float]  # the checkpoint's metrics, val/mIoU and others
-    evaluated_on: DataInput  # what the scores are of
+    scores: Mapping[str, float]  # the checkpoint's metrics, named as in metric_names
+    evaluated_on: DataInput  # the images that gave these scores
     tags: Mapping[str, str] = field(default_factory=dict)
     card: str = ""  # Markdown
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredVersion:
+    """A version of a registered model."""
+
     name: str
     version: str
     is_champion: bool
-    why: str  # it is or is not, in a sentence
+    why: str  # a sentence: why it is, or is not, the champion
 
 
 # ---- logging
 
 
 def log_model(uri: str, run_id: str, model: ModelToLog) -> str:
-    """Logs the model to the run and links the run's metrics of its step to it. Returns the LoggedModel's id.
+    """Logs the model to the run and links the run's metrics of that step to it. Returns the id of MLflow's LoggedModel.
 
-    A model of this run, step and scores that is there already is not logged again. Raises TrackingError if the server
-    does not answer or refuses.
+    If the run has a model of the same step and scores, that one's id is returned and nothing is logged. Raises
+    TrackingError if the server does not answer or refuses.
     """
     client = connect(uri)
     try:
         run = client.get_run(run_id)
-        if found := _logged_before(client, run, model):
+        if found := _find_logged(client, run, model):
             return found
         created = client.create_logged_model(
             run.info.experiment_id,
@@ -101,7 +106,7 @@ def _tags(model: ModelToLog) -> dict[str, str]:
     return {**model.tags, **scores, EVALUATION_TAG: model.evaluated_on.shards_digest, "step": str(model.step)}
 
 
-def _logged_before(client: "MlflowClient", run: "Run", model: ModelToLog) -> str:
+def _find_logged(client: "MlflowClient", run: "Run", model: ModelToLog) -> str:
     outputs = run.outputs.model_outputs if run.outputs is not None else []
     for output in outputs:
         if output.step != model.step:
@@ -121,11 +126,11 @@ def _upload(client: "MlflowClient", model_id: str, run_id: str, model: ModelToLo
 
 
 def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_id: str = "") -> None:
-    """The model as `mlflow.pyfunc.load_model` takes it. `directory` must not exist."""
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # else a uv.lock that lies here goes with the model
+    """Writes the model as `mlflow.pyfunc.load_model` takes it. `directory` must not exist."""
+    set_defaults()
     from mlflow.models import Model
 
-    with warnings.catch_warnings():  # of its own type hints
+    with warnings.catch_warnings():  # mlflow.pyfunc warns of its own type hints
         warnings.simplefilter("ignore", UserWarning)
         import mlflow.pyfunc
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
@@ -140,7 +145,7 @@ def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_i
             data_path=str(file),
             mlflow_model=about,
             signature=signature(),
-            input_example=np.random.default_rng(0).integers(0, 256, EXAMPLE_SIZE, dtype=np.uint8),
+            input_example=np.random.default_rng(0).integers(0, 256, EXAMPLE_SHAPE, dtype=np.uint8),
             pip_requirements=requirements(),
             model_config={"precision": "auto"},
         )
@@ -159,8 +164,8 @@ def signature() -> "ModelSignature":
 
 
 def requirements() -> list[str]:
-    """What predicts, at the versions that trained; the rest is what distseg itself requires. No addresses."""
-    # Without a build's own part (+cu130), which no index but its own has.
+    """pip requirements: the packages that predict, at the versions that trained. distseg requires the rest itself."""
+    # Without the local part of a version (+cu130): only PyTorch's own index has those builds.
     versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", "numpy", "torch", "torchvision")}
     return [f"{name}=={version}" for name, version in ({"distseg": distseg.__version__} | versions).items()]
 
@@ -175,13 +180,13 @@ def _link(client: "MlflowClient", run: "Run", model_id: str, model: ModelToLog) 
 
 
 def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, model: ModelToLog) -> list["Metric"]:
-    """The run's own records of that step, to the millisecond, since MLflow keeps what differs as a second value.
+    """The run's metrics of that step with their exact times: with another time MLflow would add a second value.
 
-    Those of each class are left out: a request each, for numbers that are in the run and in the model card.
+    The IoU of each class is left out. It would cost one request each, and the run and the model card have it.
     """
     from mlflow.entities import Metric
 
-    names = [name for name in run.data.metrics if name.startswith("val/") and not name.startswith("val/IoU/")]
+    names = [name for name in run.data.metrics if name.startswith(EVALUATION) and not name.startswith(class_iou(""))]
     records = [record for name in names for record in client.get_metric_history(run.info.run_id, name)]
     data = {
         "dataset_name": model.evaluated_on.name,
@@ -200,15 +205,16 @@ def _metrics_at(client: "MlflowClient", run: "Run", model_id: str, model: ModelT
 def register_model(
     uri: str, run_id: str, model_id: str, model: ModelToLog, *, name: str, objective: str
 ) -> RegisteredVersion:
-    """A new version of the registered model `name`, with the alias champion if it beats the version that has it.
+    """Creates a version of the registered model `name`, and gives it the alias `champion` if it beats the champion.
 
-    Beats: scores more by `objective`, on the very same images. Where those differ, or the champion was not registered
-    by distseg, nothing is compared and the alias stays. Raises TrackingError if the server does not answer or refuses.
+    It beats the champion if its score by `objective` is higher on the same images. If the images differ, or the
+    champion was not registered by distseg, nothing is compared and the alias stays where it is. Raises TrackingError
+    if the server does not answer or refuses.
     """
     client = connect(uri)
     try:
         champion = _champion(client, name)
-        # Not models:/<id>, which MLflow would look up on the server of its global state.
+        # Not models:/<id>: MLflow would look that up on the server of its global state, which may be another.
         source = client.get_logged_model(model_id).artifact_location
         version = _version_of(client, name, run_id, source) or client.create_model_version(
             name,
@@ -217,7 +223,7 @@ def register_model(
             tags=_tags(model) | {OBJECTIVE_TAG: objective},
             description=model.card[:CARD_LENGTH],
             model_id=model_id,
-            await_creation_for=0,  # it needs none: the files are there
+            await_creation_for=0,  # no need to wait: the files are uploaded already
         )
         number = str(version.version)
         is_champion, why = _judge(model, objective, number, champion)
@@ -231,7 +237,7 @@ def register_model(
 
 
 def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
-    """The version that has the alias, if one has. Creates the registered model if there is none."""
+    """The version with the alias, or None. Creates the registered model if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -245,13 +251,13 @@ def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
 
 
 def _version_of(client: "MlflowClient", name: str, run_id: str, source: str) -> "ModelVersion | None":
-    """The version that was made of the model before, if one was."""
+    """The version that was created from this model earlier, or None."""
     found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     return next((version for version in found if version.source == source), None)
 
 
 def _judge(model: ModelToLog, objective: str, number: str, champion: "ModelVersion | None") -> tuple[bool, str]:
-    """Whether version `number` is to have the alias, and why."""
+    """(Whether version `number` gets the alias, why)."""
     if objective not in model.scores:
         return False, f"its evaluation has no {objective}"
     own = rounded(model.scores[objective])

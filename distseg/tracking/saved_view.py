@@ -1,8 +1,9 @@
-"""A view of the experiment that answers the question at hand: which run holds in which condition.
+"""A view of MLflow's page of runs that answers one question: which run is good in which condition.
 
-MLflow's own page shows all metrics in alphabetical order. A view is the state of that page, kept as a tag of the
-experiment (what its button "Share" makes; the format is read from MLflow 3, not documented): columns, filter, order and
-charts. Its key holds VERSION and what it is of, so that it is written once and a person's changes to it stay.
+By default that page shows all metrics in alphabetical order. A view stores the state of the page (columns, filter,
+order, charts) as a tag of the experiment, as the page's button "Share" does. MLflow does not document the format, see
+mlflow_formats.py. The key of a view holds VERSION and a digest of its content: so a view is written once, and changes
+that a person makes to it stay.
 """
 
 import base64
@@ -16,26 +17,27 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 from distseg.errors import TrackingError, first_line
+from distseg.metric_names import MIOU, MIOU_GAP, MIOU_WORST, TRAIN_LOSS, condition_miou
 from distseg.tracking.client import connect, is_local_file, server_errors, without_password
+from distseg.tracking.mlflow_formats import knows_page_of_runs
 
 VERSION = 1
 TAG = "mlflow.sharedViewState."
-UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves a file
-MEAN, WORST, GAP = "val/mIoU", "val/mIoU_worst", "val/mIoU_gap"
+UI = "http://127.0.0.1:5000"  # the address of `mlflow ui`
 USUAL_PARAMS = ("optim.lr", "loss.aux_weight", "model.bins", "model.se_ratio", "model.backbone", "data.batch_size")
-MAX_CONDITIONS = 24  # charts; beyond them nobody compares by eye
+MAX_CONDITIONS = 24  # charts: more cannot be compared by eye
 
 JSON = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonView:
-    """What is compared: the trainings, or a search's trials, on one data set."""
+    """What is compared: the trainings on one data set, or the trials of a search."""
 
     dataset: str
     conditions: tuple[str, ...]
     stage: Literal["train", "trial"] = "train"
-    params: tuple[str, ...] = USUAL_PARAMS  # set against the scores
+    params: tuple[str, ...] = USUAL_PARAMS  # dotted fields, drawn against the scores
 
     @property
     def name(self) -> str:
@@ -48,10 +50,12 @@ class ComparisonView:
 
 
 def save_view(uri: str, experiment: str, view: ComparisonView) -> str:
-    """Writes the view unless it is there, and returns where it is seen.
+    """Writes the view unless the experiment has it, and returns the link to it; "" with an MLflow that is not known.
 
     Raises TrackingError if the server does not answer or refuses, or has no such experiment.
     """
+    if not knows_page_of_runs():
+        return ""
     client = connect(uri)
     try:
         found = client.get_experiment_by_name(experiment)
@@ -65,15 +69,15 @@ def save_view(uri: str, experiment: str, view: ComparisonView) -> str:
 
 
 def view_link(uri: str, experiment_id: str, view: ComparisonView) -> str:
-    """A URL; of a file, the one it has while `mlflow ui` serves it."""
+    """The URL of the view. For a SQLite file it works while `mlflow ui` serves that file."""
     server = UI if is_local_file(uri) else without_password(uri).rstrip("/")
-    # Without the type, the page opens in a mode that has no charts.
+    # Without workflowType the page opens in a mode that has no charts.
     query = {"workflowType": "machine_learning", "viewStateShareKey": view.key, "compareRunsMode": "CHART"}
     return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
 
 
 def encoded(view: ComparisonView) -> str:
-    """The tag's value."""
+    """The value of the tag."""
     state = base64.b64encode(zlib.compress(json.dumps(page_state(view)).encode(), 9)).decode()
     now_ms = int(time.time() * 1000)
     return json.dumps({"name": view.name, "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{state}"})
@@ -84,7 +88,7 @@ def page_state(view: ComparisonView) -> JSON:
     columns = _columns(view)
     return {
         "searchFilter": f"tags.stage = '{view.stage}'",
-        "orderByKey": _metric(MEAN),
+        "orderByKey": _metric(MIOU),
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -111,7 +115,7 @@ def page_state(view: ComparisonView) -> JSON:
 
 
 def _columns(view: ComparisonView) -> list[str]:
-    scores = [MEAN, WORST, GAP, *(f"{MEAN}/{condition}" for condition in view.conditions)]
+    scores = [MIOU, MIOU_WORST, MIOU_GAP, *(condition_miou(condition) for condition in view.conditions)]
     params = dict.fromkeys([*view.params, "model.name", "data.train_conditions", *USUAL_PARAMS, "seed"])
     tags = ["worst_condition", "data.digest"]
     return [
@@ -157,12 +161,12 @@ def _charts(view: ComparisonView) -> list[JSON]:
             "SCATTER",
             "robust",
             "Mean against worst condition",
-            {"xaxis": {"key": MEAN, "type": "METRIC"}, "yaxis": {"key": WORST, "type": "METRIC"}},
+            {"xaxis": {"key": MIOU, "type": "METRIC"}, "yaxis": {"key": MIOU_WORST, "type": "METRIC"}},
         ),
-        _chart("BAR", "robust", "Worst condition", {"metricKey": WORST}),
-        *(_chart("BAR", "conditions", condition, {"metricKey": f"{MEAN}/{condition}"}) for condition in conditions),
-        *(_line("curves", metric) for metric in (MEAN, WORST, "train/loss")),
-        _parallel("search", "Parameters and scores", view.params, [MEAN, WORST]),
+        _chart("BAR", "robust", "Worst condition", {"metricKey": MIOU_WORST}),
+        *(_chart("BAR", "conditions", condition, {"metricKey": condition_miou(condition)}) for condition in conditions),
+        *(_line("curves", metric) for metric in (MIOU, MIOU_WORST, TRAIN_LOSS)),
+        _parallel("search", "Parameters and scores", view.params, [MIOU, MIOU_WORST]),
     ]
 
 

@@ -1,6 +1,7 @@
-"""Things on their way to the MLflow server: a queue and a thread, so that no step of training waits for the server.
+"""A queue whose thread sends items to the MLflow server, so that no training step waits for the server.
 
-What the server has not confirmed stays in the queue and is tried again, at most LONGEST_RETRY_S after it has come back.
+An item stays in the queue until the server has confirmed it. Failed calls are repeated, with at most LONGEST_RETRY_S
+between two of them.
 """
 
 import logging
@@ -18,15 +19,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
-LAST_TRIES = 3  # at the end, a second apart: a server that refuses them is not waited for any longer
+LAST_TRIES = 3  # calls that may fail after `close`, about a second apart
 
 
 class SendQueue(Generic[T]):
-    """Gives items to `send` in order, up to `at_once` of them; `add` never waits, and nothing raises.
+    """Passes items to `send` in order, up to `at_once` in one call. `add` never waits, and nothing raises.
 
-    What `send` raises is told in one line that begins with `what`, once until something else is wrong (`told`: what the
-    user knows already), and passed on to `failed`. With a `limit`, the oldest of more items are dropped; once the
-    server does not answer, all but the newest.
+    If `send` raises, `failed` is called, and the error is logged as one line that begins with `what`. The same error is
+    logged once (`known_problem`: an error that the user has seen already). With a `limit`, the oldest items above
+    it are dropped, and while the server does not answer, all but the newest.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class SendQueue(Generic[T]):
             self._changed.notify()
 
     def waiting(self) -> list[T]:
-        """What the server has not confirmed, oldest first."""
+        """Items that the server has not confirmed, oldest first."""
         with self._changed:
             return list(self._queue)
 
     def close(self, timeout_s: float) -> list[T]:
-        """Sends what it can within `timeout_s`, or until LAST_TRIES have failed, and returns what is left."""
+        """Sends until `timeout_s` are over or LAST_TRIES calls have failed. Returns the items that are left."""
         with self._changed:
             self._closing_at = time.monotonic() + timeout_s
             self._changed.notify()
@@ -72,9 +73,9 @@ class SendQueue(Generic[T]):
         while (batch := self._oldest()) is not None:
             try:
                 self._send(batch)
-            except Exception as error:  # noqa: BLE001 — whatever a broken server makes the client raise
+            except Exception as error:  # noqa: BLE001 — a broken server can make the client raise anything
                 self._failed()
-                self._tell(error)
+                self._warn_once(error)
                 self._drop_all_but_the_newest()
                 tries_left -= self._closing_at is not None
                 if not tries_left or not self._wait(retry_s):
@@ -88,7 +89,7 @@ class SendQueue(Generic[T]):
                 self._known_problem = ""
 
     def _oldest(self) -> list[T] | None:
-        """Left in the queue until confirmed; None when closed and empty, or out of time."""
+        """The next items, which stay in the queue. None if it is closed and empty, or out of time."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing_at is not None)
             out_of_time = self._closing_at is not None and time.monotonic() >= self._closing_at
@@ -97,10 +98,10 @@ class SendQueue(Generic[T]):
     def _remove(self, sent: Sequence[T]) -> None:
         with self._changed:
             for item in sent:
-                if self._queue and self._queue[0] is item:  # else it was dropped meanwhile
+                if self._queue and self._queue[0] is item:  # else the limit dropped it meanwhile
                     self._queue.popleft()
 
-    def _tell(self, error: Exception) -> None:
+    def _warn_once(self, error: Exception) -> None:
         text = str(as_tracking_error(self._uri, error)) if isinstance(error, server_errors()) else first_line(error)
         if text != self._known_problem:
             log.warning("%s wait: %s", self._what, text)
@@ -112,7 +113,7 @@ class SendQueue(Generic[T]):
                 self._queue.popleft()
 
     def _wait(self, seconds: float) -> bool:
-        """False when it is closing and out of time."""
+        """False if it is closing and out of time."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing_at is not None, timeout=seconds)
             if self._closing_at is None:

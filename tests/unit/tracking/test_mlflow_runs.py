@@ -195,7 +195,7 @@ def test_of_pictures_that_cannot_be_sent_the_newest_are_kept(dead_server: str) -
     for step in range(100):
         log.log(step, {"overlay/night": jpeg("red")})
     assert log.close(timeout_s=0) == 99
-    assert len(log._outbox.waiting()) <= picture_log.MAX_WAITING
+    assert len(log._queue.waiting()) <= picture_log.MAX_WAITING
 
 
 def test_who_waits_for_a_call_waits_no_longer_than_said() -> None:

@@ -1,0 +1,47 @@
+"""Environment variables of MLflow's client: all that distseg sets, and nowhere else. Each holds for the whole process.
+
+MLflow reads them at each call, so they may be set after it was imported. A value that a user has set stays.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+TIMEOUT, TIMEOUT_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "15"
+DEFAULTS = {
+    # A request that creates something must not be repeated blindly: it would create it twice. Our callers try again
+    # themselves, after they have looked at what the server has.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    TIMEOUT: TIMEOUT_S,
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the programs print the link themselves
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it would break the programs' own progress line
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else a uv.lock in the working directory is logged with each model
+}
+
+
+def set_defaults() -> None:
+    """Must be called before the first call of MLflow."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def timeout_s() -> str:
+    """Seconds that one HTTP request may take."""
+    return os.environ.get(TIMEOUT, TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def extended_timeout(num_bytes: int, bytes_per_s: float = 4e6) -> Iterator[None]:
+    """A longer HTTP timeout while a file is uploaded: the server answers only after it has stored the whole file.
+
+    A timeout that a user has set stays.
+    """
+    if timeout_s() != TIMEOUT_S:
+        yield
+        return
+    os.environ[TIMEOUT] = str(int(TIMEOUT_S) + int(num_bytes / bytes_per_s))
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = TIMEOUT_S
