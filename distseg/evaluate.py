@@ -14,18 +14,17 @@ from typing import Any
 
 from distseg import cli, evaluation, storage
 from distseg.config import Precision, RunConfig
-from distseg.data.loading import eval_samples
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError
 from distseg.evaluation import World, torchrun_world
 from distseg.train import print_conditions
-from distseg.training import add_up, check_classes, checkpoint, load_model
+from distseg.training import check_classes, checkpoint, load_model
 
 PROG = "python -m distseg.evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtocolOptions:
+class InferenceOptions:
     """How images are segmented."""
 
     scales: tuple[float, ...] = (1.0,)
@@ -37,16 +36,16 @@ class ProtocolOptions:
     window: tuple[int, int] | None = None
     """Height and width of the sliding window."""
 
-    def protocol(self, config: RunConfig) -> evaluation.Protocol:
+    def inference(self, config: RunConfig) -> evaluation.InferenceConfig:
         """With the training crop of `config` for windows of no given size. Raises ConfigError."""
         if self.window is not None and not self.sliding:
             raise ConfigError(f"--window {self.window}: it is the size of --sliding's windows; add --sliding")
         window_px = (self.window or config.data.crop_px) if self.sliding else None
-        return evaluation.Protocol(scales=self.scales, flip=self.flip, window_px=window_px)
+        return evaluation.InferenceConfig(scales=self.scales, flip=self.flip, window_px=window_px)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(ProtocolOptions):
+class Arguments(InferenceOptions):
     checkpoint: str
     """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
     data: str
@@ -87,33 +86,22 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     manifest = load_manifest(options.data)
     check_classes(saved, manifest)
     shards = evaluation.evaluation_shards(manifest, options.split, options.conditions)
-    protocol = options.protocol(saved.config)
+    inference = options.inference(saved.config)
     precision = evaluation.resolve_precision(options.precision, world.device)
     model = load_model(saved, world.device, precision)
-    tally = evaluation.Tally.empty(evaluation.groups_of(shards), manifest.label_space.num_classes)
-    samples = eval_samples(
-        manifest,
-        shards,
-        rank=world.rank,
-        world=world.size,
-        num_threads=options.num_threads,
-        prefetch=16,
-        deadline_s=300.0,
-    )
     num_images = sum(s.num_samples for s in shards) // world.size
     with cli.progress("evaluating", "images") if world.rank == 0 else contextlib.nullcontext() as progress:
-        evaluation.score(
+        counted = evaluation.evaluate_shards(
             model,
-            samples,
-            tally,
+            manifest,
+            shards,
+            world,
             precision=precision,
-            device=world.device,
-            protocol=protocol,
+            inference=inference,
+            num_threads=options.num_threads,
             progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
         )
-    add_up(tally, world)
-    evaluation.check_complete(tally, shards)
-    tables = evaluation.as_table(tally, tally.summary(), manifest.label_space)
+    tables = evaluation.as_table(counted, manifest.label_space)
     return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
 
 

@@ -18,7 +18,7 @@ from distseg import cli, evaluation, storage
 from distseg.config import Precision
 from distseg.data import LabelSpace
 from distseg.errors import DataError
-from distseg.evaluate import ProtocolOptions
+from distseg.evaluate import InferenceOptions
 from distseg.training import checkpoint, load_model
 
 PROG = "python -m distseg.predict"
@@ -27,7 +27,7 @@ OVERLAY_OPACITY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(ProtocolOptions):
+class Arguments(InferenceOptions):
     checkpoint: str
     """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
     images: str
@@ -40,7 +40,7 @@ class Arguments(ProtocolOptions):
 def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
     uri, saved = checkpoint.resolve(options.checkpoint)
-    protocol = options.protocol(saved.config)
+    inference = options.inference(saved.config)
     names = image_names(options.images)
     storage.check_writable(options.out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             image = decode(storage.read_bytes(source), source)
             image_1HW3 = torch.from_numpy(np.array(image))[None]
             images_13HW = image_1HW3.permute(0, 3, 1, 2).to(device)
-            ids_HW = evaluation.predict(model, images_13HW, precision, protocol)[0].to(torch.uint8).cpu().numpy()
+            ids_HW = evaluation.predict(model, images_13HW, precision, inference)[0].to(torch.uint8).cpu().numpy()
             target = str(PurePosixPath(name).with_suffix(".png"))
             colours = in_palette(ids_HW, saved.label_space)
             storage.write_bytes(storage.join(options.out, "label", target), _png(colours))

@@ -19,6 +19,10 @@ import numpy.typing as npt
 from distseg.errors import DataError
 from distseg.label_maps import IGNORE_INDEX
 
+# ImageNet's channel statistics on a 0–255 scale, which torchvision's weights expect.
+MEAN_RGB = (123.675, 116.28, 103.53)
+STD_RGB = (58.395, 57.12, 57.375)
+
 
 class LabelledImage(NamedTuple):
     """The content of one sample, ready to be written to a shard."""

@@ -1,70 +1,112 @@
-"""TODO distseg.evaluation."""
+"""From a network and packed images to scores per weather condition, and how far they may be trusted.
 
-from distseg.evaluation.bootstrap import (
-    MIN_IMAGES,
-    Differences,
-    ImageCounts,
-    Interval,
-    Intervals,
-    bootstrap,
-    paired_bootstrap,
-)
-from distseg.evaluation.inference import (
-    MAX_BATCH_PIXELS,
-    MEAN_RGB,
-    STD_RGB,
-    Protocol,
-    Tally,
-    as_metrics,
-    as_table,
-    autocast,
-    check_complete,
-    check_disjoint,
-    evaluation_shards,
-    groups_of,
-    latency_ms,
-    normalize,
-    predict,
-    resolve_precision,
-    score,
-)
-from distseg.evaluation.overlays import Overlays, overlay_pictures, overlays_from_tensors, overlays_to_tensors
-from distseg.evaluation.panels import WRONG_RGB, Overlay, Palette, without_prediction
-from distseg.evaluation.world import World, torchrun_world
+In: a model from `distseg.models` (or any that returns `Logits`), a manifest, shards, and the `World` of ranks. Images
+are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
+
+    evaluate_shards(model, manifest, shards, world, precision=…) -> ConfusionMatrix     int64, summed over ranks
+    as_table(counted, labels) -> dict       the JSON of `evaluate --json`; fractions, None where undefined
+    as_metrics(table) -> dict               the same under MLflow's names
+    rank_conditions(table) -> ConditionRanking      order, worst, best and gap: everything that shows them asks here
+    bootstrap_intervals(images), paired_bootstrap(images, base)      intervals of 95 %, of one run and of a difference
+    predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64
+    Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB
+
+A metric is added in `metrics.py` alone (see there). Errors: ConfigError for options that cannot be, DataError for
+damaged, missing or mismatched data. Names are imported when first used: importing this package loads no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from distseg.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from distseg.data import MEAN_RGB, STD_RGB
+    from distseg.evaluation.bootstrap import (
+        MIN_IMAGES,
+        Differences,
+        ImageCounts,
+        Interval,
+        Intervals,
+        bootstrap_intervals,
+        paired_bootstrap,
+    )
+    from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, latency_ms, predict
+    from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in
+    from distseg.evaluation.overlays import Overlays, overlay_pictures, overlays_from_tensors, overlays_to_tensors
+    from distseg.evaluation.panels import WRONG_RGB, Overlay, Palette, without_prediction
+    from distseg.evaluation.precision import autocast, normalize, resolve_precision
+    from distseg.evaluation.ranking import ConditionRanking, Table, rank_conditions, weakest_class
+    from distseg.evaluation.scoring import MAX_BATCH_PIXELS, ConfusionMatrix, evaluate_shards
+    from distseg.evaluation.selection import check_disjoint, evaluation_shards
+    from distseg.evaluation.tables import as_metrics, as_table
+    from distseg.evaluation.world import World, torchrun_world
 
 __all__ = [
     "MAX_BATCH_PIXELS",
     "MEAN_RGB",
+    "METRICS",
     "MIN_IMAGES",
     "STD_RGB",
+    "WHOLE_IMAGE",
     "WRONG_RGB",
+    "ConditionRanking",
+    "ConfusionMatrix",
     "Differences",
     "ImageCounts",
+    "InferenceConfig",
     "Interval",
     "Intervals",
+    "Metric",
     "Overlay",
     "Overlays",
     "Palette",
-    "Protocol",
-    "Tally",
+    "PixelCounts",
+    "Table",
     "World",
     "as_metrics",
     "as_table",
     "autocast",
-    "bootstrap",
-    "check_complete",
+    "bootstrap_intervals",
     "check_disjoint",
+    "evaluate_shards",
     "evaluation_shards",
-    "groups_of",
     "latency_ms",
+    "metrics_in",
     "normalize",
     "overlay_pictures",
     "overlays_from_tensors",
     "overlays_to_tensors",
     "paired_bootstrap",
     "predict",
+    "rank_conditions",
     "resolve_precision",
-    "score",
     "torchrun_world",
+    "weakest_class",
     "without_prediction",
 ]
+
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "distseg.data": ("MEAN_RGB", "STD_RGB"),
+        "distseg.evaluation.bootstrap": (
+            "MIN_IMAGES",
+            "Differences",
+            "ImageCounts",
+            "Interval",
+            "Intervals",
+            "bootstrap_intervals",
+            "paired_bootstrap",
+        ),
+        "distseg.evaluation.inference": ("WHOLE_IMAGE", "InferenceConfig", "latency_ms", "predict"),
+        "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in"),
+        "distseg.evaluation.overlays": ("Overlays", "overlay_pictures", "overlays_from_tensors", "overlays_to_tensors"),
+        "distseg.evaluation.panels": ("WRONG_RGB", "Overlay", "Palette", "without_prediction"),
+        "distseg.evaluation.precision": ("autocast", "normalize", "resolve_precision"),
+        "distseg.evaluation.ranking": ("ConditionRanking", "Table", "rank_conditions", "weakest_class"),
+        "distseg.evaluation.scoring": ("MAX_BATCH_PIXELS", "ConfusionMatrix", "evaluate_shards"),
+        "distseg.evaluation.selection": ("check_disjoint", "evaluation_shards"),
+        "distseg.evaluation.tables": ("as_metrics", "as_table"),
+        "distseg.evaluation.world": ("World", "torchrun_world"),
+    },
+)

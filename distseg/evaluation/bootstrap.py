@@ -8,8 +8,8 @@ same images, so that what makes an image hard for both cancels out: that is the 
 It covers which images happen to be in the split. It does not cover another seed of the training, and where images
 resemble each other, as the frames of one drive do, it is too narrow.
 
-Conditions are compared over the classes that have truth in all of them, as `metrics.summarise` does; where no class
-has, each is scored over its own.
+Conditions are compared as `ranking` says: over the classes that have truth in all of them. Where no class has, each is
+scored over its own, and there is no worst one.
 """
 
 import itertools
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from distseg.errors import DataError
+from distseg.evaluation.ranking import shared_classes, worst_first
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -113,32 +114,44 @@ class Intervals:
     worst_share: dict[str, float]  # condition -> in which share of the draws it was the worst; empty: too few images
 
 
-def bootstrap(images: ImageCounts, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Intervals:
+def bootstrap_intervals(
+    images: ImageCounts,
+    *,
+    classes: Sequence[int] | None = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Intervals:
+    """`classes`: the ids over which conditions are compared; by default those that have truth in every condition."""
     counts = images.by_condition()
     drawn = _draw(counts, resamples, seed)
-    classes = _shared_classes(counts)
-    values = {name: float(_mean_iou(_total(counts[name]), classes)) for name in counts}
-    scores = {name: _mean_iou(drawn[name], classes) for name in counts}
-    names = [name for name, value in values.items() if value == value]
+    compared = _compared_classes(counts, classes)
+    scores = {name: _mean_iou(drawn[name], compared) for name in counts}
+    values = {name: float(_mean_iou(_total(counts[name]), compared)) for name in counts}
+    ranked = worst_first({name: None if math.isnan(value) else value for name, value in values.items()})
     is_enough = _is_enough(counts)
     gap, worst_share = None, {}
-    if is_enough and len(names) > 1:
-        best, worst = max(names, key=values.__getitem__), min(names, key=values.__getitem__)
-        gap = _interval(values[best] - values[worst], scores[best] - scores[worst], level)
-        scores_CR = torch.stack([scores[name] for name in names]).nan_to_num(torch.inf)
-        times_worst_C = scores_CR.argmin(0).bincount(minlength=len(names))
-        worst_share = dict(zip(names, (times_worst_C / resamples).tolist(), strict=True))
+    if is_enough and compared is not None and len(ranked) > 1:
+        worst, *_, best = ranked
+        gap = _interval(ranked[best] - ranked[worst], scores[best] - scores[worst], level)
+        worst_share = _worst_share({name: scores[name] for name in counts if name in ranked})
+    pooled_value, pooled_scores = float(_mean_iou(_total(images.counts_N3K))), _mean_iou(_summed(drawn))
     return Intervals(
         conditions={
             name: _interval(values[name], scores[name], level) if len(counts[name]) >= MIN_IMAGES else None
             for name in counts
         },
-        pooled=_interval(float(_mean_iou(_total(images.counts_N3K))), _mean_iou(_add_up(drawn)), level)
-        if is_enough
-        else None,
+        pooled=_interval(pooled_value, pooled_scores, level) if is_enough else None,
         gap=gap,
         worst_share=worst_share,
     )
+
+
+def _worst_share(scores: Mapping[str, Tensor]) -> dict[str, float]:
+    """condition -> the share of the draws in which its score is the lowest"""
+    scores_CR = torch.stack(list(scores.values())).nan_to_num(torch.inf)
+    times_worst_C = scores_CR.argmin(0).bincount(minlength=len(scores))
+    return dict(zip(scores, (times_worst_C / scores_CR.shape[1]).tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,17 +160,26 @@ class Differences:
 
     conditions: dict[str, Interval | None]
     pooled: Interval | None
-    worst: Interval | None  # of each run's own worst condition
+    worst: Interval | None  # of each run's own worst condition; None also where conditions have no class in common
 
 
 def paired_bootstrap(
-    images: ImageCounts, base: ImageCounts, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+    images: ImageCounts,
+    base: ImageCounts,
+    *,
+    classes: Sequence[int] | None = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
 ) -> Differences:
-    """`images` minus `base`. Raises DataError unless both were evaluated on the same images and labels."""
+    """`images` minus `base`; `classes` as of `bootstrap_intervals`.
+
+    Raises DataError unless both were evaluated on the same images and labels.
+    """
     check_same_images(images, base)
     of_both = images.by_condition(), base.by_condition()
     drawn = _draw(of_both[0], resamples, seed), _draw(of_both[1], resamples, seed)
-    classes = _shared_classes(of_both[0])
+    compared = _compared_classes(of_both[0], classes)
     totals: tuple[Mapping[str, Tensor], ...] = tuple({n: _total(c) for n, c in counts.items()} for counts in of_both)
 
     def difference(score: Callable[[Mapping[str, Tensor]], Tensor]) -> Interval | None:
@@ -165,15 +187,15 @@ def paired_bootstrap(
         return _interval(value, score(drawn[0]) - score(drawn[1]), level)
 
     def of_condition(name: str) -> Interval | None:
-        return difference(lambda counts: _mean_iou(counts[name], classes))
+        return difference(lambda counts: _mean_iou(counts[name], compared))
 
     is_enough = _is_enough(of_both[0])
     return Differences(
         conditions={
             name: of_condition(name) if len(counts) >= MIN_IMAGES else None for name, counts in of_both[0].items()
         },
-        pooled=difference(lambda counts: _mean_iou(_add_up(counts))) if is_enough else None,
-        worst=difference(lambda counts: _worst(counts, classes)) if is_enough else None,
+        pooled=difference(lambda counts: _mean_iou(_summed(counts))) if is_enough else None,
+        worst=difference(lambda counts: _worst(counts, compared)) if is_enough and compared is not None else None,
     )
 
 
@@ -221,18 +243,19 @@ def _mean_iou(counts_3K: Tensor, classes: Tensor | None = None) -> Tensor:
     return (iou_K if classes is None else iou_K[..., classes]).nanmean(-1)
 
 
-def _shared_classes(counts: Mapping[str, Tensor]) -> Tensor | None:
-    """The classes that have truth in every condition, or None for 'each its own'."""
-    has_truth_CK = torch.stack([counts_n3K[:, 0].sum(0) > 0 for counts_n3K in counts.values()])
-    shared = has_truth_CK.all(0).nonzero().flatten()
-    return shared if len(shared) else None
+def _compared_classes(counts: Mapping[str, Tensor], classes: Sequence[int] | None) -> Tensor | None:
+    """The ids of the classes over which conditions are compared, or None for 'each over its own'."""
+    if classes is None:
+        truth_of = {name: counts_n3K[:, 0].sum(0).tolist() for name, counts_n3K in counts.items()}
+        classes = sorted(shared_classes(dict(enumerate(truth_K)) for truth_K in truth_of.values()))
+    return torch.tensor(classes, dtype=torch.int64) if classes else None
 
 
 def _total(counts_n3K: Tensor) -> Tensor:
     return counts_n3K.sum(0).double()
 
 
-def _add_up(counts: Mapping[str, Tensor]) -> Tensor:
+def _summed(counts: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(counts.values())).sum(0)
 
 

@@ -1,4 +1,10 @@
-"""Scores from confusion matrices: int64 (K, K), rows the truth, columns the prediction, void pixels left out.
+"""Metrics of a confusion matrix: int64 (K, K), rows the truth, columns the prediction, void pixels left out.
+
+`METRICS` is the one list of them. A metric that is added to it stands, without another line anywhere, in the table of
+`evaluate --json`, in MLflow as `val/<name>`, and as a column of the terminal's table and of a run's report:
+
+    def kappa(counts: PixelCounts) -> float | None: ...
+    METRICS = (..., Metric(name="kappa", compute=kappa))
 
 Matrices of batches, ranks and conditions are added; only then are they turned into scores (never a mean of per-image
 IoUs). Scores are fractions in [0, 1], and None where undefined. What a class with nothing to count does to a mean:
@@ -10,8 +16,9 @@ IoUs). Scores are fractions in [0, 1], and None where undefined. What a class wi
 | no  | no  | left out | left out |
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,93 +48,109 @@ def _check_range(name: str, ids: Tensor, num_classes: int) -> None:
         raise ValueError(f"{name} ids {outside[:8]} are outside the {num_classes} classes")
 
 
+# ---- what metrics are computed from
+
+
 @dataclass(frozen=True)
-class Scores:
-    mIoU: float | None  # mean intersection over union
-    PA: float | None  # pixel accuracy
-    MPA: float | None  # mean recall over the classes that have truth
-    dice: float | None  # mean over classes of 2·TP / (2·TP + FP + FN)
-    fwIoU: float | None  # IoU weighted by the classes' support
-    iou: tuple[float | None, ...]  # per class
-    support: tuple[int, ...]  # per class: pixels of truth
+class PixelCounts:
+    """A confusion matrix and its sums per class, as Python's integers: exact, however many pixels there are."""
 
-    @property
-    def f1(self) -> float | None:
-        """The harmonic mean of precision and recall is Dice."""
-        return self.dice
+    matrix_KK: Tensor  # int64, on the CPU
+    truth_K: Sequence[int]
+    predicted_K: Sequence[int]
+    hit_K: Sequence[int]
+    iou_K: Sequence[float | None]  # intersection over union: hits / (truth or predicted)
 
-    @property
-    def sensitivity(self) -> float | None:
-        """Mean sensitivity is MPA."""
-        return self.MPA
+    @classmethod
+    def of(cls, matrix_KK: Tensor) -> "PixelCounts":
+        matrix_KK = matrix_KK.cpu()
+        truth_K, predicted_K, hit_K = matrix_KK.sum(1).tolist(), matrix_KK.sum(0).tolist(), matrix_KK.diag().tolist()
+        classes = zip(truth_K, predicted_K, hit_K, strict=True)
+        iou_K = [ratio(hit, truth + predicted - hit) for truth, predicted, hit in classes]
+        return cls(matrix_KK, truth_K, predicted_K, hit_K, iou_K)
 
 
-def scores(matrix_KK: Tensor) -> Scores:
-    truth_K, predicted_K, hit_K = _counts(matrix_KK)
-    union_K = [t + p - h for t, p, h in zip(truth_K, predicted_K, hit_K, strict=True)]
-    iou_K = [_ratio(h, u) for h, u in zip(hit_K, union_K, strict=True)]
-    dice_K = [_ratio(2 * h, t + p) for t, p, h in zip(truth_K, predicted_K, hit_K, strict=True)]
-    recall_K = [_ratio(h, t) for t, h in zip(truth_K, hit_K, strict=True)]
-    return Scores(
-        mIoU=_mean(iou_K),
-        PA=_ratio(sum(hit_K), sum(truth_K)),
-        MPA=_mean(recall_K),
-        dice=_mean(dice_K),
-        fwIoU=_ratio(sum(t * (iou or 0.0) for t, iou in zip(truth_K, iou_K, strict=True)), sum(truth_K)),
-        iou=tuple(iou_K),
-        support=tuple(truth_K),
-    )
-
-
-def _counts(matrix_KK: Tensor) -> tuple[list[int], list[int], list[int]]:
-    """(truth, predicted, hit) pixels per class, as exact integers."""
-    matrix_KK = matrix_KK.cpu()
-    return matrix_KK.sum(1).tolist(), matrix_KK.sum(0).tolist(), matrix_KK.diag().tolist()
-
-
-def _ratio(part: float, whole: float) -> float | None:
+def ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are defined."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
 
 
+# ---- the metrics
+
+
+def mean_iou(counts: PixelCounts) -> float | None:
+    """Mean over classes of intersection over union."""
+    return mean(counts.iou_K)
+
+
+def pixel_accuracy(counts: PixelCounts) -> float | None:
+    return ratio(sum(counts.hit_K), sum(counts.truth_K))
+
+
+def mean_recall(counts: PixelCounts) -> float | None:
+    """Mean recall over the classes that have truth: mean pixel accuracy (MPA), also called mean sensitivity."""
+    return mean(ratio(hit, truth) for truth, hit in zip(counts.truth_K, counts.hit_K, strict=True))
+
+
+def mean_dice(counts: PixelCounts) -> float | None:
+    """Mean over classes of 2·TP / (2·TP + FP + FN): the harmonic mean of precision and recall (F1) is Dice."""
+    classes = zip(counts.truth_K, counts.predicted_K, counts.hit_K, strict=True)
+    return mean(ratio(2 * hit, truth + predicted) for truth, predicted, hit in classes)
+
+
+def frequency_weighted_iou(counts: PixelCounts) -> float | None:
+    """IoU weighted by the classes' pixels in the truth."""
+    weighted = (truth * (iou or 0.0) for truth, iou in zip(counts.truth_K, counts.iou_K, strict=True))
+    return ratio(sum(weighted), sum(counts.truth_K))
+
+
+Place = Literal["mlflow", "terminal", "report"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number of an evaluation, computed for all images together, for each condition and for each site."""
+
+    name: str  # in `evaluate --json`, which has all metrics; in MLflow with `val/` before it
+    compute: Callable[[PixelCounts], float | None]  # two metrics with the same function are computed once
+    shown_in: tuple[Place, ...] = ("mlflow", "terminal", "report")  # of MLflow: for all images together
+
+
+METRICS = (
+    Metric(name="mIoU", compute=mean_iou, shown_in=("mlflow", "terminal")),  # the report's own column has intervals
+    Metric(name="PA", compute=pixel_accuracy, shown_in=("mlflow", "terminal")),
+    Metric(name="MPA", compute=mean_recall, shown_in=("mlflow", "terminal")),
+    Metric(name="dice", compute=mean_dice, shown_in=()),
+    Metric(name="f1", compute=mean_dice, shown_in=()),
+    Metric(name="sensitivity", compute=mean_recall, shown_in=()),
+    Metric(name="fwIoU", compute=frequency_weighted_iou, shown_in=()),
+)
+
+
+def metrics_in(place: Place) -> tuple[str, ...]:
+    """The names of the metrics that are shown there, in their order."""
+    return tuple(metric.name for metric in METRICS if place in metric.shown_in)
+
+
 @dataclass(frozen=True)
-class Summary:
-    """Scores of several conditions. The last four compare conditions, so they average over the same classes in each:
-    those that have truth in every condition; else absent classes would decide which condition is the worst."""
+class Scores:
+    """All metrics of one confusion matrix: `scores(matrix_KK)["mIoU"]`."""
 
-    pooled: Scores  # of the sum of the matrices
-    conditions: dict[str, Scores]
-    mIoU_mean_conditions: float | None  # mean of the conditions' own mIoU, as papers report it
-    mIoU_worst: float | None
-    mIoU_gap: float | None  # best minus worst condition
-    worst_condition: str | None
-    compared_classes: tuple[int, ...]
+    values: dict[str, float | None]  # by name, in the order of METRICS
+    iou_K: tuple[float | None, ...]
+    support_K: tuple[int, ...]  # pixels of each class in the truth
+
+    def __getitem__(self, name: str) -> float | None:
+        return self.values[name]
 
 
-def summarise(matrices: Mapping[str, Tensor]) -> Summary:
-    """From condition -> its confusion matrix; there must be at least one."""
-    if not matrices:
-        raise ValueError("no condition was evaluated: there is nothing to summarise")
-    conditions = {name: scores(matrix_KK) for name, matrix_KK in matrices.items()}
-    compared = _classes_in_all(list(conditions.values()))
-    mean_iou = {name: _mean(s.iou[k] for k in compared) for name, s in conditions.items()}
-    comparable = {name: value for name, value in mean_iou.items() if value is not None}
-    worst = min(comparable, key=comparable.__getitem__, default=None)
-    return Summary(
-        pooled=scores(torch.stack([matrix_KK.cpu() for matrix_KK in matrices.values()]).sum(0)),
-        conditions=conditions,
-        mIoU_mean_conditions=_mean(s.mIoU for s in conditions.values()),
-        mIoU_worst=comparable[worst] if worst is not None else None,
-        mIoU_gap=max(comparable.values()) - comparable[worst] if worst is not None else None,
-        worst_condition=worst,
-        compared_classes=compared,
-    )
-
-
-def _classes_in_all(conditions: Sequence[Scores]) -> tuple[int, ...]:
-    supports = zip(*(s.support for s in conditions), strict=True)
-    return tuple(k for k, support in enumerate(supports) if all(support))
+def scores(matrix_KK: Tensor) -> Scores:
+    counts = PixelCounts.of(matrix_KK)
+    computed = {compute: compute(counts) for compute in dict.fromkeys(metric.compute for metric in METRICS)}
+    values = {metric.name: computed[metric.compute] for metric in METRICS}
+    return Scores(values, tuple(counts.iou_K), tuple(counts.truth_K))

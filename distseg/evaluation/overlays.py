@@ -1,7 +1,7 @@
 """Which images of an evaluation are made into pictures: a few of each condition, the same each time, and its worst.
 
 The fixed ones of a condition are those whose keys have the lowest hashes, the worst those of the lowest
-`intervals.image_iou`: the same images on any number of ranks, whatever the order in which they are scored. Each rank
+`bootstrap.image_iou`: the same images on any number of ranks, whatever the order in which they are scored. Each rank
 keeps its own candidates, shrunken, while it scores; then the ranks agree, and who has a chosen one draws it.
 
 Bounded: of C conditions a rank keeps 2 · count · C images of at most 5 · TILE_PX² bytes, and the ranks exchange at most
@@ -38,7 +38,7 @@ class _Rank(NamedTuple):
 
 
 class Overlays:
-    """One rank's part of an evaluation: give `see` to `inference.score`, then call `gathered` on every rank."""
+    """One rank's part of an evaluation: give it to `evaluate_shards`, then call `gathered` on every rank."""
 
     def __init__(self, conditions: Iterable[str], palette: Palette, per_condition: int) -> None:
         """`per_condition`: as many fixed ones, and as many of the worst. Of many conditions fewer are kept."""
@@ -56,8 +56,8 @@ class Overlays:
             (kind, name): [] for kind in get_args(Kind) for name in self.conditions
         }
 
-    def see(self, sample: EvalSample, prediction_HW: Tensor, counts_3K: Tensor) -> None:
-        """Keeps the image if it is among the lowest so far. `counts_3K` is `intervals.class_counts` of it alone."""
+    def update(self, sample: EvalSample, prediction_HW: Tensor, counts_3K: Tensor) -> None:
+        """Keeps the image if it is among the lowest so far. `counts_3K` is `bootstrap.class_counts` of it alone."""
         if not self.count or sample.condition not in self.conditions:
             return
         iou = image_iou(counts_3K)

@@ -34,7 +34,7 @@ class Overlay:
     kind: Kind  # one of those shown at every evaluation, or of the worst of its condition
     condition: str
     key: str
-    iou: float | None  # intervals.image_iou; None: all its pixels are void
+    iou: float | None  # bootstrap.image_iou; None: all its pixels are void
     jpeg: bytes  # a panel, at most MAX_JPEG_BYTES
 
 

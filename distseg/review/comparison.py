@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from distseg.errors import DataError
-from distseg.evaluation import Differences, Interval, paired_bootstrap
+from distseg.evaluation import ConditionRanking, Differences, Interval, paired_bootstrap, rank_conditions
 from distseg.review import figures
 from distseg.review.gallery import images_compared
 from distseg.review.markup import document, html_table, p, picture, section
 from distseg.review.pages import ABSENT, METHOD, RunReview, number, provenance
 from distseg.review.published import Published, published
-from distseg.review.summary import Standing, loss, signed, span, standing
+from distseg.review.summary import listed, loss, signed, span
 
 
 def comparison_page(runs: Sequence[RunReview]) -> str:
@@ -20,40 +20,40 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} runs: a comparison needs at least two")
     base, *others = runs
-    standings = _standings(runs)
+    rankings = _rankings(runs)
     pairs = [_paired(run, base) for run in others]
-    best = _best_runs(runs, standings)
+    best = _best_runs(runs, rankings)
     sections = [
         section("Which run is best at which condition", p(_BEST_NOTE), _best_table(best)),
         section(
             f"All scores, against {_unique(0, runs)}",
             *(
-                p(_against(run, base, standings, k + 1, pair))
+                p(_against(run, base, rankings, k + 1, pair))
                 for k, (run, pair) in enumerate(zip(others, pairs, strict=True))
             ),
-            *_compared_figure(runs, standings),
-            _compared_table(runs, standings, pairs),
+            *_compared_figure(runs, rankings),
+            _compared_table(runs, rankings, pairs),
         ),
         images_compared(
             {_unique(k, runs): run.overlays for k, run in enumerate(runs)},
-            standings[0].miou,
+            rankings[0].miou,
             list(base.table["classes"]),
             base.palette,
         ),
         section("What they do differently", _differing(runs)),
         section("Cost", _by_run(runs, [run.cost.rows() for run in runs])),
         section("Data and code", _by_run(runs, [provenance(run) for run in runs])),
-        _published(runs, standings),
+        _published(runs, rankings),
         section("How to read this", *(p(text) for text in (*METHOD, *_PAIRED_METHOD))),
     ]
     notes = [pair for pair in pairs if isinstance(pair, str)]
-    answers = [("Best at its worst condition", _leader(runs, [min(s.miou.values(), default=0.0) for s in standings]))]
+    answers = [("Best at its worst condition", _leader(runs, [r.miou_worst or 0.0 for r in rankings]))]
     answers += [("Best over all images", _leader(runs, [run.table["mIoU"] or 0.0 for run in runs]))]
     answers += [("Cost of training", "; ".join(f"{_unique(k, runs)} {_cost(run, base)}" for k, run in enumerate(runs)))]
     return document(
         f"{len(runs)} runs compared",
-        _verdict(best),
-        [*dict.fromkeys(notes), *_notes(standings)],
+        _summary(best),
+        [*dict.fromkeys(notes), *_notes(rankings)],
         answers,
         sections,
     )
@@ -85,7 +85,7 @@ class _Best:
     is_real: str
 
 
-def _best_runs(runs: Sequence[RunReview], standings: Sequence[Standing]) -> list[_Best]:
+def _best_runs(runs: Sequence[RunReview], rankings: Sequence[ConditionRanking]) -> list[_Best]:
     """Of each condition that several runs have scores of, the first run's worst one first."""
     known: dict[tuple[int, int], Differences | str] = {}
 
@@ -96,14 +96,14 @@ def _best_runs(runs: Sequence[RunReview], standings: Sequence[Standing]) -> list
         return None if isinstance(pair, str) else pair.conditions.get(condition)
 
     found = []
-    for condition in dict.fromkeys(name for s in standings for name in s.miou):
+    for condition in dict.fromkeys(name for r in rankings for name in r.miou):
         ranked = sorted(
-            (k for k, s in enumerate(standings) if condition in s.miou), key=lambda k: -standings[k].miou[condition]
+            (k for k, r in enumerate(rankings) if condition in r.miou), key=lambda k: -rankings[k].miou[condition]
         )
         if len(ranked) < 2:
             continue
         first, *others = ranked
-        value, of_next = (standings[k].miou[condition] for k in ranked[:2])
+        value, of_next = (rankings[k].miou[condition] for k in ranked[:2])
         interval = tested(first, others[0], condition)
         rivals = [_unique(k, runs) for k in others if (i := tested(first, k, condition)) is None or i.low <= 0]
         ahead = f"{signed(loss(value, of_next, 3), 3)}{f' ({span(interval, 3)})' if interval else ''}"
@@ -112,24 +112,20 @@ def _best_runs(runs: Sequence[RunReview], standings: Sequence[Standing]) -> list
     return found
 
 
-def _verdict(best: Sequence[_Best]) -> str:
+def _summary(best: Sequence[_Best]) -> str:
     """Who leads where, real leads alone."""
     leads: dict[str, list[str]] = {}
     for b in best:
         leads.setdefault(b.run if b.is_real == "yes" else b.is_real.partition("\n")[0], []).append(b.condition)
-    chance, untested = (_listed(leads.pop(name, [])) for name in (_CHANCE, _UNTESTED))
+    chance, untested = (listed(leads.pop(name, [])) for name in (_CHANCE, _UNTESTED))
     by_number = sorted(leads.items(), key=lambda item: -len(item[1]))
-    parts = [f"{run} is best at {_listed(conditions)}" for run, conditions in by_number]
+    parts = [f"{run} is best at {listed(conditions)}" for run, conditions in by_number]
     parts += [f"at {chance} no run leads by more than the choice of test images explains"] if chance else []
     parts += [f"what leads at {untested} is not tested"] if untested else []
     if not parts:
         return "They have no condition in common."
     text = "; ".join(parts)
     return f"{text if leads else text[0].upper() + text[1:]}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _real(interval: Interval | None, rivals: Sequence[str]) -> str:
@@ -148,13 +144,13 @@ def _best_table(best: Sequence[_Best]) -> str:
     )
 
 
-def _standings(runs: Sequence[RunReview]) -> list[Standing]:
+def _rankings(runs: Sequence[RunReview]) -> list[ConditionRanking]:
     tables = [run.table for run in runs]
-    return [standing(table, tables) for table in tables]
+    return [rank_conditions(table, tables) for table in tables]
 
 
-def _notes(standings: Sequence[Standing]) -> list[str]:
-    return list(dict.fromkeys(f"Conditions are compared {s.note}." for s in standings if s.note))
+def _notes(rankings: Sequence[ConditionRanking]) -> list[str]:
+    return list(dict.fromkeys(f"Conditions are compared {r.note}." for r in rankings if r.note))
 
 
 def _paired(run: RunReview, base: RunReview) -> Differences | str:
@@ -168,9 +164,11 @@ def _paired(run: RunReview, base: RunReview) -> Differences | str:
         return f"Differences of {run.name} are not tested: {error}."
 
 
-def _against(run: RunReview, base: RunReview, standings: Sequence[Standing], k: int, pair: Differences | str) -> str:
+def _against(
+    run: RunReview, base: RunReview, rankings: Sequence[ConditionRanking], k: int, pair: Differences | str
+) -> str:
     start = f"{run.name} against {base.name}:"
-    worst = loss(min(standings[k].miou.values(), default=0.0), min(standings[0].miou.values(), default=0.0))
+    worst = loss(rankings[k].miou_worst or 0.0, rankings[0].miou_worst or 0.0)
     if isinstance(pair, str):
         return f"{start} {signed(worst)} at its worst condition, not tested."
     clear = {name: d.value for name, d in pair.conditions.items() if d and d.excludes_0}
@@ -183,8 +181,8 @@ def _against(run: RunReview, base: RunReview, standings: Sequence[Standing], k: 
         )
         if found
     ]
-    if num_equal := len(standings[0].miou) - len(clear):
-        parts.append(f"differences that may be chance at {num_equal} of {len(standings[0].miou)} conditions")
+    if num_equal := len(rankings[0].miou) - len(clear):
+        parts.append(f"differences that may be chance at {num_equal} of {len(rankings[0].miou)} conditions")
     return f"{start} {'; '.join(parts)}; at its worst condition {signed(worst)}: {_reading(pair.worst)}."
 
 
@@ -208,10 +206,10 @@ def _leader(runs: Sequence[RunReview], scores: Sequence[float]) -> str:
     return f"{runs[best].name}: {scores[best]:.2f}"
 
 
-def _compared_figure(runs: Sequence[RunReview], standings: Sequence[Standing]) -> list[str]:
+def _compared_figure(runs: Sequence[RunReview], rankings: Sequence[ConditionRanking]) -> list[str]:
     """The first runs only, where there are too many to tell apart."""
     count = len(figures.SERIES)
-    by_run = {_unique(k, runs): s.miou for k, s in enumerate(standings[:count])}
+    by_run = {_unique(k, runs): r.miou for k, r in enumerate(rankings[:count])}
     intervals = {_unique(k, runs): found.conditions for k, run in enumerate(runs[:count]) if (found := run.intervals)}
     drawn = picture(figures.runs_by_condition(by_run, intervals), "dot plot: mIoU of each run at each condition")
     return [drawn, p(f"The figure shows the first {count} of {len(runs)} runs.")] if len(runs) > count else [drawn]
@@ -223,7 +221,7 @@ def _unique(k: int, runs: Sequence[RunReview]) -> str:
 
 
 def _compared_table(
-    runs: Sequence[RunReview], standings: Sequence[Standing], pairs: Sequence[Differences | str]
+    runs: Sequence[RunReview], rankings: Sequence[ConditionRanking], pairs: Sequence[Differences | str]
 ) -> str:
     def cell(k: int, value: float | None, base: float | None, difference: Interval | None) -> str:
         if value is None:
@@ -239,12 +237,12 @@ def _compared_table(
         cells = [cell(k, value, values[0], tested[k - 1] if k else None) for k, value in enumerate(values)]
         return (name, num_images, *cells)
 
-    names = list(dict.fromkeys(name for s in standings for name in s.miou))
+    names = list(dict.fromkeys(name for r in rankings for name in r.miou))
     rows = [
         row(
             name,
             next(str(run.table["conditions"][name]["num_images"]) for run in runs if name in run.table["conditions"]),
-            [s.miou.get(name) for s in standings],
+            [r.miou.get(name) for r in rankings],
             [None if isinstance(pair, str) else pair.conditions.get(name) for pair in pairs],
         )
         for name in names
@@ -253,7 +251,7 @@ def _compared_table(
         row(
             "worst condition of each",
             "",
-            [min(s.miou.values(), default=None) for s in standings],
+            [r.miou_worst for r in rankings],
             [None if isinstance(pair, str) else pair.worst for pair in pairs],
         )
     )
@@ -298,7 +296,7 @@ def _by_run(runs: Sequence[RunReview], rows_of: Sequence[Sequence[tuple[str, str
     return html_table(("", *(_unique(k, runs) for k in range(len(runs)))), rows)
 
 
-def _published(runs: Sequence[RunReview], standings: Sequence[Standing]) -> str:
+def _published(runs: Sequence[RunReview], rankings: Sequence[ConditionRanking]) -> str:
     """The papers' tables beside ours, for the data set of the first run."""
     ours = [k for k, run in enumerate(runs) if run.dataset == runs[0].dataset]
     sites = list(runs[0].table.get("sites", {}))

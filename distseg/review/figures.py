@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: `inference.as_table`'s table, matrices and histories in, figures out.
+"""Pictures of an evaluation: `evaluation.as_table`'s table, matrices and histories in, figures out.
 
 Figures are made without pyplot, so any thread may draw them; they are white, at most 10 inches wide (a page), with text
 of 8 points and more. Colours are safe for the colour-blind (cividis; Okabe & Ito's); nothing is said by colour alone.
@@ -16,8 +16,9 @@ from matplotlib.colors import Colormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from distseg.evaluation import Interval
-from distseg.review.summary import Table, loss, signed, standing
+from distseg import metric_names
+from distseg.evaluation import Interval, Table, rank_conditions
+from distseg.review.summary import loss, signed
 
 # Okabe & Ito 2008, "Color Universal Design"
 BLACK, BLUE, VERMILION, GREEN, SKY, PURPLE, ORANGE = (
@@ -38,26 +39,27 @@ History = Mapping[str, Sequence[tuple[int, float]]]  # metric -> (step, value), 
 
 def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None = None) -> Figure:
     """mIoU of each condition, worst first, what it lacks to the best, and the averages; whiskers are the intervals."""
-    s = standing(table)
-    names = list(s.miou)
-    best = s.miou[s.best] if names else 0.0
+    ranking = rank_conditions(table)
+    names = list(ranking.miou)
+    best = max(ranking.miou.values(), default=0.0)
+    is_compared = len(names) > 1 and ranking.is_comparable
     figure, axes = _page(8.0, 1.5 + 0.36 * max(len(names), 2))
     rows = range(len(names))
-    colours = [VERMILION if name == s.worst and len(names) > 1 else BLUE for name in names]
+    colours = [VERMILION if name == ranking.worst and is_compared else BLUE for name in names]
     axes.barh(rows, [best] * len(names), color="#ECECEC", height=0.62)  # what is lost
-    axes.barh(rows, list(s.miou.values()), color=colours, height=0.62)
+    axes.barh(rows, list(ranking.miou.values()), color=colours, height=0.62)
     known = {name: found for name in names if (found := (intervals or {}).get(name))}
     for row, name in enumerate(names):
         if name in known:
             _whisker(axes, known[name], row, BLACK)
-        gap = "best" if name == s.best else signed(-loss(best, s.miou[name]))
-        for x, text in ((1.02, f"{s.miou[name]:.2f}"), (1.11, gap if len(names) > 1 else "")):
-            weight = "bold" if name in (s.worst, s.best) else "normal"
+        gap = "best" if name == ranking.best else signed(-loss(best, ranking.miou[name]))
+        for x, text in ((1.02, f"{ranking.miou[name]:.2f}"), (1.11, gap if is_compared else "")):
+            weight = "bold" if name in (ranking.worst, ranking.best) else "normal"
             axes.text(x, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=TEXT_PT, weight=weight)
     if len(names) > 1:
-        for x, text in ((1.02, "mIoU"), (1.11, "to best")):
+        for x, text in ((1.02, "mIoU"), (1.11, "to best" if is_compared else "")):
             axes.text(x, -0.75, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL_PT, color=GREY)
-        of = " (all classes)" if s.note else ""
+        of = " (all classes)" if ranking.note else ""
         pooled, mean = table["mIoU"], table["mIoU_mean_conditions"]
         axes.axvline(pooled, color=BLACK, lw=1.2, label=f"all images together{of}: {pooled:.2f}")
         axes.axvline(mean, color=BLACK, lw=1.2, ls=(0, (4, 3)), label=f"mean of conditions{of}: {mean:.2f}")
@@ -67,7 +69,7 @@ def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None
     axes.set_xlim(0, min(1.0, 1.06 * max([best, 1e-3, *(i.high for i in known.values())])))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="white", lw=0.8, alpha=0.6)
-    axes.set_xlabel(_axis_label("mIoU", s.note, bool(known)), fontsize=TEXT_PT)
+    axes.set_xlabel(_axis_label("mIoU", ranking.note, bool(known)), fontsize=TEXT_PT)
     axes.set_title("mIoU per condition, worst first", fontsize=TITLE_PT, loc="left")
     return figure
 
@@ -115,7 +117,7 @@ def condition_by_class(table: Table) -> Figure:
 
     Of more than MAX_CLASSES classes it shows those that differ most between conditions (with one: the lowest).
     """
-    conditions = [*standing(table).miou]
+    conditions = [*rank_conditions(table).miou]
     iou_CK = np.array(
         [[np.nan if v is None else v for v in table["conditions"][c]["classes"].values()] for c in conditions],
         dtype=np.float64,
@@ -206,12 +208,12 @@ def _most_confused(share_KK: npt.NDArray[np.float64]) -> list[int]:
 
 
 def curves(history: History) -> Figure:
-    """train/loss above val/mIoU and val/mIoU_worst, over optimiser steps; what is missing or not finite is left out."""
-    loss_points = _finite(history.get("train/loss", ()))
+    """The loss above the mIoU of evaluations, over optimiser steps; what is missing or not finite is left out."""
+    loss_points = _finite(history.get(metric_names.TRAIN_LOSS, ()))
     scores = {name: _finite(history.get(metric, ())) for name, metric in _SCORES.items()}
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    for axes, name in ((above, "train/loss"), (below, "mIoU on held-out images")):
+    for axes, name in ((above, metric_names.TRAIN_LOSS), (below, "mIoU on held-out images")):
         _plain(axes)
         axes.grid(color="#E5E5E5", lw=0.8)
         axes.set_title(name, fontsize=TEXT_PT, loc="left")
@@ -235,7 +237,7 @@ def curves(history: History) -> Figure:
     return figure
 
 
-_SCORES = {"all images": "val/mIoU", "worst condition": "val/mIoU_worst"}
+_SCORES = {"all images": metric_names.MIOU, "worst condition": metric_names.MIOU_WORST}
 
 
 def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -1,6 +1,6 @@
 """A run, or several beside each other, for a person to read: Markdown and single HTML files.
 
-    run_markdown      the description of an MLflow run, its verdict in the first line
+    run_markdown      the description of an MLflow run, its summary in the first line
     run_page          report/index.html
     model_card        what a registered model is good for, and what not
 
@@ -17,10 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from distseg.evaluation import ImageCounts, Interval, Intervals, Overlay, bootstrap
+from distseg.evaluation import (
+    ConditionRanking,
+    ImageCounts,
+    Intervals,
+    Overlay,
+    Table,
+    bootstrap_intervals,
+    metrics_in,
+    rank_conditions,
+    weakest_class,
+)
 from distseg.review.gallery import images_of_run
 from distseg.review.markup import document, html_table, markdown_table, md, p, picture, section
-from distseg.review.summary import Standing, Table, loss, remarks, signed, span, standing, verdict
+from distseg.review.summary import loss, remarks, signed, span, summary
 
 if TYPE_CHECKING:
     from distseg.review import figures
@@ -82,7 +92,7 @@ class RunReview:
 
     @cached_property
     def intervals(self) -> Intervals | None:
-        return bootstrap(self.images) if self.images is not None else None
+        return bootstrap_intervals(self.images) if self.images is not None else None
 
 
 # ---- one run
@@ -93,7 +103,7 @@ def run_markdown(review: RunReview, *, figure_url: str = "", links: Mapping[str,
     `links`: text -> URL."""
     intervals = review.intervals
     parts = [
-        md(verdict(review.table, intervals, review.trained_on)),
+        md(summary(review.table, intervals, review.trained_on)),
         md(" ".join(remarks(review.table, intervals))),
         f"![mIoU per condition]({figure_url})" if figure_url else "",
         markdown_table(*_conditions(review, intervals)),
@@ -107,14 +117,14 @@ def run_page(review: RunReview) -> str:
     from distseg.review import figures  # here, as it takes half a second that every process of a training would pay
 
     intervals = review.intervals
-    s = standing(review.table)
+    ranking = rank_conditions(review.table)
     known = intervals.conditions if intervals else None
     classes = list(review.table["classes"])
     sections = [
         section(
             "Conditions",
             picture(figures.condition_bars(review.table, known), "bar chart: mIoU of each condition, worst first"),
-            html_table(*_conditions(review, intervals), strong=(0,) if len(s.miou) > 1 else ()),
+            html_table(*_conditions(review, intervals), strong=(0,) if len(ranking.miou) > 1 else ()),
         ),
         section(
             "Classes",
@@ -130,25 +140,26 @@ def run_page(review: RunReview) -> str:
         if any(review.history.values())
         else "",
         section("Cost", html_table(("", ""), review.cost.rows())),
-        images_of_run(review.overlays, s.miou, classes, review.palette),
+        images_of_run(review.overlays, ranking.miou, classes, review.palette),
         section("Data and code", html_table(("", ""), provenance(review)), _config(review)),
         section("How to read this", *(p(text) for text in METHOD)),
     ]
-    answers = _answers(review, s, intervals)
-    text = verdict(review.table, intervals, review.trained_on)
+    answers = _answers(review, ranking, intervals)
+    text = summary(review.table, intervals, review.trained_on)
     return document(review.name, text, [*remarks(review.table, intervals)], answers, sections)
 
 
-def _answers(review: RunReview, s: Standing, intervals: Intervals | None) -> list[tuple[str, str]]:
+def _answers(review: RunReview, ranking: ConditionRanking, intervals: Intervals | None) -> list[tuple[str, str]]:
     """What a reader asks first."""
-    if len(s.miou) < 2:
-        score = f"{s.miou[s.best]:.2f}" if s.miou else ABSENT
-        return [("mIoU", score), ("Images", str(review.table["num_images"])), ("Cost", review.cost.brief())]
+    if ranking.best is None or ranking.worst is None or len(ranking.miou) < 2:
+        (score,) = ranking.miou.values() if len(ranking.miou) == 1 else (review.table["mIoU"],)
+        return [("mIoU", number(score, 2)), ("Images", str(review.table["num_images"])), ("Cost", review.cost.brief())]
+    best, worst = ranking.miou[ranking.best], ranking.miou[ranking.worst]
     gap = intervals.gap if intervals else None
     sure = "unknown" if gap is None else f"{'yes' if gap.excludes_0 else 'no'}: {span(gap)} (95 %)"
     return [
-        ("Worst condition", f"{s.worst}: {s.miou[s.worst]:.2f}"),
-        ("Loss against the best", f"{loss(s.miou[s.best], s.miou[s.worst]):.2f} ({s.best}: {s.miou[s.best]:.2f})"),
+        ("Worst condition", f"{ranking.worst}: {worst:.2f}"),
+        ("Loss against the best", f"{loss(best, worst):.2f} ({ranking.best}: {best:.2f})"),
         ("Is the loss sure?", sure),
         ("Cost", review.cost.brief()),
     ]
@@ -159,45 +170,37 @@ _Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header, rows
 
 def _conditions(review: RunReview, intervals: Intervals | None) -> _Rows:
     """Conditions, worst first, with all that is known of each, and a row for all images."""
-    s = standing(review.table)
-    own = () if s.is_all else ("mIoU over its own classes",)
-    header = ("condition", "images", "mIoU", "95 % interval", "to best", *own, "weakest class", "labels in training")
+    ranking = rank_conditions(review.table)
+    own = () if ranking.is_all else ("mIoU over its own classes",)
+    added = metrics_in("report")
+    header = ("condition", "images", "mIoU", "95 % interval", "to best", *own, *added)
+    header = (*header, "weakest class", "labels in training")
+
+    def row(name: str, entry: Table, miou: float | None, to_best: str, own: str, labelled: str) -> tuple[str, ...]:
+        known = intervals and (intervals.pooled if entry is review.table else intervals.conditions.get(name))
+        first = (name, str(entry["num_images"]), number(miou), span(known, 3) if known else ABSENT, to_best)
+        others = (*(() if ranking.is_all else (own,)), *(number(entry.get(metric)) for metric in added))
+        return (*first, *others, _weakest(entry), labelled)
+
     rows = []
-    for name, value in s.miou.items():
+    for name, miou in ranking.miou.items():
         entry = review.table["conditions"][name]
         labelled = "yes" if not review.trained_on or name in review.trained_on else "no"
-        rows.append(
-            (
-                name,
-                str(entry["num_images"]),
-                f"{value:.3f}",
-                _span_or(intervals.conditions.get(name) if intervals else None),
-                "best" if name == s.best else signed(-loss(s.miou[s.best], value, 3), 3),
-                *(() if s.is_all else (number(entry["mIoU"]),)),
-                _weakest(entry),
-                labelled if review.config else "unknown",
-            )
-        )
-    pooled = _span_or(intervals.pooled if intervals else None)
-    together = ("all images together", str(review.table["num_images"]), number(review.table["mIoU"]), pooled, "")
-    rows.append((*together, *(() if s.is_all else ("",)), _weakest(review.table), ""))
+        to_best = "best" if name == ranking.best else ABSENT
+        if ranking.best is not None and name != ranking.best:
+            to_best = signed(-loss(ranking.miou[ranking.best], miou, 3), 3)
+        rows.append(row(name, entry, miou, to_best, number(entry["mIoU"]), labelled if review.config else "unknown"))
+    rows.append(row("all images together", review.table, review.table["mIoU"], "", "", ""))
     return header, rows
 
 
-def _span_or(interval: Interval | None) -> str:
-    return span(interval, 3) if interval else ABSENT
-
-
-def number(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3f}"
+def number(value: float | None, digits: int = 3) -> str:
+    return ABSENT if value is None else f"{value:.{digits}f}"
 
 
 def _weakest(entry: Table) -> str:
-    known = {name: iou for name, iou in entry["classes"].items() if iou is not None}
-    if not known:
-        return ABSENT
-    name = min(known, key=known.__getitem__)
-    return f"{name} ({known[name]:.2f})"
+    found = weakest_class(entry)
+    return f"{found[0]} ({found[1]:.2f})" if found else ABSENT
 
 
 def _data(review: RunReview) -> str:
@@ -240,7 +243,7 @@ METHOD = (
 def model_card(review: RunReview) -> str:
     """Markdown: what the model was trained on, what it scores where, and what must not be expected of it."""
     intervals = review.intervals
-    s = standing(review.table)
+    ranking = rank_conditions(review.table)
     model, data = review.config.get("model", {}), review.config.get("data", {})
     facts = [
         ("network", " on ".join(str(model[name]) for name in ("name", "backbone") if model.get(name)) or "unknown"),
@@ -252,27 +255,27 @@ def model_card(review: RunReview) -> str:
         *provenance(review),
         (
             "evaluated on",
-            f"{data.get('val_split', 'unknown')}: {review.table['num_images']} images of {', '.join(s.miou)}",
+            f"{data.get('val_split', 'unknown')}: {review.table['num_images']} images of {', '.join(ranking.miou)}",
         ),
         ("cost of training", review.cost.brief()),
     ]
     parts = [
         f"# {md(review.name)}",
-        md(" ".join([verdict(review.table, intervals, review.trained_on), *remarks(review.table, intervals)])),
+        md(" ".join([summary(review.table, intervals, review.trained_on), *remarks(review.table, intervals)])),
         "## Data and network",
         markdown_table(("", ""), facts),
         "## mIoU per condition",
         markdown_table(*_conditions(review, intervals)),
         "## Limits",
-        "\n".join(f"- {md(limit)}" for limit in _limits(review, s)),
+        "\n".join(f"- {md(limit)}" for limit in _limits(review, ranking)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _limits(review: RunReview, s: Standing) -> list[str]:
+def _limits(review: RunReview, ranking: ConditionRanking) -> list[str]:
     weak = [name for name, iou in review.table["classes"].items() if iou is not None and iou < 0.3]
     unknown = [name for name, iou in review.table["classes"].items() if iou is None]
-    unlabelled = [name for name in s.miou if review.trained_on and name not in review.trained_on]
+    unlabelled = [name for name in ranking.miou if review.trained_on and name not in review.trained_on]
     said = [
         f"Scores hold for images like these ({_data(review)}); other cameras, places and weather were not tested.",
         f"Trained without labels of {', '.join(unlabelled)}." if unlabelled else "",

@@ -1,63 +1,12 @@
-"""What an evaluation says, in words and plain numbers: which condition is worst, by how much, and is it sure.
+"""What an evaluation says, in words and rounded numbers: which condition is the worst, by how much, and is it sure.
 
-A `table` is `inference.as_table`'s. Figures, pages and descriptions take ranks and losses from here, so that no two of
-them disagree.
+A `table` is that of `evaluation.as_table`. Figures, pages and descriptions round and subtract by the functions here, so
+that the numbers on a page add up.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from distseg.evaluation import MIN_IMAGES, Interval, Intervals
-
-Table = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """The conditions of an evaluation beside each other."""
-
-    miou: dict[str, float]  # condition -> mIoU over `classes`, worst first; without conditions that are all void
-    classes: tuple[str, ...]  # that have truth in every condition; (): there are none, each is scored over its own
-    is_all: bool  # whether that is every class that any condition has truth of: then it is the conditions' own mIoU
-
-    @property
-    def worst(self) -> str:
-        return next(iter(self.miou))
-
-    @property
-    def best(self) -> str:
-        return next(reversed(self.miou))
-
-    @property
-    def note(self) -> str:
-        """What is to be said beside the numbers; mostly nothing."""
-        if self.is_all:
-            return ""
-        if not self.classes:
-            return "over each condition's own classes, as none occurs in all: compare with care"
-        return f"over the {len(self.classes)} classes that occur in every condition"
-
-
-def standing(table: Table, others: Sequence[Table] = ()) -> Standing:
-    """Of `table`'s conditions, over the classes that also have truth in every condition of `others`."""
-    entries = [entry for t in (table, *others) for entry in t["conditions"].values()]
-    with_truth = [{name for name, pixels in entry["support"].items() if pixels} for entry in entries]
-    shared = set.intersection(*with_truth)
-    # A class predicted in a condition without its truth counts there as 0, so its own mIoU is not that of `shared`.
-    defined = {name for entry in entries for name, iou in entry["classes"].items() if iou is not None}
-    classes = tuple(name for name in table["classes"] if name in shared)
-    scores = {name: _mean_iou(entry, classes) for name, entry in table["conditions"].items()}
-    known = {name: value for name, value in scores.items() if value is not None}
-    return Standing(
-        miou=dict(sorted(known.items(), key=lambda item: item[1])), classes=classes, is_all=shared == defined
-    )
-
-
-def _mean_iou(entry: Table, classes: Sequence[str]) -> float | None:
-    if not classes:
-        return None if entry["mIoU"] is None else float(entry["mIoU"])
-    return float(sum(entry["classes"][name] for name in classes) / len(classes))
+from distseg.evaluation import MIN_IMAGES, Interval, Intervals, Table, rank_conditions
 
 
 def loss(best: float, value: float, digits: int = 2) -> float:
@@ -77,24 +26,39 @@ def span(interval: Interval, digits: int = 2) -> str:
     return f"{low} to {high}"
 
 
-def verdict(table: Table, intervals: Intervals | None = None, trained_on: Sequence[str] = ()) -> str:
+def listed(names: Sequence[str]) -> str:
+    """['a', 'b', 'c'] -> 'a, b and c'"""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def summary(table: Table, intervals: Intervals | None = None, trained_on: Sequence[str] = ()) -> str:
     """One sentence: where it works, what it loses where, and whether chance could explain that."""
-    s = standing(table)
-    trained = f"Trained on {_listed(trained_on)}: " if trained_on else ""
-    if not s.miou:
-        return _sentence(f"{trained}nothing was scored: all pixels are void")
-    if len(s.miou) == 1:
+    trained = f"Trained on {listed(trained_on)}: " if trained_on else ""
+    text = f"{trained}{_finding(table, intervals)}."
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _finding(table: Table, intervals: Intervals | None) -> str:
+    ranking = rank_conditions(table)
+    if not ranking.miou:
+        return "nothing was scored: all pixels are void"
+    worst, best = next(iter(ranking.miou)), next(reversed(ranking.miou))
+    low, high, num_conditions = ranking.miou[worst], ranking.miou[best], len(ranking.miou)
+    if num_conditions == 1:
         pooled = intervals.pooled if intervals else None
         sure = f", 95 % interval {span(pooled)}" if pooled else ""
-        return _sentence(
-            f"{trained}scores mIoU {s.miou[s.best]:.2f} on {table['num_images']} images (condition: {s.best}){sure}"
+        return f"scores mIoU {high:.2f} on {table['num_images']} images (condition: {best}){sure}"
+    if not ranking.is_comparable:
+        return (
+            f"scores mIoU {low:.2f} to {high:.2f} at {num_conditions} conditions; none can be called the worst, "
+            "as no class occurs in all"
         )
-    lost = loss(s.miou[s.best], s.miou[s.worst])
+    lost = loss(high, low)
     if not lost:
-        return _sentence(f"{trained}works alike at all {len(s.miou)} conditions (mIoU {s.miou[s.worst]:.2f})")
-    return _sentence(
-        f"{trained}works best at {s.best} (mIoU {s.miou[s.best]:.2f}) and loses {lost:.2f} at {s.worst} "
-        f"({s.miou[s.worst]:.2f}, the worst of {len(s.miou)} conditions); {_how_sure(intervals)}"
+        return f"works alike at all {num_conditions} conditions (mIoU {low:.2f})"
+    return (
+        f"works best at {best} (mIoU {high:.2f}) and loses {lost:.2f} at {worst} "
+        f"({low:.2f}, the worst of {num_conditions} conditions); {_how_sure(intervals)}"
     )
 
 
@@ -109,40 +73,31 @@ def _how_sure(intervals: Intervals | None) -> str:
 
 
 def remarks(table: Table, intervals: Intervals | None = None) -> list[str]:
-    """What follows the verdict, a sentence each: the averages, the rivals of the worst condition, the classes lost."""
-    s = standing(table)
+    """What follows the summary, a sentence each: the averages, the rivals of the worst condition, the classes lost."""
+    ranking = rank_conditions(table)
     found = []
-    if len(s.miou) > 1:
+    if len(ranking.miou) > 1:
         of_all = table["mIoU_mean_conditions"]
         found.append(
             f"Mean of the conditions {of_all:.2f}, all {table['num_images']} images together {table['mIoU']:.2f}."
         )
-    if s.note and len(s.miou) > 1:
-        found.append(f"Conditions are compared {s.note}.")
+    if ranking.note and len(ranking.miou) > 1:
+        found.append(f"Conditions are compared {ranking.note}.")
     shares = sorted((intervals.worst_share if intervals else {}).items(), key=lambda item: -item[1])
     if shares and shares[0][1] < 0.95:
         named = [f"{name} in {share:.0%}" for name, share in shares if share >= 0.05]
-        found.append(f"Which condition is the worst is not sure: among resampled images it is {_listed(named)}.")
+        found.append(f"Which condition is the worst is not sure: among resampled images it is {listed(named)}.")
     if lost := lost_classes(table):
-        found.append(
-            f"At {s.worst}, against {s.best}, most is lost in {_listed([f'{n} ({signed(-x)})' for n, x in lost])}."
-        )
+        classes = listed([f"{name} ({signed(-iou)})" for name, iou in lost])
+        found.append(f"At {ranking.worst}, against {ranking.best}, most is lost in {classes}.")
     return found
 
 
 def lost_classes(table: Table, count: int = 3) -> list[tuple[str, float]]:
     """(class, IoU lost from the best to the worst condition), greatest first; only real losses."""
-    s = standing(table)
-    if len(s.miou) < 2:
+    ranking = rank_conditions(table)
+    if len(ranking.miou) < 2 or not ranking.is_comparable:
         return []
-    best, worst = (table["conditions"][name]["classes"] for name in (s.best, s.worst))
-    lost = [(name, loss(best[name], worst[name])) for name in s.classes]
+    best, worst = (table["conditions"][name]["classes"] for name in (ranking.best, ranking.worst))
+    lost = [(name, loss(best[name], worst[name])) for name in ranking.classes]
     return [item for item in sorted(lost, key=lambda item: -item[1])[:count] if item[1] > 0]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."

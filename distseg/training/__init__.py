@@ -1,6 +1,6 @@
 """TODO distseg.training."""
 
-from distseg.training.fit import add_up, check, fit
+from distseg.training.fit import check, fit
 from distseg.training.loop import Report
 from distseg.training.restyling import (
     Place,
@@ -22,7 +22,6 @@ __all__ = [
     "Segmenter",
     "TowardsSource",
     "_load_pyfunc",
-    "add_up",
     "check",
     "check_classes",
     "check_style",

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from distseg import evaluation
 from distseg.config import RunConfig
 from distseg.data import LabelSpace
-from distseg.data.loading import Batch, DatasetPart, TrainReader, eval_samples
+from distseg.data.loading import Batch, DatasetPart, TrainReader
 from distseg.data.shards import Manifest, Shard, combined_digest, load_manifest
 from distseg.errors import ConfigError, DataError
 from distseg.evaluation import World
@@ -382,41 +382,31 @@ def _gradients_shared_only_if(is_last: bool, wrapped: nn.Module) -> Iterator[Non
 def evaluate(training: Training) -> dict[str, float]:
     """Scores the evaluation shards over all ranks, every sample once; keeps the table, returns the metrics."""
     world, labels = training.world, training.manifest.label_space
-    tally = evaluation.Tally.empty(evaluation.groups_of(training.val_shards), labels.num_classes)
-    samples = eval_samples(
-        training.manifest,
-        training.val_shards,
-        rank=world.rank,
-        world=world.size,
-        num_threads=training.config.data.num_threads,
-        prefetch=16,
-        deadline_s=training.config.data.deadline_s,
-    )
     model = training.model if training.averaged is None else cast(SegmentationModel, training.averaged.module)
     if training.source is not None:
         model = TowardsSource(model, *training.source, training.config.style.strength)
-    seen = evaluation.Overlays(
+    overlays = evaluation.Overlays(
         (shard.condition for shard in training.val_shards),
         labels.palette,
         training.config.evaluate.overlays_per_condition,
     )
-    evaluation.score(model, samples, tally, precision=training.precision, device=world.device, see=seen.see)
-    add_up(tally, world)
-    evaluation.check_complete(tally, training.val_shards)
-    training.tables = evaluation.as_table(tally, tally.summary(), labels) | {"step": training.step}
+    counted = evaluation.evaluate_shards(
+        model,
+        training.manifest,
+        training.val_shards,
+        world,
+        precision=training.precision,
+        num_threads=training.config.data.num_threads,
+        deadline_s=training.config.data.deadline_s,
+        overlays=overlays,
+    )
+    training.tables = evaluation.as_table(counted, labels) | {"step": training.step}
     training.evaluation = {
-        "matrix_KK": tally.matrices_GKK.sum(0),
-        "images": vars(tally.image_counts()),
-        "overlays": evaluation.overlays_to_tensors(seen.gathered(world)),
+        "matrix_KK": counted.matrices_GKK.sum(0),
+        "images": vars(counted.image_counts()),
+        "overlays": evaluation.overlays_to_tensors(overlays.gathered(world)),
     }
     return evaluation.as_metrics(training.tables)
-
-
-def add_up(tally: evaluation.Tally, world: World) -> None:
-    """Makes every rank's tally that of all ranks together."""
-    tally.matrices_GKK = world.sum(tally.matrices_GKK.to(world.device)).cpu()
-    tally.num_images_G = world.sum(tally.num_images_G.to(world.device)).cpu()
-    tally.images = [image for images in world.gather(tally.images) for image in images]
 
 
 def capture(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from distseg.data.sample import LabelSpace
-from distseg.evaluation import inference
-from distseg.evaluation.bootstrap import ImageCounts, class_counts
+from distseg.evaluation import ConfusionMatrix, ImageCounts, as_table
+from distseg.evaluation.bootstrap import class_counts
 
 LABELS = LabelSpace(name="three", classes=("road", "sign", "car"), palette=((128, 64, 128), (220, 220, 0), (0, 0, 142)))
 HITS = {"dawn": 90, "fog": 80, "night": 40}
@@ -45,13 +45,13 @@ def example(
             keys.append(f"val/{condition}/{number:03d}")
             conditions.append(condition)
             matrices.append(matrix_KK)
-    tally = inference.Tally.empty([(name, "town") for name in (hits or HITS)], 3)
+    counted = ConfusionMatrix.empty([(name, "town") for name in (hits or HITS)], 3)
     for condition, matrix_KK in zip(conditions, matrices, strict=True):
-        g = tally.groups.index((condition, "town"))
-        tally.matrices_GKK[g] += matrix_KK
-        tally.num_images_G[g] += 1
+        g = counted.groups.index((condition, "town"))
+        counted.matrices_GKK[g] += matrix_KK
+        counted.num_images_G[g] += 1
     return Example(
-        table=inference.as_table(tally, tally.summary(), LABELS),
+        table=as_table(counted, LABELS),
         images=ImageCounts.of(keys, conditions, class_counts(torch.stack(matrices))),
-        matrix_KK=tally.matrices_GKK.sum(0),
+        matrix_KK=counted.matrices_GKK.sum(0),
     )

@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 
 from distseg.config import AugmentConfig
-from distseg.data import IGNORE_INDEX
+from distseg.data import IGNORE_INDEX, MEAN_RGB
 
 UInt8Array = npt.NDArray[np.uint8]
 
-MEAN_RGB = (124, 116, 104)
+FILL_RGB = tuple(map(round, MEAN_RGB))
 """ImageNet's mean colour, to which normalisation gives 0: what padding should be (Zhao et al.'s code pads with it)."""
 
 
-_MEAN = np.array(MEAN_RGB, dtype=np.float32)
+_MEAN = np.array(FILL_RGB, dtype=np.float32)
 
 
 class Crop(NamedTuple):
@@ -183,7 +183,7 @@ def centre_crop(image_HW3: UInt8Array, label_HW: UInt8Array, crop_px: tuple[int,
     if middle.label_HW.shape == crop_px:
         return middle
     image_HW3 = np.empty((*crop_px, 3), dtype=np.uint8)
-    image_HW3[:] = MEAN_RGB
+    image_HW3[:] = FILL_RGB
     label_HW = np.full(crop_px, IGNORE_INDEX, dtype=np.uint8)
     image_HW3[to_y, to_x], label_HW[to_y, to_x] = middle
     return Crop(image_HW3, label_HW)

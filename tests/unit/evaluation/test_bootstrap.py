@@ -9,15 +9,22 @@ import pytest
 import torch
 
 from distseg.errors import DataError
-from distseg.evaluation.bootstrap import MIN_IMAGES, ImageCounts, bootstrap, class_counts, image_iou, paired_bootstrap
-from distseg.review.summary import standing
+from distseg.evaluation.bootstrap import (
+    MIN_IMAGES,
+    ImageCounts,
+    bootstrap_intervals,
+    class_counts,
+    image_iou,
+    paired_bootstrap,
+)
+from distseg.evaluation.ranking import rank_conditions
 from tests.unit.reviews import HITS, example
 
 
 def test_values_are_those_of_the_table() -> None:
     made = example(absent=(("fog", 1),))
-    found = bootstrap(made.images)
-    for name, value in standing(made.table).miou.items():
+    found = bootstrap_intervals(made.images)
+    for name, value in rank_conditions(made.table).miou.items():
         interval = found.conditions[name]
         assert interval is not None
         assert interval.value == pytest.approx(value)
@@ -28,7 +35,7 @@ def test_values_are_those_of_the_table() -> None:
 
 def test_gap_is_from_the_best_to_the_worst_condition() -> None:
     made = example()
-    found = bootstrap(made.images)
+    found = bootstrap_intervals(made.images)
     assert found.gap is not None
     assert found.gap.value == pytest.approx(made.table["mIoU_gap"])
     assert found.gap.excludes_0
@@ -36,7 +43,7 @@ def test_gap_is_from_the_best_to_the_worst_condition() -> None:
 
 
 def test_equal_conditions_are_not_told_apart() -> None:
-    found = bootstrap(example({"dawn": 80, "fog": 80}, spread=15).images)
+    found = bootstrap_intervals(example({"dawn": 80, "fog": 80}, spread=15).images)
     assert found.gap is not None
     assert not found.gap.excludes_0
     assert min(found.worst_share.values()) > 0.02
@@ -51,7 +58,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     for trial in range(200):
         matrices_NKK = kinds[torch.randint(2, (40,), generator=generator)]
         images = ImageCounts.of([f"{i:03d}" for i in range(40)], ["all"] * 40, class_counts(matrices_NKK))
-        interval = bootstrap(images, resamples=400, seed=trial).pooled
+        interval = bootstrap_intervals(images, resamples=400, seed=trial).pooled
         assert interval is not None
         num_covered += interval.low <= truth <= interval.high
     assert 0.88 <= num_covered / 200 <= 0.99
@@ -61,31 +68,31 @@ def test_neither_order_of_images_nor_other_conditions_change_an_interval() -> No
     made = example()
     counts_N3K = class_counts(torch.randint(0, 50, (60, 3, 3), generator=torch.Generator().manual_seed(1)))
     keys, conditions = list(made.images.keys), list(made.images.conditions)
-    whole = bootstrap(ImageCounts.of(keys, conditions, counts_N3K))
-    turned = bootstrap(ImageCounts.of(keys[::-1], conditions[::-1], counts_N3K.flip(0)))
+    whole = bootstrap_intervals(ImageCounts.of(keys, conditions, counts_N3K))
+    turned = bootstrap_intervals(ImageCounts.of(keys[::-1], conditions[::-1], counts_N3K.flip(0)))
     assert whole == turned
     is_fog = [name == "fog" for name in conditions]
     fog_keys = [key for key, chosen in zip(keys, is_fog, strict=True) if chosen]
-    alone = bootstrap(ImageCounts.of(fog_keys, ["fog"] * len(fog_keys), counts_N3K[torch.tensor(is_fog)]))
+    alone = bootstrap_intervals(ImageCounts.of(fog_keys, ["fog"] * len(fog_keys), counts_N3K[torch.tensor(is_fog)]))
     assert alone.conditions["fog"] == whole.conditions["fog"]
-    assert bootstrap(ImageCounts.of(keys, conditions, counts_N3K), seed=1) != whole
+    assert bootstrap_intervals(ImageCounts.of(keys, conditions, counts_N3K), seed=1) != whole
 
 
 def test_images_all_alike_leave_no_doubt() -> None:
-    interval = bootstrap(example(spread=0).images).conditions["fog"]
+    interval = bootstrap_intervals(example(spread=0).images).conditions["fog"]
     assert interval is not None
     assert interval.low == pytest.approx(interval.value) == pytest.approx(interval.high)
 
 
 def test_too_few_images_get_no_interval() -> None:
-    found = bootstrap(example(num_images=MIN_IMAGES - 1).images)
+    found = bootstrap_intervals(example(num_images=MIN_IMAGES - 1).images)
     assert found.conditions == dict.fromkeys(HITS)
     assert (found.pooled, found.gap, found.worst_share) == (None, None, {})
 
 
 def test_a_condition_of_void_alone_is_left_out() -> None:
     made = example(absent=(("fog", 0), ("fog", 1), ("fog", 2)))
-    found = bootstrap(made.images)
+    found = bootstrap_intervals(made.images)
     assert found.conditions["fog"] is None
     assert found.gap is not None
     assert set(found.worst_share) == {"dawn", "night"}
@@ -126,7 +133,10 @@ def test_paired_difference_is_surer_than_two_intervals() -> None:
     """Every image 2 pixels better: far less than images differ, yet sure."""
     base, better = example(spread=15), example({name: hits + 2 for name, hits in HITS.items()}, spread=15)
     found = paired_bootstrap(better.images, base.images)
-    first, second = bootstrap(base.images).conditions["night"], bootstrap(better.images).conditions["night"]
+    first, second = (
+        bootstrap_intervals(base.images).conditions["night"],
+        bootstrap_intervals(better.images).conditions["night"],
+    )
     assert first is not None and second is not None
     assert first.high > second.low  # the two intervals overlap
     for difference in (*found.conditions.values(), found.pooled, found.worst):
@@ -162,5 +172,5 @@ def test_a_thousand_resamples_take_seconds_not_minutes() -> None:
     matrices_NKK = torch.randint(0, 1000, (200, 19, 19), generator=torch.Generator().manual_seed(0))
     images = ImageCounts.of([f"{i:03d}" for i in range(200)], ["all"] * 200, class_counts(matrices_NKK))
     start_s = time.process_time()
-    bootstrap(images)
+    bootstrap_intervals(images)
     assert time.process_time() - start_s < 2

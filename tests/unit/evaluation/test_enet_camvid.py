@@ -43,5 +43,5 @@ def test_it_segments_camvid() -> None:
             image_3HW = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
         predicted_1HW = predict(model, image_3HW[None], "fp32")
         matrix += confusion_matrix(predicted_1HW, torch.from_numpy(loaded.label_HW)[None], 11)
-    found = scores(matrix).mIoU
+    found = scores(matrix)["mIoU"]
     assert found is not None and found > saved.tables["mIoU"] - 0.05

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from distseg.data import MEAN_RGB, STD_RGB
 from distseg.errors import ConfigError
 from distseg.evaluation.inference import (
-    MEAN_RGB,
-    STD_RGB,
-    Protocol,
+    InferenceConfig,
     predict,
     probabilities,
     whole_image_logits,
@@ -71,20 +70,20 @@ def test_windows_by_hand() -> None:
 @pytest.mark.parametrize("window_px", [(32, 40), (64, 100), (47, 33)])
 def test_windows_of_a_pixelwise_network_change_nothing(window_px: tuple[int, int]) -> None:
     model, image = Pixelwise().eval(), images(47, 61)
-    windowed = probabilities(model, image, "fp64", Protocol(window_px=window_px))
+    windowed = probabilities(model, image, "fp64", InferenceConfig(window_px=window_px))
     assert set(model.sizes) == {window_px}
     torch.testing.assert_close(windowed, whole_image_logits(model, image, "fp64").softmax(1))
 
 
 def test_mirrored_images_are_averaged_as_softmax() -> None:
-    mean = probabilities(Sided().eval(), images(2, 4), "fp64", Protocol(flip=True))
+    mean = probabilities(Sided().eval(), images(2, 4), "fp64", InferenceConfig(flip=True))
     left, right = (0.9 + 0.25) / 2, (0.25 + 0.9) / 2
     torch.testing.assert_close(mean[0, 0, 0], torch.tensor([left, left, right, right], dtype=torch.float64))
 
 
 def test_scales_are_averaged_at_the_images_own_size() -> None:
     model, image = Pixelwise().eval(), images(40, 50)
-    mean = probabilities(model, image, "fp64", Protocol(scales=(0.5, 1.0, 1.75)))
+    mean = probabilities(model, image, "fp64", InferenceConfig(scales=(0.5, 1.0, 1.75)))
     assert model.sizes == [(20, 25), (40, 50), (70, 88)]
     expected = torch.zeros_like(mean)
     for size in model.sizes:
@@ -92,7 +91,7 @@ def test_scales_are_averaged_at_the_images_own_size() -> None:
         normal = (scaled - torch.tensor(MEAN_RGB).view(3, 1, 1)) / torch.tensor(STD_RGB).view(3, 1, 1)
         expected += F.interpolate(model.conv(normal).softmax(1), (40, 50), mode="bilinear") / 3
     torch.testing.assert_close(mean, expected.detach(), rtol=1e-6, atol=1e-6)
-    assert torch.equal(predict(model, image, "fp64", Protocol(scales=(0.5, 1.0, 1.75))), mean.argmax(1))
+    assert torch.equal(predict(model, image, "fp64", InferenceConfig(scales=(0.5, 1.0, 1.75))), mean.argmax(1))
 
 
 def test_the_plain_protocol_is_the_argmax_of_the_logits() -> None:
@@ -102,6 +101,6 @@ def test_the_plain_protocol_is_the_argmax_of_the_logits() -> None:
 
 def test_impossible_protocols_are_refused() -> None:
     with pytest.raises(ConfigError, match="all positive"):
-        Protocol(scales=(1.0, 0.0))
+        InferenceConfig(scales=(1.0, 0.0))
     with pytest.raises(ConfigError, match="at least 32"):
-        Protocol(window_px=(16, 64))
+        InferenceConfig(window_px=(16, 64))

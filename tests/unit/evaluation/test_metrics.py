@@ -1,6 +1,6 @@
 """Scores of confusion matrices worked by hand, and equal to torchmetrics'."""
 
-from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +15,13 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from distseg.evaluation.metrics import Scores, confusion_matrix, scores, summarise
+from distseg import metric_names
+from distseg.data import LabelSpace
+from distseg.evaluation import ConfusionMatrix, Metric, PixelCounts, as_metrics, as_table, metrics, rank_conditions
+from distseg.evaluation.metrics import confusion_matrix, scores
 from distseg.label_maps import IGNORE_INDEX
+from distseg.review import RunReview, run_markdown
+from tests.unit.reviews import example
 
 
 def matrix(rows: list[list[int]]) -> Tensor:
@@ -37,39 +42,39 @@ def test_confusion_matrix_by_hand() -> None:
 
 def test_scores_by_hand() -> None:
     s = scores(HAND)
-    assert list(s.iou) == pytest.approx([8 / 13, 6 / 10, 0.0])
-    assert s.mIoU == pytest.approx((8 / 13 + 6 / 10 + 0) / 3)
-    assert pytest.approx(14 / 20) == s.PA
-    assert s.MPA == s.sensitivity == pytest.approx((8 / 10 + 6 / 10) / 2)  # class 2 has no truth: no recall
-    assert s.dice == s.f1 == pytest.approx((16 / 21 + 12 / 16 + 0) / 3)
-    assert s.fwIoU == pytest.approx((10 * 8 / 13 + 10 * 6 / 10) / 20)
-    assert s.support == (10, 10, 0)
+    assert list(s.iou_K) == pytest.approx([8 / 13, 6 / 10, 0.0])
+    assert s["mIoU"] == pytest.approx((8 / 13 + 6 / 10 + 0) / 3)
+    assert pytest.approx(14 / 20) == s["PA"]
+    assert s["MPA"] == s["sensitivity"] == pytest.approx((8 / 10 + 6 / 10) / 2)  # class 2 has no truth: no recall
+    assert s["dice"] == s["f1"] == pytest.approx((16 / 21 + 12 / 16 + 0) / 3)
+    assert s["fwIoU"] == pytest.approx((10 * 8 / 13 + 10 * 6 / 10) / 20)
+    assert s.support_K == (10, 10, 0)
 
 
 def test_a_class_in_neither_is_left_out() -> None:
     padded = torch.zeros(5, 5, dtype=torch.int64)
     padded[:3, :3] = HAND
     wide, narrow = scores(padded), scores(HAND)
-    assert wide.iou == (*narrow.iou, None, None)
+    assert wide.iou_K == (*narrow.iou_K, None, None)
     for name in ("mIoU", "PA", "MPA", "dice", "fwIoU"):
-        assert getattr(wide, name) == getattr(narrow, name)
+        assert wide[name] == narrow[name]
 
 
 def test_truth_never_found_counts_as_zero() -> None:
     s = scores(matrix([[4, 0], [4, 0]]))
-    assert s.iou == (0.5, 0.0)
-    assert (s.mIoU, s.MPA) == (0.25, 0.5)
+    assert s.iou_K == (0.5, 0.0)
+    assert (s["mIoU"], s["MPA"]) == (0.25, 0.5)
 
 
 def test_nothing_counted_is_undefined() -> None:
     s = scores(torch.zeros(3, 3, dtype=torch.int64))
-    assert all(getattr(s, f.name) is None for f in fields(Scores) if f.name not in ("iou", "support"))
-    assert (s.iou, s.support) == ((None, None, None), (0, 0, 0))
+    assert all(value is None for value in s.values.values())
+    assert (s.iou_K, s.support_K) == ((None, None, None), (0, 0, 0))
 
 
 def test_counts_beyond_float_precision_stay_exact() -> None:
     big = 2**53 + 1
-    assert scores(matrix([[big, 0], [0, 1]])).support == (big, 1)
+    assert scores(matrix([[big, 0], [0, 1]])).support_K == (big, 1)
 
 
 labelled = st.integers(2, 6).flatmap(
@@ -93,16 +98,16 @@ def test_equals_torchmetrics(case: tuple[int, list[tuple[int, int]]]) -> None:
     assert torch.equal(counted, multiclass_confusion_matrix(prediction, label, **options))  # type: ignore[arg-type]
     ours = scores(counted)
     per_class = multiclass_jaccard_index(prediction, label, average="none", **options)  # type: ignore[arg-type]
-    assert [iou or 0.0 for iou in ours.iou] == pytest.approx(per_class.tolist(), abs=1e-6)
+    assert [iou or 0.0 for iou in ours.iou_K] == pytest.approx(per_class.tolist(), abs=1e-6)
     seen = [k for k in range(num_classes) if counted[k].sum() + counted[:, k].sum()]
-    assert ours.mIoU == pytest.approx(per_class[seen].mean().item(), abs=1e-6)
+    assert ours["mIoU"] == pytest.approx(per_class[seen].mean().item(), abs=1e-6)
     accuracy = multiclass_accuracy(prediction, label, average="micro", **options)  # type: ignore[arg-type]
-    assert pytest.approx(accuracy.item(), abs=1e-6) == ours.PA
+    assert pytest.approx(accuracy.item(), abs=1e-6) == ours["PA"]
     recall = multiclass_recall(prediction, label, average="none", **options)  # type: ignore[arg-type]
     with_truth = [k for k in range(num_classes) if counted[k].sum()]
-    assert pytest.approx(recall[with_truth].mean().item(), abs=1e-6) == ours.MPA
+    assert pytest.approx(recall[with_truth].mean().item(), abs=1e-6) == ours["MPA"]
     f1 = multiclass_f1_score(prediction, label, average="none", **options)  # type: ignore[arg-type]
-    assert ours.dice == pytest.approx(f1[seen].mean().item(), abs=1e-6)
+    assert ours["dice"] == pytest.approx(f1[seen].mean().item(), abs=1e-6)
 
 
 def test_matrices_of_parts_add_up() -> None:
@@ -134,19 +139,30 @@ def test_an_all_void_image_counts_nothing() -> None:
 # --------------------------------------------------------------------------------------------------------- conditions
 
 
+def table_of(matrices: dict[str, Tensor]) -> dict[str, Any]:
+    num_classes = len(next(iter(matrices.values()), HAND))
+    classes = ("road", "sign", "car")[:num_classes]
+    labels = LabelSpace(name="few", classes=classes, palette=((0, 0, 0),) * num_classes)
+    counted = ConfusionMatrix.empty([(name, "town") for name in matrices], num_classes)
+    for g, (name, _) in enumerate(counted.groups):
+        counted.matrices_GKK[g] = matrices[name]
+        counted.num_images_G[g] = 1
+    return as_table(counted, labels)
+
+
 def test_summary_by_hand() -> None:
     # Class 2 has truth only in fog, where it is missed: it lowers fog's own mIoU but takes no part in the comparison.
     fog = matrix([[6, 2, 0], [0, 8, 0], [4, 0, 0]])  # IoU 6/12, 8/10, 0
     night = matrix([[5, 5, 0], [5, 5, 0], [0, 0, 0]])  # IoU 1/3, 1/3, none
-    summary = summarise({"fog": fog, "night": night})
-    assert summary.conditions["fog"].mIoU == pytest.approx((0.5 + 0.8 + 0) / 3)
-    assert summary.conditions["night"].mIoU == pytest.approx(1 / 3)
-    assert summary.mIoU_mean_conditions == pytest.approx((1.3 / 3 + 1 / 3) / 2)
-    assert summary.compared_classes == (0, 1)
-    assert summary.worst_condition == "night"
-    assert summary.mIoU_worst == pytest.approx(1 / 3)
-    assert summary.mIoU_gap == pytest.approx(0.65 - 1 / 3)
-    assert list(summary.pooled.iou) == pytest.approx([11 / 27, 13 / 25, 0.0])
+    table = table_of({"fog": fog, "night": night})
+    assert table["conditions"]["fog"]["mIoU"] == pytest.approx((0.5 + 0.8 + 0) / 3)
+    assert table["conditions"]["night"]["mIoU"] == pytest.approx(1 / 3)
+    assert table["mIoU_mean_conditions"] == pytest.approx((1.3 / 3 + 1 / 3) / 2)
+    assert rank_conditions(table).classes == ("road", "sign")
+    assert table["worst_condition"] == "night"
+    assert table["mIoU_worst"] == pytest.approx(1 / 3)
+    assert table["mIoU_gap"] == pytest.approx(0.65 - 1 / 3)
+    assert list(table["classes"].values()) == pytest.approx([11 / 27, 13 / 25, 0.0])
 
 
 def test_absent_classes_do_not_decide_which_condition_is_the_worst() -> None:
@@ -154,25 +170,61 @@ def test_absent_classes_do_not_decide_which_condition_is_the_worst() -> None:
     summer = matrix([[9, 1], [5, 0]])
     winter = matrix([[8, 0], [0, 0]])
     winter[0, 1] = 2
-    summary = summarise({"summer": summer, "winter": winter})
-    assert summary.conditions["winter"].mIoU == pytest.approx(0.4)  # class 1 predicted without truth: IoU 0
-    assert summary.conditions["summer"].mIoU == pytest.approx(0.3)
-    assert summary.worst_condition == "summer"
-    assert summary.mIoU_worst == pytest.approx(0.6)
-    assert summary.mIoU_gap == pytest.approx(0.2)
+    table = table_of({"summer": summer, "winter": winter})
+    assert table["conditions"]["winter"]["mIoU"] == pytest.approx(0.4)  # class 1 predicted without truth: IoU 0
+    assert table["conditions"]["summer"]["mIoU"] == pytest.approx(0.3)
+    assert table["worst_condition"] == "summer"
+    assert table["mIoU_worst"] == pytest.approx(0.6)
+    assert table["mIoU_gap"] == pytest.approx(0.2)
 
 
 def test_one_condition_has_no_gap() -> None:
-    summary = summarise({"all": HAND})
-    assert summary.mIoU_gap == 0
-    assert summary.worst_condition == "all"
-    assert summary.mIoU_mean_conditions == summary.pooled.mIoU
-    assert summary.mIoU_worst == pytest.approx((8 / 13 + 6 / 10) / 2)
+    table = table_of({"all": HAND})
+    assert table["mIoU_gap"] == 0
+    assert table["worst_condition"] == "all"
+    assert table["mIoU_mean_conditions"] == table["mIoU"]
+    assert table["mIoU_worst"] == pytest.approx((8 / 13 + 6 / 10) / 2)
 
 
 def test_conditions_without_a_common_class_cannot_be_compared() -> None:
-    summary = summarise({"a": matrix([[3, 0], [0, 0]]), "b": matrix([[0, 0], [0, 3]])})
-    assert (summary.mIoU_worst, summary.mIoU_gap, summary.worst_condition) == (None, None, None)
-    assert summary.mIoU_mean_conditions == 1
+    table = table_of({"a": matrix([[3, 0], [0, 0]]), "b": matrix([[0, 0], [0, 3]])})
+    assert (table["mIoU_worst"], table["mIoU_gap"], table["worst_condition"]) == (None, None, None)
+    assert table["mIoU_mean_conditions"] == 1
     with pytest.raises(ValueError, match="no condition"):
-        summarise({})
+        table_of({})
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_names_and_order_of_the_table_and_of_mlflow_are_those_of_the_contract() -> None:
+    table = table_of({"fog": HAND, "night": HAND})
+    shared = ["PA", "MPA", "dice", "f1", "sensitivity", "fwIoU", "classes", "support"]
+    compared = ["mIoU_mean_conditions", "mIoU_worst", "mIoU_gap"]
+    assert list(table) == ["num_images", "mIoU", *compared, *shared, "conditions", "sites", "worst_condition"]
+    assert list(table["conditions"]["fog"]) == ["num_images", "mIoU", *shared]
+    assert table["f1"] == table["dice"] and table["sensitivity"] == table["MPA"]
+    pooled = [metric_names.MIOU, metric_names.MIOU_MEAN_CONDITIONS, metric_names.MIOU_WORST, metric_names.MIOU_GAP]
+    of_each = ["val/mIoU/fog", "val/mIoU/night", "val/IoU/road", "val/IoU/sign", "val/IoU/car"]
+    assert list(as_metrics(table)) == [*pooled, "val/PA", "val/MPA", *of_each]
+
+
+def test_a_metric_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in the table, in MLflow and where tables are shown to people, also beside tables that lack it."""
+
+    def kappa(counts: PixelCounts) -> float | None:
+        num, agree = sum(counts.truth_K), sum(counts.hit_K)
+        by_chance = sum(t * p for t, p in zip(counts.truth_K, counts.predicted_K, strict=True)) / num
+        return (agree - by_chance) / (num - by_chance)
+
+    before = example()
+    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, Metric(name="kappa", compute=kappa)))
+    table = table_of({"fog": HAND})
+    expected = pytest.approx((14 - 8.5) / (20 - 8.5))  # by chance (10 · 11 + 10 · 6) / 20
+    assert table["kappa"] == expected
+    assert table["conditions"]["fog"]["kappa"] == expected
+    assert as_metrics(table)["val/kappa"] == expected
+    assert "kappa" in metrics.metrics_in("terminal")
+    described = run_markdown(RunReview(name="new", table=table))
+    assert " | kappa | " in described and " | 0.478 | " in described
+    assert " | kappa | " in run_markdown(RunReview(name="old", table=before.table))

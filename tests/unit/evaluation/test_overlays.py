@@ -47,7 +47,7 @@ def show(overlays: Overlays, samples: Sequence[EvalSample]) -> None:
     for seen in samples:
         prediction_HW = torch.zeros(SIDE, SIDE, dtype=torch.int64)
         prediction_HW.view(-1)[: int(seen.key[-3:])] = 1
-        overlays.see(seen, prediction_HW, class_counts(confusion_matrix(prediction_HW, seen.label_HW, 3)))
+        overlays.update(seen, prediction_HW, class_counts(confusion_matrix(prediction_HW, seen.label_HW, 3)))
 
 
 def seen(samples: Sequence[EvalSample], per_condition: int = 2) -> list[Overlay]:

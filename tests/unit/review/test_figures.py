@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from distseg.evaluation.bootstrap import bootstrap
+from distseg.evaluation.bootstrap import bootstrap_intervals
 from distseg.review import figures
 from tests.unit.reviews import LABELS, example
 
@@ -35,7 +35,7 @@ def row_names(figure: Figure) -> list[str]:
 
 def test_condition_bars_begin_with_the_worst_and_say_what_is_lost() -> None:
     made = example()
-    found = texts(figures.condition_bars(made.table, bootstrap(made.images).conditions))
+    found = texts(figures.condition_bars(made.table, bootstrap_intervals(made.images).conditions))
     figure = figures.condition_bars(made.table)
     assert row_names(figure) == ["night (20 images)", "fog (20 images)", "dawn (20 images)"]
     best, worst = (made.table["conditions"][name]["mIoU"] for name in ("dawn", "night"))
@@ -53,7 +53,7 @@ def test_bars_of_conditions_with_other_classes_say_over_which_they_compare() -> 
 def test_bars_and_heat_map_of_one_and_of_many_conditions(hits: dict[str, int]) -> None:
     made = example(hits)
     assert len(row_names(figures.condition_bars(made.table))) == len(hits)
-    texts(figures.condition_bars(made.table, bootstrap(made.images).conditions))
+    texts(figures.condition_bars(made.table, bootstrap_intervals(made.images).conditions))
     texts(figures.condition_by_class(made.table))
 
 
@@ -114,7 +114,7 @@ def test_curves_smooth_a_long_loss() -> None:
 
 def test_runs_by_condition() -> None:
     scores = {"base": {"night": 0.3, "dawn": 0.8}, "costs $5 and $6": {"dawn": 0.9}}
-    figure = figures.runs_by_condition(scores, {"base": bootstrap(example().images).conditions})
+    figure = figures.runs_by_condition(scores, {"base": bootstrap_intervals(example().images).conditions})
     assert row_names(figure) == ["night", "dawn"]
     assert {"base", r"costs \$5 and \$6"} <= set(texts(figure))
     with pytest.raises(ValueError, match="8 runs in one figure"):

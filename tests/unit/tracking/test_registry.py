@@ -14,11 +14,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from distseg import tracking
+from distseg import evaluation, tracking
 from distseg.config.schema import LossConfig, ModelConfig, RunConfig, TrackingConfig
 from distseg.data.datasets import town
 from distseg.errors import CheckpointError, ConfigError, DataError
-from distseg.evaluation import inference
 from distseg.models import build_model
 from distseg.runs.model_logging import log_network, tracked_model
 from distseg.tracking import DataInput, ModelToLog
@@ -93,9 +92,9 @@ def label_maps(saved: Checkpoint, images_BHW3: npt.NDArray[np.uint8]) -> npt.NDA
     model = build_model(saved.config.model, saved.label_space.num_classes, aux=False)
     model.load_state_dict(saved.model)
     model.eval().to(memory_format=torch.channels_last)
-    precision = inference.resolve_precision("auto", torch.device("cpu"))
+    precision = evaluation.resolve_precision("auto", torch.device("cpu"))
     batch_B3HW = torch.from_numpy(images_BHW3).permute(0, 3, 1, 2)
-    return inference.predict(model, batch_B3HW, precision).numpy().astype(np.uint8)
+    return evaluation.predict(model, batch_B3HW, precision).numpy().astype(np.uint8)
 
 
 # ---- the model
@@ -121,7 +120,7 @@ def test_a_fresh_process_gets_the_label_maps_of_inference_at_any_size(
 def test_a_long_batch_is_cut_and_nothing_is_lost(saved: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     images_BHW3 = np.random.default_rng(2).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
     whole = Segmenter(saved, "fp32").predict(images_BHW3)
-    monkeypatch.setattr(inference, "MAX_BATCH_PIXELS", 2 * 40 * 40)
+    monkeypatch.setattr(evaluation, "MAX_BATCH_PIXELS", 2 * 40 * 40)
     np.testing.assert_array_equal(Segmenter(saved, "fp32").predict(images_BHW3), whole)
 
 

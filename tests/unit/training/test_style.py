@@ -13,8 +13,7 @@ from distseg import stylize
 from distseg.config.schema import AugmentConfig, CheckpointConfig, LossConfig, ModelConfig, RunConfig, StyleConfig
 from distseg.data.shards.manifest import load_manifest, read_index, read_sample
 from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
-from distseg.evaluation import World
-from distseg.evaluation.inference import normalize
+from distseg.evaluation import World, normalize
 from distseg.models import build_model
 from distseg.models.networks.adain import Statistics, StyleNetwork, adain, statistics
 from distseg.training import checkpoint, load_model

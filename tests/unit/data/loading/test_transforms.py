@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from distseg.config.schema import AugmentConfig
 from distseg.data.loading.transforms import (
-    MEAN_RGB,
+    FILL_RGB,
     Affine,
     Crop,
     blur,
@@ -22,7 +22,7 @@ UInt8Array = npt.NDArray[np.uint8]
 PLAIN = AugmentConfig(mirror=False, scale=(1.0, 1.0), rotate_deg=0.0, blur=0.0, jitter=0.0)
 PALETTE = np.zeros((256, 3), dtype=np.uint8)
 PALETTE[:4] = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (200, 200, 10)]
-PALETTE[255] = MEAN_RGB
+PALETTE[255] = FILL_RGB
 
 
 def blocks(height: int, width: int, block_px: int = 16) -> UInt8Array:
@@ -123,7 +123,7 @@ def test_a_photograph_smaller_than_the_crop_is_padded_with_void(seed: int, scale
     assert inside[rows][:, columns].all()
     outside = ~inside & away_from_borders(crop.label_HW, 1)  # at its edge the photograph blends into the mean
     assert outside.any()
-    assert (crop.image_HW3[outside] == MEAN_RGB).all()
+    assert (crop.image_HW3[outside] == FILL_RGB).all()
 
 
 @pytest.mark.parametrize("place", [(0, 0), (45, 20), (85, 135)], ids=["corner", "inside", "far corner"])
@@ -199,7 +199,7 @@ def test_a_smaller_photograph_is_put_into_the_middle_of_void() -> None:
     assert np.array_equal(crop.label_HW[2:5], label[:, 1:3])
     assert np.array_equal(crop.image_HW3[2:5], image[:, 1:3])
     assert (crop.label_HW[[0, 1, 5, 6, 7]] == 255).all()
-    assert (crop.image_HW3[[0, 1, 5, 6, 7]] == MEAN_RGB).all()
+    assert (crop.image_HW3[[0, 1, 5, 6, 7]] == FILL_RGB).all()
 
 
 def test_plain_augmentation_of_the_same_size_changes_nothing() -> None:

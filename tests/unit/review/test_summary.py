@@ -4,78 +4,80 @@ from dataclasses import replace
 
 import pytest
 
-from distseg.evaluation.bootstrap import Interval, Intervals, bootstrap
-from distseg.review.summary import lost_classes, remarks, signed, span, standing, verdict
+from distseg.evaluation.bootstrap import Interval, Intervals, bootstrap_intervals
+from distseg.evaluation.ranking import rank_conditions
+from distseg.review.summary import lost_classes, remarks, signed, span, summary
 from tests.unit.reviews import HITS, example
 
 
-def test_standing_is_worst_first_and_agrees_with_the_summary() -> None:
+def test_ranking_is_worst_first_and_agrees_with_the_table() -> None:
     table = example().table
-    s = standing(table)
+    s = rank_conditions(table)
     assert list(s.miou) == ["night", "fog", "dawn"]
     assert (s.worst, s.best, s.note) == (table["worst_condition"], "dawn", "")
+    assert s.worst is not None and s.best is not None
     assert s.miou[s.worst] == pytest.approx(table["mIoU_worst"])
     assert s.miou[s.best] - s.miou[s.worst] == pytest.approx(table["mIoU_gap"])
 
 
-def test_standing_compares_classes_that_all_conditions_have() -> None:
+def test_ranking_compares_classes_that_all_conditions_have() -> None:
     table = example(absent=(("fog", 1),)).table
-    s = standing(table)
+    s = rank_conditions(table)
     assert s.classes == ("road", "car")
     assert s.note == "over the 2 classes that occur in every condition"
     assert s.miou["night"] == pytest.approx(table["mIoU_worst"])
     assert s.miou["dawn"] == pytest.approx(sum(table["conditions"]["dawn"]["classes"][n] for n in s.classes) / 2)
 
 
-def test_standing_without_a_common_class_is_over_each_ones_own() -> None:
+def test_ranking_without_a_common_class_is_over_each_ones_own() -> None:
     table = example(absent=(("dawn", 0), ("fog", 1), ("night", 2))).table
-    s = standing(table)
+    s = rank_conditions(table)
     assert s.classes == ()
     assert s.miou["fog"] == table["conditions"]["fog"]["mIoU"]
     assert "compare with care" in s.note
 
 
-def test_standing_takes_only_classes_that_other_tables_have_too() -> None:
-    assert standing(example().table, [example(absent=(("fog", 1),)).table]).classes == ("road", "car")
+def test_ranking_takes_only_classes_that_other_tables_have_too() -> None:
+    assert rank_conditions(example().table, [example(absent=(("fog", 1),)).table]).classes == ("road", "car")
 
 
-def test_verdict_in_one_sentence() -> None:
+def test_summary_in_one_sentence() -> None:
     made = example(spread=0)
     # IoU from hits h of 100: h / (200 - h); 90 -> 0.82, 40 -> 0.25
-    assert verdict(made.table, bootstrap(made.images), ["dawn"]) == (
+    assert summary(made.table, bootstrap_intervals(made.images), ["dawn"]) == (
         "Trained on dawn: works best at dawn (mIoU 0.82) and loses 0.57 at night (0.25, the worst of 3 conditions); "
         "the loss is real, not chance (95 % interval 0.57 to 0.57)."
     )
 
 
-def test_verdict_says_when_chance_could_explain_the_loss() -> None:
+def test_summary_says_when_chance_could_explain_the_loss() -> None:
     made = example({"dawn": 80, "fog": 80}, spread=15)
-    intervals = bootstrap(made.images)
-    assert "chance could explain the loss (95 % interval −0." in verdict(made.table, intervals)
+    intervals = bootstrap_intervals(made.images)
+    assert "chance could explain the loss (95 % interval −0." in summary(made.table, intervals)
     assert "which condition is the worst is not sure" in " ".join(remarks(made.table, intervals)).lower()
 
 
-def test_verdict_when_nothing_is_lost() -> None:
+def test_summary_when_nothing_is_lost() -> None:
     made = example({"dawn": 80, "fog": 80}, spread=0)
-    assert verdict(made.table, bootstrap(made.images)) == "Works alike at all 2 conditions (mIoU 0.67)."
+    assert summary(made.table, bootstrap_intervals(made.images)) == "Works alike at all 2 conditions (mIoU 0.67)."
 
 
-def test_verdict_says_when_it_cannot_be_known() -> None:
+def test_summary_says_when_it_cannot_be_known() -> None:
     made = example(num_images=3)
-    assert "too few images to tell" in verdict(made.table, bootstrap(made.images))
-    assert "is unknown, since single images were not kept" in verdict(made.table)
+    assert "too few images to tell" in summary(made.table, bootstrap_intervals(made.images))
+    assert "is unknown, since single images were not kept" in summary(made.table)
 
 
-def test_verdict_on_a_single_condition() -> None:
+def test_summary_on_a_single_condition() -> None:
     made = example({"all": 90}, spread=0)
-    assert verdict(made.table) == "Scores mIoU 0.82 on 20 images (condition: all)."
-    assert verdict(made.table, bootstrap(made.images)).endswith(", 95 % interval 0.82 to 0.82.")
+    assert summary(made.table) == "Scores mIoU 0.82 on 20 images (condition: all)."
+    assert summary(made.table, bootstrap_intervals(made.images)).endswith(", 95 % interval 0.82 to 0.82.")
     assert remarks(made.table) == []
 
 
-def test_verdict_on_void_alone() -> None:
+def test_summary_on_void_alone() -> None:
     table = example({"fog": 80}, absent=(("fog", 0), ("fog", 1), ("fog", 2))).table
-    assert verdict(table) == "Nothing was scored: all pixels are void."
+    assert summary(table) == "Nothing was scored: all pixels are void."
 
 
 def test_lost_classes_are_real_losses_greatest_first() -> None:
@@ -96,12 +98,12 @@ def test_loss_adds_up_as_shown() -> None:
     table = example(HITS, spread=0).table
     for name, miou in (("dawn", 0.5449), ("fog", 0.5), ("night", 0.4651)):
         table["conditions"][name]["classes"] = dict.fromkeys(table["classes"], miou)
-    assert "(mIoU 0.54) and loses 0.07 at night (0.47," in verdict(table)
+    assert "(mIoU 0.54) and loses 0.07 at night (0.47," in summary(table)
 
 
 def test_worst_share_names_the_rivals() -> None:
     made = example()
-    shares = replace(bootstrap(made.images), worst_share={"night": 0.7, "fog": 0.28, "dawn": 0.02})
+    shares = replace(bootstrap_intervals(made.images), worst_share={"night": 0.7, "fog": 0.28, "dawn": 0.02})
     assert isinstance(shares, Intervals)
     assert (
         "Which condition is the worst is not sure: among resampled images it is night in 70% and fog in 28%."

@@ -1,0 +1,99 @@
+"""Which condition is the worst, by how much, and in which order conditions are shown: the one definition of all three.
+
+Conditions are compared by the mean IoU over the classes that have truth in every condition; else a class that one of
+them lacks would decide. A condition without any truth (all its pixels are void) takes no part. Where no class has truth
+in all conditions, each is shown with the mean over its own classes, and none is called the best or the worst.
+
+Tables, MLflow's metrics, intervals, figures and pages all take it from here. It needs no torch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Table = Mapping[str, Any]  # of `as_table`
+Class = TypeVar("Class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionRanking:
+    """The conditions of an evaluation beside each other."""
+
+    miou: dict[str, float]  # condition -> mIoU over `classes`, worst first; without the conditions that are all void
+    classes: tuple[str, ...]  # that have truth in every condition; (): none has, so `miou` is over each one's own
+    is_all: bool  # `classes` are all that were found in any condition, so `miou` is the conditions' own mIoU
+    void: tuple[str, ...]  # conditions without truth
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All conditions as tables show them: worst first, those without truth last."""
+        return (*self.miou, *self.void)
+
+    @property
+    def is_comparable(self) -> bool:
+        return bool(self.miou and self.classes)
+
+    @property
+    def worst(self) -> str | None:
+        return next(iter(self.miou)) if self.is_comparable else None
+
+    @property
+    def best(self) -> str | None:
+        return next(reversed(self.miou)) if self.is_comparable else None
+
+    @property
+    def miou_worst(self) -> float | None:
+        return min(self.miou.values()) if self.is_comparable else None
+
+    @property
+    def miou_gap(self) -> float | None:
+        """Best minus worst condition."""
+        return max(self.miou.values()) - min(self.miou.values()) if self.is_comparable else None
+
+    @property
+    def note(self) -> str:
+        """What must be said beside the numbers; mostly nothing."""
+        if self.is_all:
+            return ""
+        if not self.classes:
+            return "over each condition's own classes, as none occurs in all: compare with care"
+        return f"over the {len(self.classes)} classes that occur in every condition"
+
+
+def rank_conditions(table: Table, others: Sequence[Table] = ()) -> ConditionRanking:
+    """Of `table`'s conditions, over the classes that also have truth in every condition of the tables `others`."""
+    entries = [entry for t in (table, *others) for entry in t["conditions"].values()]
+    shared = shared_classes(entry["support"] for entry in entries)
+    # A class predicted in a condition without its truth counts there as 0, so its own mIoU is not that of `shared`.
+    found = {name for entry in entries for name, iou in entry["classes"].items() if iou is not None}
+    classes = tuple(name for name in table["classes"] if name in shared)
+    miou = worst_first({name: _mean_iou(entry, classes) for name, entry in table["conditions"].items()})
+    void = tuple(name for name in table["conditions"] if name not in miou)
+    return ConditionRanking(miou=miou, classes=classes, is_all=shared == found, void=void)
+
+
+def shared_classes(supports: Iterable[Mapping[Class, int]]) -> set[Class]:
+    """The classes that have truth in every condition which has any. `supports`: class -> pixels, of each condition."""
+    with_truth = [{name for name, num_pixels in support.items() if num_pixels} for support in supports]
+    scored = [names for names in with_truth if names]
+    return set.intersection(*scored) if scored else set()
+
+
+def worst_first(miou: Mapping[str, float | None]) -> dict[str, float]:
+    """In the order in which conditions are shown, without those of no score."""
+    scored = {name: value for name, value in miou.items() if value is not None}
+    return dict(sorted(scored.items(), key=lambda item: item[1]))
+
+
+def weakest_class(entry: Table) -> tuple[str, float] | None:
+    """The class of the lowest IoU in a table or in one condition of it; None if no pixel was counted."""
+    known = {name: iou for name, iou in entry["classes"].items() if iou is not None}
+    return min(known.items(), key=lambda item: item[1], default=None)
+
+
+def _mean_iou(entry: Table, classes: Sequence[str]) -> float | None:
+    if not any(entry["support"].values()):
+        return None
+    if not classes:
+        return None if entry["mIoU"] is None else float(entry["mIoU"])
+    return float(sum(entry["classes"][name] for name in classes) / len(classes))

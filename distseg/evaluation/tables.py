@@ -1,0 +1,53 @@
+"""An evaluation as a table: a JSON object, which `evaluate --json`, checkpoints, MLflow and reports all have alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from distseg import metric_names
+from distseg.data import LabelSpace
+from distseg.evaluation.metrics import mean, metrics_in, scores
+from distseg.evaluation.ranking import rank_conditions
+from distseg.evaluation.scoring import ConfusionMatrix
+
+_COMPARED = ("mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")  # one number of all conditions: MLflow has it as val/…
+
+
+def as_table(counted: ConfusionMatrix, labels: LabelSpace) -> dict[str, Any]:
+    """All metrics as fractions (None where undefined): of all images together, of each condition and of each site."""
+    conditions = {name: _entry(*of, labels) for name, of in counted.by_condition().items()}
+    if not conditions:
+        raise ValueError("no condition was evaluated: there is nothing to make a table of")
+    pooled = _entry(counted.matrices_GKK.sum(0), int(counted.num_images_G.sum()), labels)
+    ranking = rank_conditions({"conditions": conditions, "classes": pooled["classes"]})
+    return {
+        "num_images": pooled.pop("num_images"),
+        "mIoU": pooled.pop("mIoU"),
+        "mIoU_mean_conditions": mean(entry["mIoU"] for entry in conditions.values()),
+        "mIoU_worst": ranking.miou_worst,
+        "mIoU_gap": ranking.miou_gap,
+        **pooled,
+        "conditions": conditions,
+        "sites": {name: _entry(*of, labels) for name, of in counted.by_site().items()},
+        "worst_condition": ranking.worst,
+    }
+
+
+def _entry(matrix_KK: Tensor, num_images: int, labels: LabelSpace) -> dict[str, Any]:
+    found = scores(matrix_KK)
+    return {
+        "num_images": num_images,
+        **found.values,
+        "classes": dict(zip(labels.classes, found.iou_K, strict=True)),
+        "support": dict(zip(labels.classes, found.support_K, strict=True)),
+    }
+
+
+def as_metrics(table: Mapping[str, Any]) -> dict[str, float]:
+    """The table under its MLflow names (val/mIoU, val/mIoU/<condition>, val/IoU/<class> …); undefined left out."""
+    first, *others = metrics_in("mlflow")
+    metrics = {metric_names.evaluation(name): table[name] for name in (first, *_COMPARED, *others)}
+    metrics |= {metric_names.condition_miou(name): entry["mIoU"] for name, entry in table["conditions"].items()}
+    metrics |= {metric_names.class_iou(name): iou for name, iou in table["classes"].items()}
+    return {name: float(value) for name, value in metrics.items() if value is not None}
