@@ -188,17 +188,21 @@ def show(outcome: "Outcome", experiment: str) -> None:
 
 
 def print_conditions(tables: dict[str, Any], title: str) -> None:
-    """mIoU and pixel accuracy per condition, worst first, then the pooled row."""
+    """The metrics of each condition, worst first, then those of all images together."""
+    metrics = evaluation.metrics_in("terminal")
     table = Table(title=title, title_justify="left")
-    for column in ("condition", "images", "mIoU", "PA", "MPA", "weakest class"):
+    for column in ("condition", "images", *metrics, "weakest class"):
         table.add_column(column, justify="left" if column in ("condition", "weakest class") else "right")
-    conditions = sorted(tables["conditions"].items(), key=lambda item: item[1]["mIoU"] or 0.0)
-    for name, entry in [*conditions, ("all images", tables)]:
-        if name == "all images":
-            table.add_section()
-        table.add_row(
-            name, str(entry["num_images"]), *(_number(entry[m]) for m in ("mIoU", "PA", "MPA")), _weakest(entry)
-        )
+
+    def add_row(name: str, entry: dict[str, Any]) -> None:
+        weakest = evaluation.weakest_class(entry)
+        shown = f"{weakest[0]} {weakest[1]:.3f}" if weakest else "-"
+        table.add_row(name, str(entry["num_images"]), *(_number(entry.get(metric)) for metric in metrics), shown)
+
+    for name in evaluation.rank_conditions(tables).order:
+        add_row(name, tables["conditions"][name])
+    table.add_section()
+    add_row("all images", tables)
     Console(width=max(100, Console().width) if not sys.stdout.isatty() else None).print(table)
     print(
         f"val/mIoU {_number(tables['mIoU'])}   mean over conditions {_number(tables['mIoU_mean_conditions'])}   "
@@ -208,12 +212,6 @@ def print_conditions(tables: dict[str, Any], title: str) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _weakest(entry: dict[str, Any]) -> str:
-    known = {name: iou for name, iou in entry["classes"].items() if iou is not None}
-    name = min(known, key=known.__getitem__, default="")
-    return f"{name} {known[name]:.3f}" if name else "-"
 
 
 if __name__ == "__main__":
