@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from distseg import cli, storage
+from distseg import cli, evaluation, storage
 from distseg.cli.training_display import Screen
 from distseg.config import RunConfig, from_dict, recipes, to_dict
 from distseg.data import in_processes
