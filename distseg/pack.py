@@ -1,7 +1,7 @@
 """Packs a data set into WebDataset shards, and checks or shows what was packed.
 
     python -m distseg.pack DATASET --root URI --out URI [--splits train val] [--relabel cityscapes|FILE.json]
-                           DATASET: camvid synthia cityscapes acdc voc ade20k folder, with options of their own
+                           DATASET: a file of distseg.data.datasets, with options of its own, or MODULE:DATASET of yours
     python -m distseg.pack town --out URI [--train N --val N --size 128 192 --seed 0]
     python -m distseg.pack verify URI
     python -m distseg.pack inspect URI [--sheet FILE.png]
@@ -9,19 +9,20 @@
 Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-C.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+import functools
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import rich.console
 import rich.table
 import tyro
 
 from distseg import cli, storage
-from distseg.data import LabelSpace, Sample, shards
-from distseg.data.datasets import acdc, ade20k, camvid, cityscapes, folder, synthia, town, voc
-from distseg.data.datasets.relabel import relabelling
+from distseg.data import LabelSpace, Sample, datasets, shards
+from distseg.data.relabel import relabelling
 from distseg.errors import ConfigError
 
 
@@ -54,98 +55,9 @@ class _Writing(cli.Workers):
 
 @dataclass(frozen=True, kw_only=True)
 class _FromFiles(_Writing):
-    """What a sub-class adds are the keyword arguments of its module's `samples`."""
-
     root: str
     """The data set's directory or s3:// prefix."""
-    splits: tuple[str, ...] = ("train", "val")
-    """Those to pack."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackCamVid(_FromFiles):
-    """CamVid in SegNet's layout: <split>/ and <split>annot/."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackSynthia(_FromFiles):
-    """SYNTHIA-SEQS, any of its sequences below the root, or SYNTHIA-RAND-CITYSCAPES."""
-
-    view: str = "Stereo_Left/Omni_F"
-    """Of the cameras of SYNTHIA-SEQS."""
-    sites: tuple[str, ...] = ()
-    """Those of highway, new-york and european to pack; all by default."""
-    conditions: tuple[str, ...] = ()
-    """Those of dawn, fall, fog … to pack; all by default."""
-    val_share: float = 0.2
-    """Share of the frames of each sequence, at its end, that become val."""
-    gap_frames: int | None = None
-    """Frames before these that are left out; by default 10, fewer where a sequence is too short for that, and none of
-    SYNTHIA-RAND-CITYSCAPES."""
-    val_sequences: tuple[str, ...] = ()
-    """Instead, whole sequences that become val: 05, or 05-FALL."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackCityscapes(_FromFiles):
-    """Cityscapes: leftImg8bit/ and gtFine/ or gtCoarse/."""
-
-    annotations: cityscapes.Annotations = "fine"
-    """Coarse ones are of train, val and train_extra."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackACDC(_FromFiles):
-    """ACDC: rgb_anon/ and gt/."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackVOC(_FromFiles):
-    """PASCAL VOC 2012, segmentation. Also split train_aug."""
-
-    sbd: str = ""
-    """For train_aug: the Semantic Boundaries Dataset, with cls/*.mat; not needed beside a SegmentationClassAug/."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackADE20K(_FromFiles):
-    """ADE20K as in the scene parsing challenge, 150 classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackFolder(_FromFiles):
-    """A data set of one's own: images/, labels/, classes.json, perhaps conditions.csv (distseg.data.folder)."""
-
-    splits: tuple[str, ...] = ()
-    """Those to pack; by default those that exist: the values of conditions.csv's column split, else images/train, val
-    and test, else all, which is everything below images/."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackTown(_Writing):
-    """The procedural data set: needs nothing but time."""
-
-    train: int = 720
-    """Frames of the train split, over nine conditions and two sites; 0 leaves the split out."""
-    val: int = 180
-    """Frames of the val split; 0 leaves it out."""
-    size: tuple[int, int] = (128, 192)
-    """Height and width."""
-    seed: int = 0
-    """Of the towns; each split is another town."""
-
-
-# --help shows the layout that is expected.
-for _kind, _module in {
-    PackCamVid: camvid,
-    PackSynthia: synthia,
-    PackCityscapes: cityscapes,
-    PackACDC: acdc,
-    PackVOC: voc,
-    PackADE20K: ade20k,
-    PackFolder: folder,
-}.items():
-    _kind.__doc__ = _module.__doc__
+    splits: tuple[str, ...] = ()  # each data set has its own default and help
 
 
 @dataclass(frozen=True)
@@ -166,47 +78,17 @@ class Inspect:
     """Photographs in a row of the sheet."""
 
 
-class _DataSet(NamedTuple):
-    labels: Callable[[str], LabelSpace]  # of a root
-    samples: Callable[..., Iterable[Sample]]  # of a root, a split, and what the sub-command adds
-
-
-_DATA_SETS: dict[type[_FromFiles], _DataSet] = {
-    PackCamVid: _DataSet(lambda root: camvid.LABELS, camvid.samples),
-    PackSynthia: _DataSet(synthia.labels, synthia.samples),
-    PackCityscapes: _DataSet(lambda root: cityscapes.LABELS, cityscapes.samples),
-    PackACDC: _DataSet(lambda root: acdc.LABELS, acdc.samples),
-    PackVOC: _DataSet(lambda root: voc.LABELS, voc.samples),
-    PackADE20K: _DataSet(lambda root: ade20k.LABELS, ade20k.samples),
-    PackFolder: _DataSet(folder.labels, folder.samples),
-}
-
-
-def _name(kind: type) -> str:
-    return kind.__name__.removeprefix("Pack").lower()
-
-
-_NAMES = tuple(map(_name, (*_DATA_SETS, PackTown, Verify, Inspect)))
-_Command = (
-    Annotated[PackCamVid, tyro.conf.subcommand("camvid")]
-    | Annotated[PackSynthia, tyro.conf.subcommand("synthia")]
-    | Annotated[PackCityscapes, tyro.conf.subcommand("cityscapes")]
-    | Annotated[PackACDC, tyro.conf.subcommand("acdc")]
-    | Annotated[PackVOC, tyro.conf.subcommand("voc")]
-    | Annotated[PackADE20K, tyro.conf.subcommand("ade20k")]
-    | Annotated[PackFolder, tyro.conf.subcommand("folder")]
-    | Annotated[PackTown, tyro.conf.subcommand("town")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
-)
-
-
 def main(arguments: Sequence[str]) -> int:
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in _NAMES:
-        known = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
-        raise ConfigError(f"{arguments[0]!r}: no such data set or command; choose {known}")
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    own = (name,) if ":" in name else ()  # a user's `module:name`
+    data_sets = {each: datasets.find(each) for each in (*datasets.names(), *own)}
+    commands = {each: _command_of(data_set) for each, data_set in data_sets.items()}
+    all_commands = {**commands, "verify": Verify, "inspect": Inspect}
+    if name and name not in all_commands:
+        *first, last = all_commands
+        raise ConfigError(f"{name!r}: no such data set or command; choose {', '.join(first)} or {last}")
     command = cli.parse(
-        _Command,
+        functools.reduce(operator.or_, (Annotated[c, tyro.conf.subcommand(n)] for n, c in all_commands.items())),
         arguments,
         prog="python -m distseg.pack",
         description="Packs a data set into WebDataset shards, and checks or shows what was packed.",
@@ -217,45 +99,47 @@ def main(arguments: Sequence[str]) -> int:
         case Inspect():
             return _inspect(command)
         case _:
-            return _pack(command)
+            return _pack(data_sets[name], command)
 
 
-def _town(command: PackTown) -> tuple[LabelSpace, dict[str, Iterable[Sample]]]:
-    lengths = {"train": command.train, "val": command.val}
-    return town.LABELS, {
-        split: town.samples(split, num_frames=num_frames, size=command.size, seed=command.seed)
-        for split, num_frames in lengths.items()
-        if num_frames
-    }
+def _command_of(data_set: datasets.DataSet) -> type[_Writing]:
+    """The arguments of a sub-command: those of each data set, then those that it has of its own."""
+    splits = () if callable(data_set.splits) else data_set.splits
+    described_splits = Annotated[tuple[str, ...], tyro.conf.arg(help=data_set.splits_help)]
+    bases = (data_set.options,) if data_set.options else ()
+    return make_dataclass(
+        data_set.name,
+        [("splits", described_splits, field(default=splits))] if data_set.has_files else [],
+        bases=(*bases, _FromFiles if data_set.has_files else _Writing),
+        frozen=True,
+        kw_only=True,
+        namespace={"__doc__": data_set.layout},  # --help shows it
+    )
 
 
-def _from_files(command: _FromFiles) -> tuple[LabelSpace, dict[str, Iterable[Sample]]]:
-    """Ray tasks work in other directories, so they get absolute names."""
-    data_set = _DATA_SETS[type(command)]
-    root = storage.absolute(command.root)
-    added = {field.name for field in fields(command)} - {field.name for field in fields(_FromFiles)}
-    options = {name: getattr(command, name) for name in added}
-    if options.get("sbd"):
-        options["sbd"] = storage.absolute(options["sbd"])
-    splits = command.splits
-    if isinstance(command, PackFolder) and not splits:
-        splits = folder.splits(root)
-    return data_set.labels(root), {split: data_set.samples(root, split, **options) for split in splits}
+def _samples(data_set: datasets.DataSet, command: Any) -> tuple[LabelSpace, dict[str, Iterable[Sample]]]:
+    """What to pack. Ray tasks work in other directories, so they get absolute names."""
+    options = None
+    if data_set.options is not None:
+        options = data_set.options(**{each.name: getattr(command, each.name) for each in fields(data_set.options)})
+    root = storage.absolute(command.root) if data_set.has_files else ""
+    splits = (data_set.has_files and command.splits) or data_set.default_splits(root, options)
+    return data_set.labels(root), {split: data_set.samples_of(root, split, options) for split in splits}
 
 
-def _pack(command: PackTown | _FromFiles) -> int:
-    labels, samples = _town(command) if isinstance(command, PackTown) else _from_files(command)
+def _pack(data_set: datasets.DataSet, command: Any) -> int:
+    labels, samples = _samples(data_set, command)
     if not samples:
         raise ConfigError("nothing to pack: name at least one split with samples in it")
     if command.relabel is not None:
-        new = relabelling(labels, command.relabel)
+        new = relabelling(labels, command.relabel, data_set.to_cityscapes)
         labels, samples = new.labels, {split: new.apply(of_split) for split, of_split in samples.items()}
     with cli.progress("packing", "samples") as progress:
         manifest = shards.pack(
             samples,
             labels,
             storage.absolute(command.out),
-            dataset=_name(type(command)),
+            dataset=data_set.name,
             seed=command.shuffle_seed,
             run=command.runner(command.out),
             jpeg_quality=command.jpeg_quality,

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from distseg import storage
-from distseg.data import Sample
-from distseg.data.datasets import cityscapes, raw
+from distseg.data import Sample, raw
+from distseg.data.datasets import DataSet, cityscapes
 from distseg.errors import DataError
 
 LABELS = dataclasses.replace(cityscapes.LABELS, id_map={})  # its files hold train ids
@@ -73,3 +73,12 @@ def _of_condition(images_root: str, labels_root: str, split: str, condition: str
             site="switzerland",
             sequence=pair.stem.split("_")[0],
         )
+
+
+DATASET = DataSet(
+    name="acdc",
+    layout=__doc__,
+    labels=lambda root: LABELS,
+    samples=samples,
+    conditions=(*_CONDITIONS, "clear"),
+)

@@ -7,8 +7,8 @@
 from collections.abc import Iterator
 
 from distseg import storage
-from distseg.data import IGNORE_INDEX, LabelSpace, Sample
-from distseg.data.datasets import raw
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
+from distseg.data.datasets import DataSet, same
 from distseg.errors import DataError
 
 _NAMES = """
@@ -54,3 +54,21 @@ def _refuse_full(root: str) -> None:
     for place in raw.places(root, releases):
         if any(entry.uri.endswith("_seg.png") for entry in storage.list_files(storage.join(place, "images"))):
             raise DataError(f"{place}: this is the full ADE20K; the challenge release ADEChallengeData2016 is needed")
+
+
+DATASET = DataSet(
+    name="ade20k",
+    layout=__doc__,
+    labels=lambda root: LABELS,
+    samples=samples,
+    # Not wall, which is mostly indoors, nor signboard, which is mostly advertising. Its person includes riders.
+    to_cityscapes={
+        "ade20k": {
+            **same("building sky road sidewalk person car fence pole truck bus bicycle traffic-light"),
+            **dict.fromkeys(("house", "skyscraper"), "building"),
+            **dict.fromkeys(("tree", "palm", "plant"), "vegetation"),
+            **dict.fromkeys(("grass", "earth", "field", "sand"), "terrain"),
+            **{"minibike": "motorcycle", "van": "car"},
+        }
+    },
+)

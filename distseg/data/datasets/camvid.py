@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Iterator
 
 from distseg import storage
-from distseg.data import IGNORE_INDEX, LabelSpace, Sample
-from distseg.data.datasets import raw
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
+from distseg.data.datasets import DataSet, same
 from distseg.errors import DataError, StorageError
 
 LABELS = LabelSpace(
@@ -82,3 +82,19 @@ def _is_original(folder: str) -> bool:
             name.endswith(_ORIGINAL_ENDING) for name in names
         )
     return False
+
+
+DATASET = DataSet(
+    name="camvid",
+    layout=__doc__,
+    labels=lambda root: LABELS,
+    samples=samples,
+    conditions=("day", "dusk"),
+    # Not bicyclist, which is rider and bicycle in one. Its sign includes a few traffic lights.
+    to_cityscapes={
+        "camvid": {
+            **same("sky building pole road fence car"),
+            **{"pavement": "sidewalk", "tree": "vegetation", "sign": "traffic-sign", "pedestrian": "person"},
+        }
+    },
+)

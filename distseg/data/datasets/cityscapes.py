@@ -10,14 +10,20 @@ Root is the folder of both parts, or that of the folders that the archives were 
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from distseg import storage
-from distseg.data import IGNORE_INDEX, LabelSpace, Sample
-from distseg.data.datasets import raw
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
+from distseg.data.datasets import DataSet, same
 from distseg.errors import DataError
 
-Annotations = Literal["fine", "coarse"]
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    annotations: Literal["fine", "coarse"] = "fine"
+    """Coarse ones are of train, val and train_extra."""
+
 
 _CLASSES = {  # name: raw id, colour
     "road": (7, (128, 64, 128)),
@@ -58,14 +64,17 @@ LABELS = _space("cityscapes")
 _TRAIN_ID_LABELS = dataclasses.replace(LABELS, id_map={})
 LABELS_16 = _space("cityscapes-16", without=("terrain", "truck", "train"))  # what SYNTHIA-RAND-CITYSCAPES shares
 LABELS_13 = _space("cityscapes-13", without=("terrain", "truck", "train", "wall", "fence", "pole"))
+_SPACES = (LABELS, LABELS_16, LABELS_13)
 
 _IMAGE_ARCHIVES = ("leftImg8bit_trainvaltest", "leftImg8bit_trainextra")
 _ANNOTATION_ARCHIVES = ("gtFine_trainvaltest", "gtFine", "gtCoarse")
 _SPLITS = {"fine": ("train", "val"), "coarse": ("train", "val", "train_extra")}
+_DEFAULTS = Options()
 
 
-def samples(root: str, split: str, *, annotations: Annotations = "fine") -> Iterator[Sample]:
+def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sample]:
     """The frames of a split, sorted by name. Raises DataError for a split without annotations."""
+    annotations = options.annotations
     if split not in _SPLITS[annotations]:
         hint = "; those of train_extra are coarse" if split == "train_extra" else ""
         known = ", ".join(_SPLITS[annotations])
@@ -92,3 +101,14 @@ def samples(root: str, split: str, *, annotations: Annotations = "fine") -> Iter
 
 def _has(folder: str, ending: str) -> bool:
     return any(entry.uri.lower().endswith(ending.lower()) for entry in storage.list_files(folder))
+
+
+DATASET = DataSet(
+    name="cityscapes",
+    layout=__doc__,
+    labels=lambda root: LABELS,
+    samples=samples,
+    options=Options,
+    to_cityscapes={space.name: same(" ".join(space.classes)) for space in _SPACES},
+    relabel_targets=_SPACES,
+)

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from distseg import storage
-from distseg.data import IGNORE_INDEX, LabelSpace, Sample
-from distseg.data.datasets import raw
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
+from distseg.data.datasets import DataSet
 from distseg.errors import DataError, first_line
 
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
@@ -210,3 +210,17 @@ def _raw_id(value: Any, where: str) -> int:
     if str(value).isascii() and str(value).isdigit() and int(value) < 2**16:
         return int(value)
     raise DataError(f"{where}: {value!r}: must be a whole number from 0 to 65535")
+
+
+DATASET = DataSet(
+    name="folder",
+    layout=__doc__,
+    labels=labels,
+    samples=samples,
+    splits=splits,
+    splits_help=(
+        "Those to pack; by default those that exist: the values of conditions.csv's column split, else images/train, "
+        "val and test, else all, which is everything below images/."
+    ),
+    conditions=(),
+)

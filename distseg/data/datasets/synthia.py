@@ -18,13 +18,14 @@ drives along the same streets in different weather, frame by frame at other plac
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from distseg import storage
-from distseg.data import IGNORE_INDEX, LabelSpace, Sample
-from distseg.data.datasets import cityscapes, raw, town
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
+from distseg.data.datasets import DataSet, cityscapes, town
 from distseg.errors import ConfigError, DataError
 
 SEQS_LABELS = town.LABELS  # `town` draws SYNTHIA's classes and numbers them as SYNTHIA-SEQS does
@@ -56,44 +57,63 @@ _LAYOUT = "SYNTHIA's root has SYNTHIA-SEQS-<NN>-<COND>/ with RGB/ and GT/LABELS/
 _VIEW_LAYOUT = f"--view names another camera; {_LAYOUT}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    view: str = "Stereo_Left/Omni_F"
+    """Of the cameras of SYNTHIA-SEQS."""
+    sites: tuple[str, ...] = ()
+    """Those of highway, new-york and european to pack; all by default."""
+    conditions: tuple[str, ...] = ()
+    """Those of dawn, fall, fog … to pack; all by default."""
+    val_share: float = 0.2
+    """Share of the frames of each sequence, at its end, that become val."""
+    gap_frames: int | None = None
+    """Frames before these that are left out; by default 10, fewer where a sequence is too short for that, and none of
+    SYNTHIA-RAND-CITYSCAPES."""
+    val_sequences: tuple[str, ...] = ()
+    """Instead, whole sequences that become val: 05, or 05-FALL."""
+
+
+_DEFAULTS = Options()
+
+
 def labels(root: str) -> LabelSpace:
     return SEQS_LABELS if _rand_home(root) is None else RAND_LABELS
 
 
-def samples(
-    root: str,
-    split: str,
-    *,
-    view: str = "Stereo_Left/Omni_F",
-    sites: Sequence[str] = (),
-    conditions: Sequence[str] = (),
-    val_share: float = 0.2,
-    gap_frames: int | None = None,
-    val_sequences: Sequence[str] = (),
-) -> Iterator[Sample]:
-    """The frames of "train" or "val". `sites`, `conditions`: only these; `val_sequences`: as "05" or "05-FALL"."""
+def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sample]:
+    """The frames of "train" or "val"."""
+    _check(split, options)
+    rand_home = _rand_home(root)
+    if rand_home is None:
+        yield from _of_sequences(root, split, options)
+        return
+    if options.sites or options.conditions or options.val_sequences:
+        raise ConfigError("SYNTHIA-RAND-CITYSCAPES has no sites, conditions or sequences to choose from; name none")
+    for pair in _cut(_pairs(rand_home, "", _LAYOUT), split, options.val_share, options.gap_frames or 0):
+        yield raw.sample(rand_home, pair, RAND_LABELS, split=split, sequence="rand-cityscapes", read=read_classes)
+
+
+def _check(split: str, options: Options) -> None:
     if split not in ("train", "val"):
         raise DataError(f"SYNTHIA has no split {split!r}; choose from train, val, which are cut here")
-    if not _VIEW.fullmatch(view):
-        raise ConfigError(f"view {view!r}: must be Stereo_<Left or Right>/Omni_<F, B, L or R>, as Stereo_Left/Omni_F")
+    if not _VIEW.fullmatch(options.view):
+        expected = "Stereo_<Left or Right>/Omni_<F, B, L or R>, as Stereo_Left/Omni_F"
+        raise ConfigError(f"view {options.view!r}: must be {expected}")
+    val_share, gap_frames = options.val_share, options.gap_frames
     if not 0 < val_share < 1 or (gap_frames is not None and gap_frames < 0):
         raise ConfigError(f"val_share {val_share}, gap_frames {gap_frames}: must be between 0 and 1, and at least 0")
-    rand_home = _rand_home(root)
-    if rand_home is not None:
-        if sites or conditions or val_sequences:
-            raise ConfigError("SYNTHIA-RAND-CITYSCAPES has no sites, conditions or sequences to choose from; name none")
-        for pair in _cut(_pairs(rand_home, "", _LAYOUT), split, val_share, gap_frames or 0):
-            yield raw.sample(rand_home, pair, RAND_LABELS, split=split, sequence="rand-cityscapes", read=read_classes)
-        return
-    drives = _drives(root, sites, conditions)
-    held_out = _held_out(root, drives, val_sequences)
+
+
+def _of_sequences(root: str, split: str, options: Options) -> Iterator[Sample]:
+    drives = _drives(root, options.sites, options.conditions)
+    held_out = _held_out(root, drives, options.val_sequences)
     for drive in drives:
-        if not held_out:
-            pairs = _cut(_pairs(drive.uri, view, _VIEW_LAYOUT), split, val_share, gap_frames)
-        elif (drive in held_out) == (split == "val"):
-            pairs = _pairs(drive.uri, view, _VIEW_LAYOUT)
-        else:
+        if held_out and (drive in held_out) != (split == "val"):
             continue
+        pairs = _pairs(drive.uri, options.view, _VIEW_LAYOUT)
+        if not held_out:
+            pairs = _cut(pairs, split, options.val_share, options.gap_frames)
         for pair in pairs:
             yield raw.sample(
                 drive.uri.rpartition("/")[0],
@@ -214,3 +234,14 @@ def read_classes(uri: str) -> raw.Ids:
     low = raw.decode(data, uri, rawmode="RGB;16L")  # the second byte of each two, which PNG writes high byte first
     ids_HW: raw.Ids = np.asarray(high, dtype=np.uint16)[..., 0] * 256 + np.asarray(low)[..., 0]
     return ids_HW
+
+
+DATASET = DataSet(
+    name="synthia",
+    layout=__doc__,
+    labels=labels,
+    samples=samples,
+    options=Options,
+    conditions=(*_CONDITIONS.values(), "all"),  # "all": SYNTHIA-RAND-CITYSCAPES
+    to_cityscapes=town.TO_CITYSCAPES,
+)

@@ -14,6 +14,7 @@ Images are PNG, so a sample holds exactly what `frame` returns.
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -22,12 +23,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample
+from distseg.data.datasets import DataSet, same
 from distseg.data.datasets.townscape.render import render
 from distseg.data.datasets.townscape.streets import SITES, build_scene
 from distseg.data.datasets.townscape.weather import WEATHERS
 from distseg.errors import ConfigError, DataError
 
-__all__ = ["CONDITIONS", "LABELS", "SITES", "SPLITS", "Frame", "frame", "samples"]
+__all__ = ["CONDITIONS", "DATASET", "LABELS", "SITES", "SPLITS", "TO_CITYSCAPES", "Frame", "frame", "samples"]
 
 # Names, order and colours are SYNTHIA-SEQS'; its raw ids 1 … 12 and 15 become 0 … 12, 13 and 14 are reserved.
 LABELS = LabelSpace(
@@ -42,9 +44,31 @@ LABELS = LabelSpace(
     ),
     id_map={0: IGNORE_INDEX, **{raw: raw - 1 for raw in range(1, 13)}, 13: IGNORE_INDEX, 14: IGNORE_INDEX, 15: 12},
 )  # fmt: skip
+TO_CITYSCAPES = {
+    "synthia": {
+        **same("sky building road sidewalk fence vegetation pole car bicycle traffic-light"),
+        **{"sign": "traffic-sign", "pedestrian": "person", "lane-marking": "road"},
+    }
+}
 CONDITIONS = tuple(WEATHERS)
 SPLITS = ("train", "val", "test")
 MIN_SIZE_PX = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    train: int = 720
+    """Frames of the train split, over nine conditions and two sites; 0 leaves the split out."""
+    val: int = 180
+    """Frames of the val split; 0 leaves it out."""
+    size: tuple[int, int] = (128, 192)
+    """Height and width."""
+    seed: int = 0
+    """Of the towns; each split is another town."""
+
+    @property
+    def num_frames(self) -> dict[str, int]:
+        return {split: number for split, number in (("train", self.train), ("val", self.val)) if number}
 
 
 class Frame(NamedTuple):
@@ -108,3 +132,20 @@ def _check_frame(seed: int, site: str, condition: str, index: int, size: tuple[i
         raise ConfigError(f"town seed {seed}, index {index}: neither may be negative")
     if min(size) < MIN_SIZE_PX:
         raise ConfigError(f"town size {size[0]} {size[1]}: height and width must be at least {MIN_SIZE_PX} pixels")
+
+
+def _samples_of(root: str, split: str, options: Options) -> Iterator[Sample]:
+    return samples(split, num_frames=options.num_frames[split], size=options.size, seed=options.seed)
+
+
+DATASET = DataSet(
+    name="town",
+    layout="The procedural data set: needs nothing but time.",
+    labels=lambda root: LABELS,
+    samples=_samples_of,
+    options=Options,
+    splits=lambda root, options: tuple(options.num_frames),
+    has_files=False,
+    conditions=CONDITIONS,
+    to_cityscapes=TO_CITYSCAPES,
+)

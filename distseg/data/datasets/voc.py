@@ -10,12 +10,13 @@ VOC's train keep VOC's annotations, and photographs that VOC lacks are those of 
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from distseg import storage
-from distseg.data import LabelSpace, Sample
-from distseg.data.datasets import raw
+from distseg.data import LabelSpace, Sample, raw
+from distseg.data.datasets import DataSet, same
 from distseg.errors import DataError, first_line
 
 LABELS = LabelSpace(
@@ -32,12 +33,21 @@ _LISTS = "ImageSets/Segmentation"
 _AUG_LISTS = ("train_aug", "trainaug")
 
 
-def samples(root: str, split: str, *, sbd: str = "") -> Iterator[Sample]:
-    """The images of a list, sorted by name. `sbd`: the root of the Semantic Boundaries Dataset, for train_aug."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    sbd: str = ""
+    """For train_aug: the Semantic Boundaries Dataset, with cls/*.mat; not needed beside a SegmentationClassAug/."""
+
+
+_DEFAULTS = Options()
+
+
+def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sample]:
+    """The images of a list, sorted by name."""
     root = raw.home(root, "JPEGImages", ("VOC2012", "VOCdevkit/VOC2012"), _LAYOUT)
     images = raw.find(root, raw.Files("JPEGImages", (".jpg",)), _LAYOUT)
-    if split in _AUG_LISTS and sbd:
-        yield from _with_sbd(root, split, sbd, images)
+    if split in _AUG_LISTS and options.sbd:
+        yield from _with_sbd(root, split, storage.absolute(options.sbd), images)
         return
     folder = "SegmentationClass"
     if split in _AUG_LISTS:
@@ -111,3 +121,14 @@ def read_mat(uri: str) -> raw.Ids:
     if ids_HW.ndim != 2 or not np.issubdtype(ids_HW.dtype, np.integer):
         raise DataError(f"{uri}: GTcls.Segmentation is {ids_HW.dtype} {ids_HW.shape}, must be ids (height, width)")
     return ids_HW
+
+
+DATASET = DataSet(
+    name="voc",
+    layout=__doc__,
+    labels=lambda root: LABELS,
+    samples=samples,
+    options=Options,
+    # Not background, which is anything. Its person includes riders.
+    to_cityscapes={"voc": {**same("bicycle bus car person train"), "motorbike": "motorcycle"}},
+)

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from distseg.data.datasets.townscape.scene import Colour, Facade, Face, Label, Material, Scene
 from distseg.data.datasets.townscape.shapes import distance, shade, upright
 
@@ -13,6 +15,36 @@ WALLS: tuple[Colour, ...] = (
 AWNINGS: tuple[Colour, ...] = (
     (0.60, 0.12, 0.12), (0.12, 0.32, 0.22), (0.14, 0.20, 0.45), (0.80, 0.62, 0.20), (0.30, 0.30, 0.32),
 )  # fmt: skip
+
+
+def block(
+    scene: Scene,
+    s: float,
+    outward: float,
+    z0: float,
+    z1: float,
+    depth_m: float,
+    height_m: float,
+    rng: np.random.Generator,
+    shop: bool = False,
+) -> None:
+    """A house, a shop or a tower, as drawn at random, from z0 to z1 along the street."""
+    tower = height_m > 35 and rng.random() < 0.5
+    wall = WALLS[int(rng.integers(len(WALLS)))]
+    tint = rng.uniform(0.85, 1.12)
+    texture = Facade(
+        x0=0.0, z0=0.0, dx=0.0, dz=0.0, height_m=height_m,
+        floor_m=rng.uniform(3.1, 4.0),
+        bay_m=rng.uniform(1.6, 2.2) if tower else rng.uniform(2.2, 3.6),
+        window_width=0.82 if tower else rng.uniform(0.38, 0.6),
+        window_height=0.72 if tower else rng.uniform(0.45, 0.62),
+        shop=float(shop),
+        seed=float(rng.integers(1, 1000)),
+        wall=shade((0.42, 0.48, 0.54) if tower else wall, tint),
+        trim=shade(wall, 1.25 if rng.random() < 0.6 else 0.7),
+        awning=AWNINGS[int(rng.integers(len(AWNINGS)))],
+    )  # fmt: skip
+    building(scene, s, outward, z0, z1, depth_m, height_m, texture)
 
 
 def building(

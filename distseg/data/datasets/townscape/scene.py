@@ -1,7 +1,7 @@
 """What a scene of `town` consists of: a street, flat faces, shadow casters, lamps. Geometry and material, no weather.
 
-`things`, `buildings` and `traffic` make what is seen, `streets` puts it along a street, `weather` lists the conditions,
-`raster`, `surfaces` and `render` make the picture.
+`things`, `buildings` and `traffic` make what is seen, `highway` and `new_york` put it along a street, `weather` lists
+the conditions, `raster`, `surfaces` and `render` make the picture.
 
 World coordinates in metres: x right, y up, z ahead, the camera above the origin. Along the street, places are given as
 (s, z) with s the distance to the right of the camera's line, which follows the bends: x = street.centre(z) + s.
@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+NEAR_M = 4.5  # nothing stands closer to the camera
+END_M = 150.0  # nor farther away, but for the skyline
+SKYLINE_M = 420.0
 FAR_M = 1000.0  # the depth of the sky
 
 Point = tuple[float, float, float]

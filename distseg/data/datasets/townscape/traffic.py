@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distseg.data.datasets.townscape.scene import Colour, Face, Label, Material, Point, Scene
+from distseg.data.datasets.townscape.scene import Colour, Face, Label, Material, Point, Scene, Street
 from distseg.data.datasets.townscape.shapes import DARK, STEEL, ball, distance, is_too_far, ring, shade, upright
 
 CAR_COLOURS: tuple[Colour, ...] = (
@@ -22,6 +22,8 @@ CLOTHES: tuple[Colour, ...] = (
     (0.90, 0.60, 0.15), (0.55, 0.25, 0.50), (0.45, 0.65, 0.80), (0.40, 0.30, 0.22), (0.92, 0.92, 0.94),
 )  # fmt: skip
 SKIN: tuple[Colour, ...] = ((0.87, 0.68, 0.55), (0.72, 0.52, 0.38), (0.45, 0.30, 0.21))
+
+TRAFFIC_KINDS = ("sedan", "hatchback", "suv", "sedan", "hatchback", "suv", "sedan", "hatchback", "van", "truck")
 
 # Car bodies seen from the side: (along the car, height) in metres from the front bumper over the roof to the rear one.
 # Then the profile's points where a pane begins, and the side window's outline.
@@ -246,3 +248,29 @@ def car_end(
     scene.faces.append(Face(patch(-0.3, 0.3, 0.40 * top, 0.62 * top), Label.CAR, Material.PLAIN, (0.8, 0.8, 0.76), key))
     for left, right in ((-0.94, -0.58), (0.58, 0.94)):
         scene.faces.append(Face(patch(left, right, 0.55 * top, top), Label.CAR, lights, tint, key))
+
+
+def drive(scene: Scene, density: float, rng: np.random.Generator) -> None:
+    """Cars that drive: away from the camera in its own lanes, towards it in the others."""
+    street = scene.street
+    for lanes, turn in ((street.lanes_ahead, 0.0), (street.lanes_against, math.pi)):
+        for s in lanes:
+            z = (12.0 if abs(s) < 1.8 else 8.0) + rng.exponential(7.0 / density)
+            while z < 110:
+                kind = TRAFFIC_KINDS[int(rng.integers(len(TRAFFIC_KINDS) if z > 18 else 8))]
+                if not in_crossing(street, z, margin_m=5.5):
+                    x = street.centre(z) + s + rng.uniform(-0.3, 0.3)
+                    car(scene, x, z, turn + math.atan(street.slope(z)), kind, paint(scene, rng))
+                z += 8.0 + rng.exponential(9.0 / density)
+
+
+def paint(scene: Scene, rng: np.random.Generator) -> Colour:
+    if scene.site == "new-york" and rng.random() < 0.18:
+        return TAXI
+    return CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]
+
+
+def in_crossing(street: Street, z: float, margin_m: float) -> bool:
+    if street.crossing:
+        return street.crossing[0] - margin_m < z < street.crossing[1] + margin_m
+    return any(start - margin_m < z < start + 3.0 + margin_m for start in street.zebras)

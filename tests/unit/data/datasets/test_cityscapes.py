@@ -1,6 +1,7 @@
 """Cityscapes and the data sets that share its classes: the tables, worked by hand, and the splits."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def test_the_smaller_spaces_keep_order_and_colours() -> None:
         ("train_extra", "fine", "not of 'train_extra'; those of train_extra are coarse"),
     ],
 )
-def test_splits_without_annotations(split: str, annotations: cityscapes.Annotations, message: str) -> None:
+def test_splits_without_annotations(split: str, annotations: Literal["fine", "coarse"], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        next(cityscapes.samples("anywhere", split, annotations=annotations))
+        next(cityscapes.samples("anywhere", split, cityscapes.Options(annotations=annotations)))
 
 
 def test_train_ids_are_read_where_there_are_no_raw_ids(tmp_path: Path) -> None:

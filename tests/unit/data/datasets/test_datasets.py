@@ -1,20 +1,21 @@
 """What every reader of a raw data set keeps to, on tiny copies in the true layouts, in a directory and in S3."""
 
-import functools
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from distseg import storage
-from distseg.data.datasets import acdc, ade20k, camvid, cityscapes, folder, synthia, voc
+from distseg.data import datasets
+from distseg.data.datasets import cityscapes, synthia, voc
 from distseg.data.sample import LabelSpace, Sample
 from distseg.data.shards import packing
-from distseg.errors import DataError
+from distseg.errors import ConfigError, DataError
 from tests.raw_files import (
     Ids,
     pixels_of,
@@ -39,11 +40,11 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """`ids`: some raw ids and their train ids, by hand. `others`: files that are there, besides."""
+class Case:
+    """A tiny copy of a data set. `ids`: some raw ids and their train ids, by hand. `others`: files there, besides."""
 
-    samples: Callable[[str, str], Iterator[Sample]]
-    labels: Callable[[str], LabelSpace]
+    name: str  # of the data set
+    options: Callable[[str], Any] | None = None  # of a root
     split: str
     frames: tuple[Frame, ...]
     ids: dict[int, int]
@@ -51,6 +52,16 @@ class DataSet:
     write_label: Callable[[Path, Ids], None] = write_grey
     others: dict[str, str] | None = None
     by_list: bool = False  # annotations that no list names are passed over
+
+    @property
+    def described(self) -> datasets.DataSet:
+        return datasets.find(self.name)
+
+    def labels(self, root: str) -> LabelSpace:
+        return self.described.labels(root)
+
+    def samples(self, root: str, split: str) -> Iterable[Sample]:
+        return self.described.samples_of(root, split, self.options(root) if self.options else None)
 
     def write(self, root: Path) -> None:
         for number, frame in enumerate(self.frames):
@@ -98,9 +109,8 @@ def synthia_frame(sequence: str, condition: str, site: str, number: int) -> Fram
 
 SYNTHIA_DRIVES = ("01-DAWN", "02-RAINNIGHT", "04-DAWN", "05-WINTERNIGHT", "06-SOFTRAIN")
 CITY_IDS = {0: 255, 3: 255, 7: 0, 8: 1, 11: 2, 17: 5, 18: 255, 21: 8, 24: 11, 28: 15, 30: 255, 31: 16, 33: 18, 255: 255}
-CITYSCAPES = DataSet(
-    samples=cityscapes.samples,
-    labels=lambda root: cityscapes.LABELS,
+CITYSCAPES = Case(
+    name="cityscapes",
     split="train",
     frames=city_frames("train", "gtFine"),
     ids=CITY_IDS,
@@ -117,9 +127,8 @@ VOC_FRAMES = tuple(
 )
 VOC_LISTS = "VOCdevkit/VOC2012/ImageSets/Segmentation"
 DATA_SETS = {
-    "camvid": DataSet(
-        samples=camvid.samples,
-        labels=lambda root: camvid.LABELS,
+    "camvid": Case(
+        name="camvid",
         split="val",
         frames=tuple(
             Frame(
@@ -135,17 +144,16 @@ DATA_SETS = {
         bad_id=12,
     ),
     "cityscapes": CITYSCAPES,
-    "cityscapes-coarse": DataSet(
-        samples=functools.partial(cityscapes.samples, annotations="coarse"),
-        labels=lambda root: cityscapes.LABELS,
+    "cityscapes-coarse": Case(
+        name="cityscapes",
+        options=lambda root: cityscapes.Options(annotations="coarse"),
         split="train_extra",
         frames=city_frames("train_extra", "gtCoarse"),
         ids=CITY_IDS,
         bad_id=254,
     ),
-    "acdc": DataSet(
-        samples=acdc.samples,
-        labels=lambda root: acdc.LABELS,
+    "acdc": Case(
+        name="acdc",
         split="train",
         frames=(
             acdc_frame("fog", "train", "GOPR0475"),
@@ -156,17 +164,16 @@ DATA_SETS = {
         ids={0: 0, 13: 13, 18: 18, 255: 255},
         bad_id=19,
     ),
-    "acdc-ref": DataSet(
-        samples=acdc.samples,
-        labels=lambda root: acdc.LABELS,
+    "acdc-ref": Case(
+        name="acdc",
         split="val_ref",
         frames=(acdc_frame("snow", "val_ref", "GOPR0122", "_ref"),),
         ids={0: 0, 18: 18, 255: 255},
         bad_id=33,
     ),
-    "synthia": DataSet(
-        samples=functools.partial(synthia.samples, val_sequences=["04"]),
-        labels=synthia.labels,
+    "synthia": Case(
+        name="synthia",
+        options=lambda root: synthia.Options(val_sequences=("04",)),
         split="train",
         frames=(
             synthia_frame("01-DAWN", "dawn", "highway", 0),
@@ -183,9 +190,9 @@ DATA_SETS = {
             "SYNTHIA-SEQS-01-DAWN/GT/COLOR/Stereo_Left/Omni_F/000000.png": "not read",
         },
     ),
-    "synthia-rand": DataSet(
-        samples=functools.partial(synthia.samples, gap_frames=1, val_share=0.25),
-        labels=synthia.labels,
+    "synthia-rand": Case(
+        name="synthia",
+        options=lambda root: synthia.Options(gap_frames=1, val_share=0.25),
         split="train",
         # Five frames: one at the end is val, one is the gap.
         frames=tuple(
@@ -197,9 +204,8 @@ DATA_SETS = {
         write_label=write_synthia,
         others={f"{part}/{i:07d}.png": "not read" for i in (3, 4) for part in ("RGB", "GT/LABELS")},
     ),
-    "voc": DataSet(
-        samples=voc.samples,
-        labels=lambda root: voc.LABELS,
+    "voc": Case(
+        name="voc",
         split="train",
         frames=VOC_FRAMES[:2],
         ids={0: 0, 1: 1, 15: 15, 20: 20, 255: 255},
@@ -208,9 +214,8 @@ DATA_SETS = {
         others={f"{VOC_LISTS}/train.txt": "2007_000032\n2007_000039\n", VOC_FRAMES[2].image: "of another split"},
         by_list=True,
     ),
-    "voc-aug": DataSet(
-        samples=voc.samples,
-        labels=lambda root: voc.LABELS,
+    "voc-aug": Case(
+        name="voc",
         split="train_aug",
         frames=tuple(
             Frame(image=f.image, label=f.label.replace("Class", "ClassAug"), sequence=f.sequence) for f in VOC_FRAMES
@@ -224,9 +229,9 @@ DATA_SETS = {
         },
         by_list=True,
     ),
-    "voc-sbd": DataSet(
-        samples=lambda root, split: voc.samples(root, split, sbd=storage.join(root, "sbd")),
-        labels=lambda root: voc.LABELS,
+    "voc-sbd": Case(
+        name="voc",
+        options=lambda root: voc.Options(sbd=storage.join(root, "sbd")),
         split="train_aug",
         frames=tuple(
             Frame(
@@ -246,9 +251,8 @@ DATA_SETS = {
         },
         by_list=True,
     ),
-    "ade20k": DataSet(
-        samples=ade20k.samples,
-        labels=lambda root: ade20k.LABELS,
+    "ade20k": Case(
+        name="ade20k",
         split="val",
         frames=tuple(
             Frame(
@@ -260,9 +264,8 @@ DATA_SETS = {
         ids={0: 255, 1: 0, 13: 12, 150: 149},
         bad_id=151,
     ),
-    "folder": DataSet(
-        samples=folder.samples,
-        labels=folder.labels,
+    "folder": Case(
+        name="folder",
         split="train",
         frames=(
             Frame(image="images/train/a.JPG", label="labels/train/a.png", condition="rain", site="kyoto", sequence="1"),
@@ -281,20 +284,52 @@ DATA_SETS = {
 }
 
 
+def test_each_data_set_describes_itself() -> None:
+    """A file added to the folder is found; without a case above, this fails."""
+    assert {case.name for case in DATA_SETS.values()} == {n for n in datasets.names() if datasets.find(n).has_files}
+    for name in datasets.names():
+        described = datasets.find(name)
+        assert described.name == name
+        assert described.layout.strip()
+        for space in described.relabel_targets:
+            assert space.name in described.to_cityscapes
+
+
+def test_conditions_and_splits_are_those_described(data_set: Case, root: Path) -> None:
+    conditions = data_set.described.conditions
+    samples = list(data_set.samples(str(root), data_set.split))
+    assert {sample.condition for sample in samples} <= set(conditions) or not conditions
+    assert data_set.described.default_splits(str(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kitti", "data set = 'kitti': choose from"),
+        ("camvids", "did you mean 'camvid'"),
+        ("nosuchmodule:DATASET", "cannot be imported"),
+        ("distseg.errors:DataError", "must be a distseg.data.datasets.DataSet"),
+    ],
+)
+def test_what_is_no_data_set_is_named(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        datasets.find(name)
+
+
 @pytest.fixture(params=DATA_SETS)
-def data_set(request: pytest.FixtureRequest) -> DataSet:
+def data_set(request: pytest.FixtureRequest) -> Case:
     return DATA_SETS[request.param]
 
 
 @pytest.fixture
-def root(data_set: DataSet, tmp_path: Path) -> Path:
+def root(data_set: Case, tmp_path: Path) -> Path:
     data_set.write(tmp_path / "raw")
     return tmp_path / "raw"
 
 
 @pytest.mark.parametrize("store", ["local", "s3"])
 def test_what_is_packed_is_what_was_there(
-    data_set: DataSet, root: Path, store: str, tmp_path: Path, request: pytest.FixtureRequest
+    data_set: Case, root: Path, store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Every pixel, and the group of every sample; from a directory to a directory, and from S3 to S3."""
     source, out = str(root), str(tmp_path / "packed")
@@ -324,7 +359,7 @@ def test_what_is_packed_is_what_was_there(
     assert len(found) == len(data_set.frames)
 
 
-def test_samples_can_be_sent_to_other_processes(data_set: DataSet, root: Path) -> None:
+def test_samples_can_be_sent_to_other_processes(data_set: Case, root: Path) -> None:
     samples = list(data_set.samples(str(root), data_set.split))
     assert len({sample.key for sample in samples}) == len(samples)
     there = pickle.loads(pickle.dumps(samples))
@@ -334,7 +369,7 @@ def test_samples_can_be_sent_to_other_processes(data_set: DataSet, root: Path) -
     assert not any(" at 0x" in text for text in described)
 
 
-def test_what_systems_leave_behind_is_passed_over(data_set: DataSet, root: Path) -> None:
+def test_what_systems_leave_behind_is_passed_over(data_set: Case, root: Path) -> None:
     before = list(data_set.samples(str(root), data_set.split))
     for place in {path.parent for path in root.rglob("*") if path.is_file()}:
         for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0001TP_1.png", ".hidden.jpg"):
@@ -342,7 +377,7 @@ def test_what_systems_leave_behind_is_passed_over(data_set: DataSet, root: Path)
     assert list(data_set.samples(str(root), data_set.split)) == before
 
 
-def test_a_missing_annotation_is_named_with_its_photograph(data_set: DataSet, root: Path) -> None:
+def test_a_missing_annotation_is_named_with_its_photograph(data_set: Case, root: Path) -> None:
     frame = data_set.frames[-1]
     (root / frame.label).unlink()
     (root / frame.label).with_name(f"other_{Path(frame.label).name}").write_bytes(b"")
@@ -354,7 +389,7 @@ def test_a_missing_annotation_is_named_with_its_photograph(data_set: DataSet, ro
     assert "missing" in message
 
 
-def test_a_missing_photograph_is_named(data_set: DataSet, root: Path) -> None:
+def test_a_missing_photograph_is_named(data_set: Case, root: Path) -> None:
     frame = data_set.frames[0]
     (root / frame.image).unlink()
     write_photograph((root / frame.image).with_name(f"other-{Path(frame.image).name}"), SIZE_HW)
@@ -363,7 +398,7 @@ def test_a_missing_photograph_is_named(data_set: DataSet, root: Path) -> None:
     assert Path(frame.image).stem in str(caught.value)
 
 
-def broken(root: Path, data_set: DataSet, damage: Callable[[Path, Path], None]) -> str:
+def broken(root: Path, data_set: Case, damage: Callable[[Path, Path], None]) -> str:
     """The error of loading the first sample after `damage(image, label)`."""
     frame = data_set.frames[0]
     damage(root / frame.image, root / frame.label)
@@ -373,7 +408,7 @@ def broken(root: Path, data_set: DataSet, damage: Callable[[Path, Path], None]) 
     return str(caught.value)
 
 
-def test_an_id_that_is_no_class_is_named_with_its_file(data_set: DataSet, root: Path) -> None:
+def test_an_id_that_is_no_class_is_named_with_its_file(data_set: Case, root: Path) -> None:
     message = broken(
         root, data_set, lambda _, label: data_set.write_label(label, np.full(SIZE_HW, data_set.bad_id, dtype=np.uint16))
     )
@@ -381,14 +416,14 @@ def test_an_id_that_is_no_class_is_named_with_its_file(data_set: DataSet, root: 
     assert f"label ids [{data_set.bad_id}] are outside the label space" in message
 
 
-def test_sizes_that_differ_are_named(data_set: DataSet, root: Path) -> None:
+def test_sizes_that_differ_are_named(data_set: Case, root: Path) -> None:
     message = broken(root, data_set, lambda _, label: data_set.write_label(label, np.zeros((7, 8), dtype=np.uint16)))
     assert message == f"{root / data_set.frames[0].label}: 8x7 pixels, but its image is 8x6 pixels"
 
 
 @pytest.mark.parametrize("which", ["image", "label"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.7])
-def test_a_file_cut_short_is_named(data_set: DataSet, root: Path, which: str, share: float) -> None:
+def test_a_file_cut_short_is_named(data_set: Case, root: Path, which: str, share: float) -> None:
     def cut(image: Path, label: Path) -> None:
         path = image if which == "image" else label
         data = path.read_bytes()
@@ -430,17 +465,17 @@ def test_archives_may_lie_as_they_unpack(name: str, moves: dict[str, str], tmp_p
     assert all(np.array_equal(a.load().label_HW, b.label_HW) for a, b in zip(after, loaded, strict=True))
 
 
-def test_another_folder_is_refused_with_the_layout(data_set: DataSet, tmp_path: Path) -> None:
+def test_another_folder_is_refused_with_the_layout(data_set: Case, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"root has|missing; write the names"):
         list(data_set.samples(str(tmp_path), data_set.split))
 
 
-def test_an_unknown_split_is_refused(data_set: DataSet, root: Path) -> None:
+def test_an_unknown_split_is_refused(data_set: Case, root: Path) -> None:
     with pytest.raises(DataError, match="nosuch"):
         list(data_set.samples(str(root), "nosuch"))
 
 
-def test_classes_and_colours_are_distinct(data_set: DataSet, root: Path) -> None:
+def test_classes_and_colours_are_distinct(data_set: Case, root: Path) -> None:
     labels = data_set.labels(str(root))
     assert len(set(labels.classes)) == len(set(labels.palette)) == labels.num_classes
     assert set(labels.id_map.values()) <= {*range(labels.num_classes), 255}

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL.PngImagePlugin import PngImageFile
 
-from distseg.data.datasets import raw, synthia
+from distseg.data import raw
+from distseg.data.datasets import synthia
 from distseg.errors import ConfigError, DataError
 from tests.raw_files import png, write_deep_grey, write_grey, write_photograph, write_synthia
 
@@ -34,7 +35,7 @@ def seqs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def keys(root: str, split: str, **options: Any) -> list[str]:
-    return [sample.key for sample in synthia.samples(root, split, **options)]
+    return [sample.key for sample in synthia.samples(root, split, synthia.Options(**options))]
 
 
 # ---- label maps
@@ -157,16 +158,15 @@ def test_short_sequences_are_cut_too(tmp_path: Path, num_frames: int, num_train:
 @pytest.mark.parametrize(
     ("val_sequences", "expected"),
     [
-        (["05"], {"05-FALL"}),
-        (["01"], {"01-DAWN", "01-WINTERNIGHT"}),
-        (["01-DAWN", "02"], {"01-DAWN", "02-FALL"}),
+        (("05",), {"05-FALL"}),
+        (("01",), {"01-DAWN", "01-WINTERNIGHT"}),
+        (("01-DAWN", "02"), {"01-DAWN", "02-FALL"}),
     ],
 )
-def test_whole_sequences_can_be_val(seqs: str, val_sequences: list[str], expected: set[str]) -> None:
+def test_whole_sequences_can_be_val(seqs: str, val_sequences: tuple[str, ...], expected: set[str]) -> None:
+    options = synthia.Options(val_sequences=val_sequences)
     by_split = {
-        split: {
-            s.sequence.removeprefix("SYNTHIA-SEQS-") for s in synthia.samples(seqs, split, val_sequences=val_sequences)
-        }
+        split: {s.sequence.removeprefix("SYNTHIA-SEQS-") for s in synthia.samples(seqs, split, options)}
         for split in ("train", "val")
     }
     assert by_split == {"val": expected, "train": set(DRIVES) - expected}
@@ -195,7 +195,7 @@ def test_groups_come_from_the_folder(seqs: str) -> None:
 
 
 def test_sites_and_conditions_can_be_chosen(seqs: str) -> None:
-    chosen = synthia.samples(seqs, "val", sites=["highway", "new-york"], conditions=["fall", "dawn"])
+    chosen = synthia.samples(seqs, "val", synthia.Options(sites=("highway", "new-york"), conditions=("fall", "dawn")))
     assert {s.sequence[-7:] for s in chosen} == {"01-DAWN", "02-FALL", "05-FALL"}
 
 

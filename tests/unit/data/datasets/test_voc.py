@@ -32,7 +32,7 @@ def test_train_aug_is_sbd_and_train_without_val(tmp_path: Path) -> None:
     """VOC's own annotation wins where there are two."""
     write_voc(tmp_path / "VOC2012", {"train": ["2007_1", "2007_2"], "val": ["2007_3", "2007_4"]})
     write_sbd(tmp_path / "sbd", tmp_path / "VOC2012", {"train": ["2007_1", "2008_5"], "val": ["2007_3", "2008_6"]})
-    samples = list(voc.samples(str(tmp_path), "train_aug", sbd=str(tmp_path / "sbd")))
+    samples = list(voc.samples(str(tmp_path), "train_aug", voc.Options(sbd=str(tmp_path / "sbd"))))
     assert [s.key for s in samples] == ["2007_1", "2007_2", "2008_5", "2008_6"]
     assert [int(s.load().label_HW[0, 0]) for s in samples] == [0, 0, 5, 5]
 
@@ -42,7 +42,7 @@ def test_train_aug_needs_sbd(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no SegmentationClassAug/ for split 'train_aug'; name SBD's folder \(--sbd\)"):
         next(voc.samples(str(tmp_path), "train_aug"))
     with pytest.raises(DataError, match=r"no cls/ here or in dataset, .*; SBD's root has cls/"):
-        next(voc.samples(str(tmp_path), "train_aug", sbd=str(tmp_path)))
+        next(voc.samples(str(tmp_path), "train_aug", voc.Options(sbd=str(tmp_path))))
 
 
 def test_an_unknown_list_is_named(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_photographs_that_voc_lacks_are_found_in_sbd(tmp_path: Path) -> None:
     for name in ("2007_1", "2008_5", "2008_6"):
         write_photograph(tmp_path / f"sbd/dataset/img/{name}.jpg", (2, 3))
     (tmp_path / "VOC2012/JPEGImages/2008_5.jpg").unlink()
-    samples = list(voc.samples(str(tmp_path), "train_aug", sbd=str(tmp_path / "sbd")))
+    samples = list(voc.samples(str(tmp_path), "train_aug", voc.Options(sbd=str(tmp_path / "sbd"))))
     assert [s.source for s in samples] == ["JPEGImages/2007_1.jpg", "img/2008_5.jpg", "JPEGImages/2008_6.jpg"]
     assert int(samples[1].load().label_HW[0, 0]) == 5
 

@@ -18,39 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample
-from distseg.data.datasets import cityscapes, raw
+from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample, datasets, raw
 from distseg.errors import ConfigError, DataError
 
-TARGETS = {space.name: space for space in (cityscapes.LABELS, cityscapes.LABELS_16, cityscapes.LABELS_13)}
+
+def targets() -> dict[str, LabelSpace]:
+    """The label spaces, by name, that data sets offer to others: Cityscapes' three."""
+    return {space.name: space for name in datasets.names() for space in datasets.find(name).relabel_targets}
 
 
-def _same(names: str) -> dict[str, str]:
-    return {name: name for name in names.split()}
-
-
-_TO_CITYSCAPES: dict[str, dict[str, str]] = {  # by label space, then class
-    **{space.name: _same(" ".join(space.classes)) for space in TARGETS.values()},
-    "synthia": {
-        **_same("sky building road sidewalk fence vegetation pole car bicycle traffic-light"),
-        **{"sign": "traffic-sign", "pedestrian": "person", "lane-marking": "road"},
-    },
-    # Not bicyclist, which is rider and bicycle in one. Its sign includes a few traffic lights.
-    "camvid": {
-        **_same("sky building pole road fence car"),
-        **{"pavement": "sidewalk", "tree": "vegetation", "sign": "traffic-sign", "pedestrian": "person"},
-    },
-    # Not wall, which is mostly indoors, nor signboard, which is mostly advertising. Its person includes riders.
-    "ade20k": {
-        **_same("building sky road sidewalk person car fence pole truck bus bicycle traffic-light"),
-        **dict.fromkeys(("house", "skyscraper"), "building"),
-        **dict.fromkeys(("tree", "palm", "plant"), "vegetation"),
-        **dict.fromkeys(("grass", "earth", "field", "sand"), "terrain"),
-        **{"minibike": "motorcycle", "van": "car"},
-    },
-    # Not background, which is anything. Its person includes riders.
-    "voc": {**_same("bicycle bus car person train"), "motorbike": "motorcycle"},
-}
+def to_cityscapes() -> dict[str, Mapping[str, str]]:
+    """What the data sets say: label space -> class -> the class of Cityscapes that means the same."""
+    described = (datasets.find(name).to_cityscapes for name in datasets.names())
+    return {space: classes for spaces in described for space, classes in spaces.items()}
 
 
 @dataclass(frozen=True)
@@ -68,18 +48,23 @@ def _load(load: Callable[[], LabelledImage], table: bytes) -> LabelledImage:
     return loaded._replace(label_HW=np.frombuffer(table, dtype=np.uint8)[loaded.label_HW])
 
 
-def relabelling(source: LabelSpace, target: str) -> Relabelling:
-    """`target`: a name of `TARGETS`, or the uri of a JSON file. Raises ConfigError or DataError if it does not fit."""
-    if target in TARGETS:
-        classes = _TO_CITYSCAPES.get(source.name, {})
+def relabelling(source: LabelSpace, target: str, own: Mapping[str, Mapping[str, str]] | None = None) -> Relabelling:
+    """`target`: a name of `targets()`, or the URI of a JSON file. `own`: `to_cityscapes` of a user's own data set.
+
+    Raises ConfigError or DataError if the label space does not fit.
+    """
+    known_targets = targets()
+    if target in known_targets:
+        spaces = {**to_cityscapes(), **(own or {})}
+        classes = spaces.get(source.name, {})
         if not classes or not classes.keys() <= set(source.classes):
-            known = ", ".join(_TO_CITYSCAPES)
+            known = ", ".join(spaces)
             raise ConfigError(f"relabel {target}: label space {source.name!r} is none of {known}; give a .json file")
-        labels = dataclasses.replace(TARGETS[target], id_map={})
+        labels = dataclasses.replace(known_targets[target], id_map={})
         return Relabelling(labels, _table(source, labels, classes))
     if target.endswith(".json"):
         return _from_file(source, target)
-    raise ConfigError(f"relabel {target!r}: must be {', '.join(TARGETS)} or the name of a .json file")
+    raise ConfigError(f"relabel {target!r}: must be {', '.join(known_targets)} or the name of a .json file")
 
 
 def _table(source: LabelSpace, target: LabelSpace, classes: Mapping[str, str | None]) -> bytes:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from distseg.data.datasets import raw
+from distseg.data import raw
 from distseg.data.sample import LabelledImage, LabelSpace
 from distseg.errors import DataError
 from tests.raw_files import pixels_of, png, write_grey, write_photograph

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distseg.data.datasets import acdc, ade20k, camvid, cityscapes, relabel, synthia, town, voc
-from distseg.data.datasets.relabel import relabelling
+from distseg.data import relabel
+from distseg.data.datasets import acdc, ade20k, camvid, cityscapes, synthia, town, voc
+from distseg.data.relabel import relabelling
 from distseg.data.sample import LabelSpace
 from distseg.errors import ConfigError, DataError
 from tests.toy_data import LABELS, toy_samples
@@ -50,12 +51,12 @@ def test_what_has_no_counterpart_is_void() -> None:
     assert becomes(ade20k.LABELS, "cityscapes")["minibike"] == "motorcycle"
 
 
-@pytest.mark.parametrize("name", relabel._TO_CITYSCAPES)
+@pytest.mark.parametrize("name", relabel.to_cityscapes())
 def test_built_in_names_are_names_of_classes(name: str) -> None:
-    spaces = (synthia.SEQS_LABELS, camvid.LABELS, ade20k.LABELS, voc.LABELS, *relabel.TARGETS.values())
+    spaces = (synthia.SEQS_LABELS, camvid.LABELS, ade20k.LABELS, voc.LABELS, *relabel.targets().values())
     (source,) = (space for space in spaces if space.name == name)
-    assert relabel._TO_CITYSCAPES[name].keys() <= set(source.classes)
-    assert set(relabel._TO_CITYSCAPES[name].values()) <= set(cityscapes.LABELS.classes)
+    assert relabel.to_cityscapes()[name].keys() <= set(source.classes)
+    assert set(relabel.to_cityscapes()[name].values()) <= set(cityscapes.LABELS.classes)
 
 
 def test_the_table_is_void_elsewhere_and_labels_have_no_raw_ids() -> None:
