@@ -12,13 +12,15 @@ from typing import Any
 
 from distseg import cli, storage
 from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes
-from distseg.data.datasets import town
+from distseg.data import datasets
+from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError
-from distseg.train import ensure_town, train_once
+from distseg.train import train_once
 
 PROG = "python -m distseg.study"
 SOURCE = "dawn"
-TARGETS = tuple(condition for condition in town.CONDITIONS if condition != SOURCE)
+CONDITIONS = datasets.find("town").conditions
+TARGETS = tuple(condition for condition in CONDITIONS if condition != SOURCE)
 SMALL_CLASSES = ("pole", "sign", "traffic-light", "pedestrian", "bicycle", "lane-marking")
 
 
@@ -153,7 +155,7 @@ def _style_network(encoder: str) -> RunConfig:
 def markdown(study: Study, results: Results) -> str:
     """mIoU in percent, mean ± standard deviation over seeds: per condition, of all images, of the small classes."""
     tables_of_all = [table for tables in results.values() for table in tables]
-    conditions = [c for c in town.CONDITIONS if all(c in table["conditions"] for table in tables_of_all)]
+    conditions = [c for c in CONDITIONS if all(c in table["conditions"] for table in tables_of_all)]
     columns = [*conditions, "all images", "worst", "small classes"]
     num_seeds = max(len(tables) for tables in results.values())
     lines = [

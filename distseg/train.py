@@ -9,7 +9,6 @@ Arguments override the recipe field by field; --resume takes a run's own configu
 import argparse
 import inspect
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -22,9 +21,7 @@ from rich.table import Table
 from distseg import cli, evaluation, storage
 from distseg.cli.training_display import Screen
 from distseg.config import RunConfig, from_dict, recipes, to_dict
-from distseg.data import in_processes
-from distseg.data.datasets import town
-from distseg.data.shards import MANIFEST_NAME, pack
+from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -33,9 +30,6 @@ if TYPE_CHECKING:
 # Nothing above imports torch: the processes that pack `town` import this file again, and --list needs none of it.
 
 PROG = "python -m distseg.train"
-TOWN_TRAIN, TOWN_VAL = 720, 180  # frames: 40 and 10 of each condition and site
-
-log = logging.getLogger(__name__)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,18 +105,6 @@ def list_recipes() -> str:
     width = max(map(len, recipes.RECIPES))
     lines = [f"{name:<{width}}  {(inspect.getdoc(f) or '').splitlines()[0]}" for name, f in recipes.RECIPES.items()]
     return "\n".join(lines)
-
-
-def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) -> None:
-    """Packs the embedded data set if it is not there yet."""
-    if storage.exists(storage.join(uri, MANIFEST_NAME)):
-        return
-    log.info("packing town (%d training and %d held-out frames) into %s", num_train, num_val, uri)
-    splits = {
-        "train": town.samples("train", num_frames=num_train),
-        "val": town.samples("val", num_frames=num_val),
-    }
-    pack(splits, town.LABELS, uri, dataset="town", run=in_processes(cli.num_cores()))
 
 
 def _train(config: RunConfig, resume: str | None) -> "Outcome | None":

@@ -30,10 +30,11 @@ from rich.table import Table
 
 from distseg import cli, search, storage, tracking
 from distseg.config import RunConfig, from_dict, recipes, to_dict, with_overrides
+from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError, DataError, TrackingError, TrainingError
 from distseg.runs import resolve_tracking, save_search_view, with_absolute_paths
 from distseg.search import Budget, ObjectiveName
-from distseg.train import ensure_town, read_config_file, train_once
+from distseg.train import read_config_file, train_once
 
 if TYPE_CHECKING:
     from distseg.search import Algorithm, Progress, Search

@@ -23,7 +23,7 @@ import rich.console
 import rich.progress
 import tyro
 
-from distseg.data import Runner, in_processes
+from distseg.data import Runner, in_processes, num_cores
 from distseg.errors import ConfigError, DistsegError
 
 
@@ -116,7 +116,7 @@ def _one_line(box: str) -> str:
 class Workers:
     """Arguments of programs that do many tasks: where."""
 
-    num_processes: int = field(default_factory=lambda: num_cores())
+    num_processes: int = field(default_factory=num_cores)
     """Processes on this machine; what comes out does not depend on it."""
     ray: bool = False
     """Instead, Ray tasks on the cluster of RAY_ADDRESS, whose machines must all see the data."""
@@ -178,8 +178,3 @@ class PlainProgress:
         left_s = (num_total - num_done) / rate if rate else 0.0
         line = f"{self._verb}: {num_done}/{num_total} {self._unit}, {rate:.1f} {self._unit}/s, {left_s:.0f} s left"
         print(line, file=sys.stderr, flush=True)
-
-
-def num_cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,15 +4,15 @@ import logging
 
 from distseg import storage
 from distseg.data import datasets, shards
-from distseg.data.processes import in_processes
+from distseg.data.processes import in_processes, num_cores
 
 TOWN_TRAIN, TOWN_VAL = 720, 180  # frames: 40 and 10 of each condition and site
 
 _log = logging.getLogger(__name__)
 
 
-def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL, *, num_processes: int = 1) -> None:
-    """Packs so many frames of `town` into `uri`, unless a packed data set is there."""
+def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) -> None:
+    """Packs so many frames of `town` into `uri`, on all cores of this machine, unless a packed data set is there."""
     if storage.exists(storage.join(uri, shards.MANIFEST_NAME)):
         return
     _log.info("packing town (%d training and %d held-out frames) into %s", num_train, num_val, uri)
@@ -20,4 +20,4 @@ def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL, 
     assert town.options is not None
     options = town.options(train=num_train, val=num_val)
     samples = {split: town.samples_of("", split, options) for split in town.default_splits("", options)}
-    shards.pack(samples, town.labels(""), uri, dataset=town.name, run=in_processes(num_processes))
+    shards.pack(samples, town.labels(""), uri, dataset=town.name, run=in_processes(num_cores()))

@@ -1,12 +1,7 @@
 """What every data set is turned into: samples with a condition and a site, in a label space.
 
-A data set module has two public names:
-
-    LABELS: LabelSpace
-    samples(root: str, split: str) -> Iterator[Sample]
-
-`samples` is cheap (it lists, it does not decode); `Sample.load` does the work and may run in another process.
-Label maps are uint8 (H, W) arrays of *train ids*: 0 … num_classes - 1, and `ignore_index` (255) for void.
+A `Sample` is cheap: it says where its files are. Its `load` reads and decodes them, perhaps in another process.
+Label maps are uint8 (H, W) arrays of *train ids*: 0 … num_classes - 1, and `IGNORE_INDEX` (255) for void.
 """
 
 from collections.abc import Callable
@@ -22,6 +17,7 @@ from distseg.label_maps import IGNORE_INDEX
 # ImageNet's channel statistics on a 0–255 scale, which torchvision's weights expect.
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
+MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
 
 
 class LabelledImage(NamedTuple):
@@ -36,7 +32,7 @@ class LabelledImage(NamedTuple):
 class Sample:
     """One labelled photograph. `load` must be picklable (a `functools.partial` of a module's function)."""
 
-    key: str  # unique in its split; letters, digits, '-' and '_' only, since it names tar members
+    key: str  # unique in its split; letters, digits, '-' and '_', MAX_KEY_LENGTH at most, since it names tar members
     condition: str
     site: str
     sequence: str

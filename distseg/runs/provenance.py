@@ -6,7 +6,6 @@ environment.json of a run's directory (config/environment.json in MLflow) is ran
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -17,6 +16,7 @@ import torch
 
 from distseg import evaluation
 from distseg.config import RunConfig
+from distseg.data import num_cores
 from distseg.data.shards import Manifest, Shard, load_manifest
 from distseg.errors import DataError
 from distseg.tracking import DataInput
@@ -72,16 +72,12 @@ def environment(job_id: str = "") -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "cores": _num_cores()},
+        "cpu": {"model": _cpu_model(), "cores": num_cores()},
         "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus},
         "git_commit": checkpoint.code_version(),
         "ray_job_id": job_id,
         "packages": dict(sorted(installed.items(), key=lambda item: item[0].lower())),
     }
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

@@ -19,13 +19,12 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from distseg import storage
-from distseg.data import LabelledImage, LabelSpace, Sample
+from distseg.data import MAX_KEY_LENGTH, LabelledImage, LabelSpace, Sample
 from distseg.data.raw.files import Pair
 from distseg.errors import DataError, first_line
 
 Ids = npt.NDArray[np.integer[Any]]
 
-_MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # where the byte stands: after the signature, then the IHDR chunk's length, type and sizes
 
@@ -57,10 +56,10 @@ def sample(
 def plain_key(name: str) -> str:
     """The name, if it can name a member of a tar; else as much of it as can, and a digest that keeps it apart."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
-    if plain == name and len(name) <= _MAX_KEY_LENGTH:
+    if plain == name and len(name) <= MAX_KEY_LENGTH:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()  # a file's name need not be UTF-8
-    return f"{plain[: _MAX_KEY_LENGTH - 9]}-{digest[:8]}"
+    return f"{plain[: MAX_KEY_LENGTH - 9]}-{digest[:8]}"
 
 
 def load_pair(image_uri: str, label_uri: str, labels: LabelSpace, read: Callable[[str], Ids]) -> LabelledImage:

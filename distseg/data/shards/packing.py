@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg import storage
-from distseg.data import LabelSpace, Runner, Sample, in_processes
+from distseg.data import MAX_KEY_LENGTH, LabelSpace, Runner, Sample, in_processes
 from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
 from distseg.data.shards.manifest import (
     MANIFEST_NAME,
@@ -63,7 +63,6 @@ __all__ = [
 
 MAX_SAMPLES_PER_SHARD = 64  # small shards mix better (distseg.data.plan), and reading goes by ranges anyway
 MAX_BYTES_PER_SHARD = 256 << 20
-MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-\d{5,}\.(tar|index\.json)")
 _NUM_RECEIPT_READERS = 16

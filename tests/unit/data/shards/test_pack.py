@@ -227,3 +227,13 @@ def test_exit_codes(tmp_path: Path, arguments: list[str], code: int, message: st
     assert done.returncode == code
     assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr
+
+
+def test_the_program_starts_without_torch(town_uri: str) -> None:
+    """Only webdataset's writer imports it, where shards are written."""
+    program = (
+        f"import sys; from distseg import pack; pack.main(['inspect', {town_uri!r}]);"
+        "print(sorted({'torch', 'ray', 'mlflow', 'boto3'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

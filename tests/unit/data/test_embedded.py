@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from distseg.data.embedded import ensure_town
+from distseg.data.shards import load_manifest
+
+
+def test_town_is_packed_once(tmp_path: Path) -> None:
+    uri = str(tmp_path / "town")
+    ensure_town(uri, 18, 9)
+    manifest = load_manifest(uri)
+    assert manifest.dataset == "town"
+    assert [sum(shard.num_samples for shard in manifest.select(split)) for split in ("train", "val")] == [18, 9]
+    ensure_town(uri, 36, 18)  # there is one
+    assert load_manifest(uri) == manifest
