@@ -25,38 +25,49 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
-def find(what: str, package: str, attribute: str, name: str) -> Any:
+def find(what: str, package: str, attribute: str, name: str, *, kind: str = "name") -> Any:
     """`attribute` of the module `name` of a folder, or what a user's `module:name` names.
 
-    `what` begins each error: a field or flag, such as 'model.name'. Raises ConfigError that lists what is known.
+    `what` begins each error: a field or flag, such as 'model.name'; `kind` is what is looked for: 'class', 'function'.
+    Raises ConfigError that lists what is known.
     """
     if ":" in name:
-        return from_user(what, name)
+        return from_user(what, name, kind=kind)
     if name not in names(package):
-        raise ConfigError(f"{what} = {name!r}: {suggestion(name, names(package))}; your own is given as module:name")
+        raise ConfigError(f"{what} = {name!r}: {suggestion(name, names(package))}; your own is given as module:{kind}")
     return getattr(importlib.import_module(f"{package}.{name}"), attribute)
 
 
-def from_user(what: str, target: str) -> Any:
+def from_user(what: str, target: str, *, kind: str = "name") -> Any:
     """What `module:name` names. The module is looked for in the working directory too, as `python -m` does."""
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise ConfigError(f"{what} {target!r}: give it as module:name")
-    module = import_user_module(what, module_name)
+        raise ConfigError(f"{what} {target!r}: give it as module:{kind}")
+    try:
+        module = import_from_working_directory(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{what} {target!r}: cannot import {module_name} ({error})") from None
     if not hasattr(module, name):
-        raise ConfigError(f"{what} {target!r}: {module_name} has no {name}; {suggestion(name, vars(module))}")
+        close = difflib.get_close_matches(name, vars(module), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"{what} {target!r}: {module_name} has no {kind} {name}{hint}")
     return getattr(module, name)
 
 
 def import_user_module(what: str, module_name: str) -> ModuleType:
     """A module of the working directory, or any other that can be imported. Raises ConfigError if it cannot."""
+    try:
+        return import_from_working_directory(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{what} {module_name!r}: cannot be imported ({error})") from None
+
+
+def import_from_working_directory(module_name: str) -> ModuleType:
+    """Raises ImportError if there is no such module there or elsewhere."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{what} {module_name!r}: cannot be imported ({error})") from None
+    return importlib.import_module(module_name)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

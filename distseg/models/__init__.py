@@ -1,7 +1,12 @@
-"""Networks by name. `build_model` is the one way to make one; what it returns is told in `layers`."""
+"""Networks by name: `build_model` is the one way to make one.
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+A `SegmentationModel` maps float images_B3HW, normalised (see `distseg.pixels`), to `Logits`: main_BKhw at the network's
+own resolution and, in training mode, aux_BKhw of the auxiliary head. Upsampling, losses and metrics are elsewhere. A
+`StyleNetwork` restyles images. Each network is one file of `distseg/models/networks`, which holds its options, too;
+`python -m distseg.models` lists them. Networks import torch and torchvision alone. Errors are ValueErrors of one line.
+"""
+
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -9,45 +14,18 @@ from distseg.config import ModelConfig
 from distseg.models.backbones import imagenet_state, load_backbone
 from distseg.models.layers import Logits, SegmentationModel
 from distseg.models.networks.adain import Statistics, StyleLosses, StyleNetwork
-from distseg.models.networks.enet import ENet
-from distseg.models.networks.fcn import FCN, FCNAttention
-from distseg.models.networks.pspnet import PSPNet, check_batch, is_authors_layout, load_authors
-from distseg.models.networks.r2unet import R2UNet, UNet
 
 __all__ = [
-    "MODELS",
     "Logits",
     "SegmentationModel",
     "Statistics",
     "StyleLosses",
     "StyleNetwork",
     "build_model",
-    "check_batch",
+    "build_style_network",
     "imagenet_state",
     "load_backbone",
-    "load_weights",
 ]
-
-
-def _pspnet(config: ModelConfig, num_classes: int, aux: bool) -> SegmentationModel:
-    return PSPNet(config, num_classes, aux=aux)
-
-
-def _fcn(config: ModelConfig, num_classes: int, aux: bool) -> SegmentationModel:
-    """On VGG16 FCN-32s, -16s or -8s; on a ResNet the dilated baseline of Zhao et al. 2017, table 1."""
-    if config.backbone.startswith("vgg16"):
-        return FCN(config, num_classes)
-    return PSPNet(replace(config, name="pspnet", bins=()), num_classes, aux=aux)
-
-
-MODELS: dict[str, Callable[[ModelConfig, int, bool], SegmentationModel]] = {
-    "pspnet": _pspnet,
-    "fcn": _fcn,
-    "fcn_attention": lambda config, num_classes, _: FCNAttention(config, num_classes),
-    "enet": lambda config, num_classes, _: ENet(config, num_classes),
-    "unet": lambda config, num_classes, _: UNet(config, num_classes),
-    "r2unet": lambda config, num_classes, _: R2UNet(config, num_classes),
-}
 
 
 def build_model(
@@ -59,26 +37,23 @@ def build_model(
 ) -> SegmentationModel:
     """The network of `config`, in training mode. Weights are drawn from torch's global generator: seed it before.
 
-    `aux`: with an auxiliary head, if the network can have one; its parameters are then always there, so that a
-    checkpoint loads in training and in evaluation alike. `weights`: see `load_weights`.
-    Raises ValueError, in one line, for numbers that do not fit each other and for weights that do not fit the network.
+    `aux`: with an auxiliary head, if the network can have one. Its parameters exist in evaluation, too, so that a
+    checkpoint loads in training and in evaluation alike. `weights`: see `SegmentationModel.load_weights`.
+    Raises ValueError for numbers that do not fit each other and for weights that do not fit the network.
     """
     if num_classes < 2:
         raise ValueError(f"a network for {num_classes} classes: there must be at least 2")
-    if config.name not in MODELS:
-        raise ValueError(f"model.name = {config.name!r}: choose from {', '.join(MODELS)}")
-    model = MODELS[config.name](config, num_classes, aux)
+    if config.is_style_network:
+        raise ValueError(f"model.name = {config.name!r}: restyles images and does not segment; name another network")
+    model: SegmentationModel = config.build(num_classes, aux=aux and config.has_aux_head)
     if weights is not None:
-        load_weights(model, weights)
+        model.load_weights(weights)
     return model
 
 
-def load_weights(model: SegmentationModel, state: Mapping[str, Tensor]) -> None:
-    """Copies the weights of a backbone in torchvision's layout, or of a whole PSPNet in its authors' layout.
-
-    Keys and shapes must match exactly. Raises ValueError naming those that do not.
-    """
-    if is_authors_layout(state):
-        load_authors(model, state)
-    else:
-        load_backbone(model.backbone, state)
+def build_style_network(config: ModelConfig) -> StyleNetwork:
+    """The style network of `config`, in training mode. Raises ValueError if `config` is of a network that segments."""
+    if not config.is_style_network:
+        raise ValueError(f"model.name = {config.name!r}: segments and does not restyle; give 'adain'")
+    network: StyleNetwork = config.build(0, aux=False)
+    return network

@@ -14,29 +14,12 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from distseg import cli, evaluation, storage
-from distseg.config import ModelConfig, Precision
+from distseg.config import ModelConfig, Precision, network_names, options_class
 from distseg.errors import ConfigError
 from distseg.models import build_model
 
 PROG = "python -m distseg.models"
 TIMED_RUNS = 5
-
-NETWORKS = {
-    "fcn-32s vgg16": ModelConfig(name="fcn", backbone="vgg16", fcn_stride=32),
-    "fcn-16s vgg16": ModelConfig(name="fcn", backbone="vgg16", fcn_stride=16),
-    "fcn-8s vgg16": ModelConfig(name="fcn", backbone="vgg16"),
-    "fcn resnet50": ModelConfig(name="fcn", backbone="resnet50"),
-    "pspnet resnet18": ModelConfig(backbone="resnet18"),
-    "pspnet resnet50": ModelConfig(backbone="resnet50"),
-    "pspnet resnet101": ModelConfig(backbone="resnet101"),
-    "pspnet resnet269": ModelConfig(backbone="resnet269", stem="deep"),
-    "se-pspnet resnet50": ModelConfig(backbone="resnet50", se_ratio=16),
-    "fcn_attention": ModelConfig(name="fcn_attention", se_ratio=16),
-    "fcn_attention width 1/4": ModelConfig(name="fcn_attention", se_ratio=16, width=0.25),
-    "enet": ModelConfig(name="enet"),
-    "unet": ModelConfig(name="unet"),
-    "r2unet": ModelConfig(name="r2unet"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +28,7 @@ class Arguments:
     """Height and width of the image."""
     num_classes: int = 19
     only: tuple[str, ...] = ()
-    """Networks to show, by the beginning of their name; none: all."""
+    """Networks to show, by the beginning of their name, or your own as module:Class; none: all."""
     timing: bool = True
     """Measure milliseconds, which takes a while for the large ones."""
     precision: Precision = "auto"
@@ -68,20 +51,18 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--size {options.size}: both sides must be at least 32")
     if options.num_classes < 2:
         raise ConfigError(f"--num_classes {options.num_classes}: must be at least 2")
-    chosen = [name for name in NETWORKS if not options.only or name.startswith(options.only)]
-    if not chosen:
-        raise ConfigError(f"--only {' '.join(options.only)}: no network begins so; known are {', '.join(NETWORKS)}")
+    chosen = choose(options.only)
     if options.json is not None:
         storage.check_writable(options.json.rpartition("/")[0] or ".")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = evaluation.resolve_precision(options.precision, device)
     rows = []
-    for name in chosen:
+    for name, config in chosen.items():
         ms = None
         if options.timing:
-            model = build_model(NETWORKS[name], options.num_classes, aux=False)
+            model = build_model(config, options.num_classes, aux=False)
             ms = evaluation.latency_ms(model, options.size, precision, device, TIMED_RUNS)
-        rows.append(_row(name, options, ms))
+        rows.append(_row(name, config, options, ms))
     _print(rows, f"{options.size[0]} x {options.size[1]}, {options.num_classes} classes, {device.type} {precision}")
     if options.json is not None:
         table = {"size": options.size, "num_classes": options.num_classes, "device": device.type} | {
@@ -92,9 +73,23 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _row(name: str, options: Arguments, ms: float | None) -> Row:
+def choose(only: Sequence[str] = ()) -> dict[str, ModelConfig]:
+    """The variants that the networks name, or those whose name begins with one of `only`; a user's own too.
+
+    Raises ConfigError for a beginning that no network has.
+    """
+    rows: dict[str, ModelConfig] = {}
+    for network in (*network_names(), *(name for name in only if ":" in name)):
+        rows |= {n: config for n, config in options_class(network).variants().items() if not config.is_style_network}
+    chosen = {n: config for n, config in rows.items() if not only or n.startswith(tuple(only))}
+    if not chosen:
+        raise ConfigError(f"--only {' '.join(only)}: no network begins so; known are {', '.join(rows)}")
+    return chosen
+
+
+def _row(name: str, config: ModelConfig, options: Arguments, ms: float | None) -> Row:
     with torch.device("meta"):
-        model = build_model(NETWORKS[name], options.num_classes, aux=NETWORKS[name].has_aux_head).eval()
+        model = build_model(config, options.num_classes).eval()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         counter = FlopCounterMode(display=False)
         with counter:

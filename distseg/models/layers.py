@@ -6,6 +6,7 @@ A `SegmentationModel` maps float images_B3HW, normalised, to `Logits` at its own
 and the metrics live outside. Any H and W from 32 pixels on will do; they need not be multiples of the output stride.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,13 @@ class SegmentationModel(nn.Module):
     def __call__(self, images_B3HW: Tensor) -> Logits:
         logits: Logits = super().__call__(images_B3HW)
         return logits
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Copies a state dict in the layout of others: torchvision's of the backbone, or the authors' of it all.
+
+        Keys and shapes must match exactly. Raises ValueError naming those that do not, or that there is no such layout.
+        """
+        raise ValueError(f"{type(self).__name__} has no backbone that takes a state dict")
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """(backbone, heads): each parameter once, in the order of the state dict."""
@@ -59,6 +67,11 @@ def classifier(in_channels: int, num_classes: int, dropout: float) -> nn.Sequent
 def resize_bilinear(x_BChw: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with align_corners=False, as everywhere in distseg."""
     return F.interpolate(x_BChw, size, mode="bilinear", align_corners=False)
+
+
+def crop_like(x_BCHW: Tensor, like_BChw: Tensor) -> Tensor:
+    """Cuts off the last row or column that upsampling makes too many, since poolings round sizes up."""
+    return x_BCHW[:, :, : like_BChw.shape[2], : like_BChw.shape[3]]
 
 
 def adaptive_pool(x_BChw: Tensor, bins: int, pool: str) -> Tensor:

@@ -9,17 +9,47 @@ stages; the decoder mirrors it. Their equation 2 compares an image with features
 the decoded image: ‖E(G(ẑ)) - ẑ‖² and the squared differences of means and deviations at all taps.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distseg.config import ModelConfig
+from distseg.config import RunConfig, require
 from distseg.models.backbones import build_resnet
 from distseg.models.layers import resize_bilinear
+from distseg.models.networks._options import ResNetOptions
 
 EPSILON = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ResNetOptions):
+    """The encoder is the ResNet; the group `style` says what to learn."""
+
+    style_depth: Literal[1, 2, 3] = 2
+    """Stages of the encoder: styles are exchanged at 1/4 (1) or 1/8 (2) of the resolution."""
+
+    @property
+    def is_style_network(self) -> bool:
+        return True
+
+    def build(self, num_classes: int = 0, *, aux: bool = False) -> "StyleNetwork":
+        return StyleNetwork(self)
+
+    def check_run(self, config: RunConfig) -> None:
+        require(bool(config.style.conditions), "style.conditions", (), "name the conditions to learn the style of")
+        require(config.style.network is None, "style.network", config.style.network, "is what is trained here")
+        optim, data = config.optim, config.data
+        for field, value, only in (
+            ("optim.accumulate_steps", optim.accumulate_steps, 1),
+            ("optim.clip_norm", optim.clip_norm, None),
+            ("optim.ema_decay", optim.ema_decay, None),
+            ("data.sampling", data.sampling, "each"),
+            ("data.mix", data.mix, ()),
+        ):
+            require(value == only, field, value, f"{self.name} has no such option; give {only}")
 
 
 class Statistics(NamedTuple):
@@ -52,7 +82,7 @@ def adain(z_BChw: Tensor, style: Statistics) -> Tensor:
 class StyleNetwork(nn.Module):
     """Encoder and decoder; images are normalised as everywhere (ImageNet's mean and deviation)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Options) -> None:
         super().__init__()
         self.depth = config.style_depth
         resnet = build_resnet(config.backbone, config.dilations, config.stem)
@@ -68,8 +98,7 @@ class StyleNetwork(nn.Module):
 
     def taps(self, images_B3HW: Tensor) -> list[Tensor]:
         """The stem's output and those of the first `depth` stages."""
-        stem_BChw, *stages = self.backbone.taps(images_B3HW, self.depth)
-        return [stem_BChw, *stages]
+        return self.backbone.taps(images_B3HW, self.depth)
 
     def forward(self, content_B3HW: Tensor, style_B3HW: Tensor) -> StyleLosses:
         """The losses of restyling each content image by the style image of its slot."""
@@ -81,8 +110,8 @@ class StyleNetwork(nn.Module):
         found = [statistics(tap) for tap in taps]
         return StyleLosses(
             content=F.mse_loss(taps[-1], target_BChw),
-            mean=sum_of([F.mse_loss(f.mean_BC11, w.mean_BC11) for f, w in zip(found, wanted, strict=True)]),
-            std=sum_of([F.mse_loss(f.std_BC11, w.std_BC11) for f, w in zip(found, wanted, strict=True)]),
+            mean=stack_sum([F.mse_loss(f.mean_BC11, w.mean_BC11) for f, w in zip(found, wanted, strict=True)]),
+            std=stack_sum([F.mse_loss(f.std_BC11, w.std_BC11) for f, w in zip(found, wanted, strict=True)]),
         )
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -106,7 +135,7 @@ class StyleNetwork(nn.Module):
         return self.decode(mixed_BChw, images_B3HW)
 
 
-def sum_of(values: list[Tensor]) -> Tensor:
+def stack_sum(values: list[Tensor]) -> Tensor:
     return torch.stack(values).sum()
 
 

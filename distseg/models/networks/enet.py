@@ -10,14 +10,24 @@ The paper leaves odd sizes open: pools round up, so that unpooling and deconvolu
 the logits are cut to the size of the image.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig
-from distseg.models.layers import Logits, SegmentationModel
+from distseg.models.layers import Logits, SegmentationModel, crop_like
 
 REDUCTION = 4  # a bottleneck works on a quarter of its channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelConfig):
+    """Only `dropout` can be chosen."""
+
+    def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
+        return ENet(self, num_classes)
 
 
 class InitialBlock(nn.Module):
@@ -184,7 +194,7 @@ class ENet(SegmentationModel):
     output_stride = 1
     exported_multiple = 8
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: Options, num_classes: int) -> None:
         super().__init__()
         dropout = config.dropout
         self.backbone = Encoder(dropout)
@@ -199,4 +209,4 @@ class ENet(SegmentationModel):
         x = self.stage4(self.up4(x, where2, size2))
         x = self.stage5(self.up5(x, where1, size1))
         logits_BKHW: Tensor = self.classifier(x)
-        return Logits(logits_BKHW[:, :, : images_B3HW.shape[2], : images_B3HW.shape[3]], None)
+        return Logits(crop_like(logits_BKHW, images_B3HW), None)

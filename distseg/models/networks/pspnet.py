@@ -17,12 +17,14 @@ three 3x3 convolutions (64, 64, 128), `stem = "deep"`. Bins (1,) are ParseNet's 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from distseg.config import ModelConfig
-from distseg.models.backbones import build_resnet, load_exactly
+from distseg.config import require
+from distseg.models.backbones import build_resnet, load_backbone, load_exactly
 from distseg.models.layers import (
     Logits,
     SegmentationModel,
@@ -32,6 +34,56 @@ from distseg.models.layers import (
     conv_bn_relu,
     resize_bilinear,
 )
+from distseg.models.networks._options import ResNetOptions, check_se_ratio, too_few_samples
+
+GATED_CHANNELS = 512  # by squeeze-and-excitation, on Bottleneck backbones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ResNetOptions):
+    """The pyramid's ablations (Zhao et al. 2017, table 1) and squeeze-and-excitation (Song et al. 2021)."""
+
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    """Grid sizes of the pyramid pooling; () leaves the pyramid out (the dilated FCN baseline)."""
+    pool: Literal["avg", "max"] = "avg"
+    reduce: bool = True
+    """Reduce each bin to C / len(bins) channels by a 1x1 convolution ('DR' in the paper's table 1)."""
+    se_ratio: int | None = None
+    """Squeeze-and-excitation with this reduction ratio on the fused pyramid (Song et al. 2021). None: without."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(all(b >= 1 for b in self.bins), "model.bins", self.bins, "every bin must be at least 1")
+        require(len(set(self.bins)) == len(self.bins), "model.bins", self.bins, "bins must differ from each other")
+        require(
+            not (self.reduce and self.bins) or 512 % len(self.bins) == 0,
+            "model.bins",
+            self.bins,
+            f"{len(self.bins)} bins do not divide the backbone's channels; use 1, 2, 4 or 8, or model.reduce False",
+        )
+        check_se_ratio(self.se_ratio, GATED_CHANNELS)
+
+    @property
+    def has_aux_head(self) -> bool:
+        return True
+
+    @classmethod
+    def variants(cls) -> dict[str, "Options"]:
+        return {
+            "pspnet resnet18": cls(backbone="resnet18"),
+            "pspnet resnet50": cls(backbone="resnet50"),
+            "pspnet resnet101": cls(backbone="resnet101"),
+            "pspnet resnet269": cls(backbone="resnet269", stem="deep"),
+            "se-pspnet resnet50": cls(backbone="resnet50", se_ratio=16),
+        }
+
+    def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
+        return PSPNet(self, num_classes, aux=aux)
+
+    def check_batch(self, micro_batch_size: int) -> None:
+        if micro_batch_size < 2 and 1 in self.bins and self.reduce:
+            where = f"model.bins = {self.bins}: batch norm of the 1x1 bin"
+            raise too_few_samples(where, micro_batch_size, ", or leave bin 1 out")
 
 
 class PyramidPooling(nn.Module):
@@ -61,7 +113,7 @@ class PyramidPooling(nn.Module):
 
 
 class PSPNet(SegmentationModel):
-    def __init__(self, config: ModelConfig, num_classes: int, *, aux: bool) -> None:
+    def __init__(self, config: Options, num_classes: int, *, aux: bool) -> None:
         super().__init__()
         resnet = build_resnet(config.backbone, config.dilations, config.stem)
         *_, aux_channels, channels = resnet.stage_channels
@@ -73,6 +125,12 @@ class PSPNet(SegmentationModel):
             classifier(channels // 4, num_classes, config.dropout),
         )
         self.aux_head = _aux_head(aux_channels, num_classes, config.dropout) if aux else None
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        if is_authors_layout(state):
+            load_authors(self, state)
+        else:
+            load_backbone(self.backbone, state)
 
     def forward(self, images_B3HW: Tensor) -> Logits:
         *_, x3, x4 = self.backbone(images_B3HW)
@@ -134,19 +192,3 @@ def _fuse(in_channels: int, channels: int, se_ratio: int | None) -> nn.Sequentia
 def _aux_head(in_channels: int, num_classes: int, dropout: float) -> nn.Sequential:
     width = in_channels // 4
     return nn.Sequential(conv_bn_relu(in_channels, width, 3), classifier(width, num_classes, dropout))
-
-
-def check_batch(config: ModelConfig, micro_batch_size: int) -> None:
-    """Raises ValueError where batch norm sees one value per sample of the global micro-batch, and there is only one."""
-    if micro_batch_size >= 2:
-        return
-    if config.name == "pspnet" and 1 in config.bins and config.reduce:
-        where, otherwise = f"model.bins = {config.bins}: batch norm of the 1x1 bin", ", or leave bin 1 out"
-    elif config.name == "fcn_attention":
-        where, otherwise = "model.name = 'fcn_attention': batch norm of the image-level feature", ""
-    else:
-        return
-    raise ValueError(
-        f"{where} needs at least 2 samples per micro-batch, which has {micro_batch_size}; "
-        f"raise data.batch_size or lower optim.accumulate_steps{otherwise}"
-    )

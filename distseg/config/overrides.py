@@ -1,0 +1,101 @@
+"""A configuration to JSON and back, with fields replaced by dotted name, and as the default of a command line."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from distseg.config.model import is_option_elsewhere, kept_options, no_such_option, options_class
+from distseg.config.run import RunConfig
+from distseg.config.typed import build, no_such_field
+
+_MODEL_FLAG = "--model."
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as JSON values (tuples become lists)."""
+    return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def from_dict(data: object) -> RunConfig:
+    """The inverse of `to_dict`; absent fields take their defaults. Raises ConfigError naming the dotted field."""
+    return cast(RunConfig, build(RunConfig, data, ""))
+
+
+def dotted_fields(config: RunConfig) -> dict[str, object]:
+    """{'model.backbone': 'resnet50', …}, in order. Of the group `model` it has the fields of the run's network."""
+
+    def walk(node: dict[str, Any], prefix: str) -> dict[str, object]:
+        flat: dict[str, object] = {}
+        for key, value in node.items():
+            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return flat
+
+    return walk(to_dict(config), "")
+
+
+def with_overrides(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
+    """A copy with dotted fields replaced, e.g. {'loss.aux_weight': 0.4}. Raises ConfigError naming the field.
+
+    Another `model.name` takes that network's options: values of options that both networks have are kept.
+    """
+    data = to_dict(config)
+    name = overrides.get("model.name", config.model.name)
+    if name != config.model.name:
+        data["model"] = kept_options(config.model, str(name))
+    for dotted, value in overrides.items():
+        *groups, leaf = dotted.split(".")
+        node = data
+        for group in groups:
+            if not isinstance(node.get(group), dict):
+                raise no_such_field(group, node, dotted)
+            node = node[group]
+        if leaf not in node:
+            if groups == ["model"]:
+                raise no_such_option(options_class(node["name"]), node["name"], leaf, value)
+            raise no_such_field(leaf, node, dotted)
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    return from_dict(data)
+
+
+def command_line_default(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """The configuration that a command line's arguments override: `config`, with the network that `--model.name` names.
+
+    A parser takes the flags of the group `model` from the class of this default. It is not checked as a whole, since
+    the arguments may set right what does not fit yet (a network without an auxiliary head and `--loss.aux_weight 0`).
+    Raises ConfigError for an unknown network, and for an option in `arguments` that only other networks have.
+    """
+    given = _model_arguments(arguments)
+    name = given.pop("name", config.model.name)
+    options = kept_options(config.model, name)
+    group = options_class(name)
+    for option, text in given.items():
+        if option not in options and is_option_elsewhere(option):
+            raise no_such_option(group, name, option, text)
+    if name == config.model.name:
+        return config
+    return _unchecked(config, {"model": _unchecked(object.__new__(group), options)})
+
+
+def _model_arguments(arguments: Sequence[str]) -> dict[str, str]:
+    """{'name': 'enet', 'bins': '1 2'} of `--model.name enet --model.bins 1 2`."""
+    given: dict[str, list[str]] = {}
+    option = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, _, value = argument.partition("=")
+            option = flag.removeprefix(_MODEL_FLAG).replace("-", "_") if flag.startswith(_MODEL_FLAG) else ""
+            if option:
+                given[option] = [value] if value else []
+        elif option:
+            given[option].append(argument)
+    return {option: " ".join(values) for option, values in given.items() if values}
+
+
+def _unchecked(instance: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of a frozen dataclass with other values, without its checks."""
+    copied = copy.copy(instance)
+    for name, value in values.items():
+        object.__setattr__(copied, name, value)
+    return copied

@@ -1,0 +1,80 @@
+"""A run is one value: `RunConfig`. It is logged whole, stored in every checkpoint and tuned by dotted field."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from distseg.config.model import ModelConfig, model_config
+from distseg.config.schema import (
+    AugmentConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvaluateConfig,
+    LossConfig,
+    OptimConfig,
+    Precision,
+    ScalingConfig,
+    StyleConfig,
+    TrackingConfig,
+)
+from distseg.config.typed import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training, whole."""
+
+    name: str = "run"
+    """Begins the run's name in MLflow and in checkpoint.uri."""
+    model: ModelConfig = field(default_factory=model_config)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    style: StyleConfig = field(default_factory=StyleConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    precision: Precision = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        name_is_plain = bool(self.name) and self.name.replace("-", "").replace("_", "").isalnum()
+        require(name_is_plain, "name", self.name, "use letters, digits, '-' and '_'")
+        require(self.seed >= 0, "seed", self.seed, "must not be negative")
+        workers = range(self.scaling.min_workers or self.scaling.num_workers, self.scaling.num_workers + 1)
+        check_divides(self.data.batch_size, workers, self.optim.accumulate_steps)
+        require(
+            self.model.has_aux_head or self.loss.aux_weight == 0,
+            "loss.aux_weight",
+            self.loss.aux_weight,
+            f"{self.model.name} has no auxiliary head; give 0",
+        )
+        if not self.model.is_style_network and self.style.network is None:
+            require(not self.style.conditions, "style.conditions", self.style.conditions, "needs style.network")
+        self.model.check_run(self)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of one forward pass, over all workers."""
+        return self.data.batch_size // self.optim.accumulate_steps
+
+
+def check_divides(batch_size: int, num_workers: Sequence[int], accumulate_steps: int = 1) -> None:
+    """Each worker gets the same whole number of samples in each micro-batch, with any of these numbers of workers.
+
+    Raises ConfigError with sizes that do.
+    """
+    unit = math.lcm(*num_workers) * accumulate_steps
+    below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+    nearest = " or ".join(str(size) for size in (below, above) if size)
+    shares = f"{num_workers[-1]} workers" if len(num_workers) == 1 else f"{num_workers[0]} to {num_workers[-1]} workers"
+    shares += f" x {accumulate_steps} accumulated steps" if accumulate_steps > 1 else ""
+    require(
+        batch_size % unit == 0,
+        "data.batch_size",
+        batch_size,
+        f"cannot be shared by {shares}; the nearest sizes that can are {nearest}",
+    )
