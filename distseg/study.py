@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distseg import cli, storage
-from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes
+from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes, with_overrides
 from distseg.data import datasets
 from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError
@@ -53,7 +53,7 @@ def _studies() -> dict[str, Study]:
 
     style = StyleConfig(network="(trained first)", conditions=TARGETS)
     with_kl = replace(style, kl_weight=1.0)
-    with_se = replace(dawn, name="pspnet-dawn-se", model=replace(dawn.model, se_ratio=16))
+    with_se = with_overrides(dawn, {"name": "pspnet-dawn-se", "model.se_ratio": 16})
     return {
         "dawn": Study(
             "PSPNet trained on dawn: where does it lose? (Song et al. 2021, tables 4 and 5)",

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from distseg import cli, evaluation, storage
 from distseg.cli.training_display import Screen
-from distseg.config import RunConfig, from_dict, recipes, to_dict
+from distseg.config import RunConfig, command_line_default, from_dict, recipes, to_dict
 from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError, StorageError
 
@@ -86,6 +86,7 @@ def _config(known: argparse.Namespace, overrides: Sequence[str]) -> RunConfig:
         base = recipes.load(known.recipe)
     else:
         base = recipes.find(known.name)
+    base = command_line_default(base, overrides)
     config: RunConfig = cli.parse(RunConfig, overrides, prog=PROG, description=__doc__ or "", default=base, flat=True)
     return config
 

@@ -29,7 +29,7 @@ from rich.live import Live
 from rich.table import Table
 
 from distseg import cli, search, storage, tracking
-from distseg.config import RunConfig, from_dict, recipes, to_dict, with_overrides
+from distseg.config import RunConfig, command_line_default, from_dict, recipes, to_dict, with_overrides
 from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError, DataError, TrackingError, TrainingError
 from distseg.runs import resolve_tracking, save_search_view, with_absolute_paths
@@ -195,6 +195,7 @@ def _base(space: Space, known: argparse.Namespace, overrides: Sequence[str]) -> 
     warmup_steps = min(config.optim.warmup_steps, budget.max_steps - 1)
     optim = replace(config.optim, max_steps=budget.max_steps, warmup_steps=warmup_steps)
     config = replace(config, optim=optim, evaluate=replace(config.evaluate, every_steps=budget.evaluate_every))
+    config = command_line_default(config, overrides)
     parsed: RunConfig = cli.parse(
         RunConfig, overrides, prog=f"{PROG} {space.name}", description=__doc__ or "", default=config, flat=True
     )

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from distseg.config.schema import RunConfig, from_dict, to_dict
+from distseg.config import RunConfig, from_dict, to_dict
 from distseg.evaluation import World
 from distseg.runs.run import fit_run
 from distseg.training import checkpoint

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from distseg import tracking
-from distseg.config.schema import (
+from distseg.config import (
     CheckpointConfig,
     DataConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
     TrackingConfig,
     from_dict,
+    model_config,
 )
 from distseg.data.shards.manifest import load_manifest
 from distseg.runs.finalize import Outcome, finalize
@@ -73,7 +73,7 @@ def config_of(
     """`data_uri`: of any data set with splits train and val; it is named in the run, and not read."""
     return RunConfig(
         name="scripted",
-        model=ModelConfig(backbone="resnet18"),
+        model=model_config(backbone="resnet18"),
         optim=OptimConfig(max_steps=max_steps),
         data=DataConfig(uri=data_uri),
         checkpoint=CheckpointConfig(uri=runs_uri),

@@ -4,13 +4,14 @@ import copy
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from distseg.config.model import is_option_elsewhere, kept_options, no_such_option, options_class
 from distseg.config.run import RunConfig
 from distseg.config.typed import build, no_such_field
 
 _MODEL_FLAG = "--model."
+_T = TypeVar("_T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def command_line_default(config: RunConfig, arguments: Sequence[str]) -> RunConf
             raise no_such_option(group, name, option, text)
     if name == config.model.name:
         return config
-    return _unchecked(config, {"model": _unchecked(object.__new__(group), options)})
+    return _unchecked(config, model=_unchecked(object.__new__(group), **options))
 
 
 def _model_arguments(arguments: Sequence[str]) -> dict[str, str]:
@@ -93,7 +94,7 @@ def _model_arguments(arguments: Sequence[str]) -> dict[str, str]:
     return {option: " ".join(values) for option, values in given.items() if values}
 
 
-def _unchecked(instance: Any, values: Mapping[str, Any]) -> Any:
+def _unchecked(instance: _T, **values: Any) -> _T:
     """A copy of a frozen dataclass with other values, without its checks."""
     copied = copy.copy(instance)
     for name, value in values.items():

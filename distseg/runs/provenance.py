@@ -36,7 +36,7 @@ def data_inputs(config: RunConfig) -> list[DataInput]:
         inputs.append(_input(manifest, manifest.select(data.train_split, own), "train"))
     if config.style.conditions:
         inputs.append(_input(first, first.select(data.train_split, config.style.conditions), "style"))
-    if config.model.name != "adain":
+    if not config.model.is_style_network:
         shards = evaluation.evaluation_shards(first, data.val_split, data.val_conditions)
         inputs.append(_input(first, shards, "eval"))
     return inputs

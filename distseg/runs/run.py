@@ -227,12 +227,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def check_run(config: RunConfig) -> Manifest:
     """`check` of what the run trains: a network that segments, or one that restyles."""
-    return check_style(config) if config.model.name == "adain" else check(config)
+    return check_style(config) if config.model.is_style_network else check(config)
 
 
 def fit_run(config: RunConfig, world: World, report: Report, *, resume: Checkpoint | None, run_id: str) -> None:
     """`fit` of what the run trains."""
-    train = fit_style if config.model.name == "adain" else fit
+    train = fit_style if config.model.is_style_network else fit
     train(config, world, report, resume=resume, run_id=run_id)
 
 

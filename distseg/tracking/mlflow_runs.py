@@ -109,9 +109,8 @@ def _describe(client: "MlflowClient", run: "MlflowRun", config: RunConfig, input
     if not run.data.params:
         fields = dotted_fields(config)
         varied = [name for name in run.data.tags.get(VARIED_TAG, "").split(",") if name in fields]
-        own = {f"model.{name}" for name in config.model.own_fields}
         style = STYLE_PARAMS if config.style.network is not None else ()
-        names = [name for name in (*PARAMS, *style, *varied) if name in own or not name.startswith("model.")]
+        names = [name for name in (*PARAMS, *style, *varied) if name in fields]
         _log_params(client, run_id, {name: _short(fields[name]) for name in names})
     if run.inputs is None or not run.inputs.dataset_inputs:
         _log_inputs(client, run_id, inputs)

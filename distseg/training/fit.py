@@ -23,7 +23,7 @@ from distseg.data.loading import Batch, DatasetPart, TrainReader
 from distseg.data.shards import Manifest, Shard, combined_digest, load_manifest
 from distseg.errors import ConfigError, DataError
 from distseg.evaluation import World
-from distseg.models import SegmentationModel, Statistics, StyleNetwork, build_model, check_batch
+from distseg.models import SegmentationModel, Statistics, StyleNetwork, build_model
 from distseg.training import checkpoint
 from distseg.training.batchnorm import synchronise
 from distseg.training.checkpoint import Checkpoint
@@ -165,7 +165,7 @@ def select_data(config: RunConfig) -> tuple[Manifest, tuple[DatasetPart, ...], t
     if not config.data.uri:
         raise ConfigError("data.uri is empty: give the directory or s3:// prefix that `python -m distseg.pack` wrote")
     try:
-        check_batch(config.model, config.micro_batch_size)
+        config.model.check_batch(config.micro_batch_size)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     data = config.data

@@ -15,7 +15,7 @@ from distseg import storage
 from distseg.config import ModelConfig
 from distseg.data import LabelSpace
 from distseg.errors import CheckpointError, first_line
-from distseg.models import SegmentationModel, build_model, imagenet_state, load_weights
+from distseg.models import SegmentationModel, build_model, imagenet_state
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
@@ -32,7 +32,8 @@ def load_pretrained(model: ModelConfig) -> Pretrained | None:
     if model.pretrained is None:
         return None
     if model.pretrained == "imagenet":
-        return _imagenet(model.backbone)
+        assert model.known_backbone is not None, "checked by ModelConfig"
+        return _imagenet(model.known_backbone)
     if checkpoint.is_there(model.pretrained):
         return checkpoint.resolve(model.pretrained)[1]
     return _in_file(model.pretrained)
@@ -46,17 +47,17 @@ def put_into(network: SegmentationModel, pretrained: Pretrained, model: ModelCon
     if isinstance(pretrained, Checkpoint):
         _put_checkpoint_into(network, pretrained, model, labels)
         return
-    if not model.has_known_backbone:
+    if model.known_backbone is None:
         raise CheckpointError(
             f"model.pretrained = {model.pretrained!r}: {model.name} has no backbone that takes a state dict; give a "
             "checkpoint or run of distseg, or None"
         )
     try:
-        load_weights(network, pretrained)
+        network.load_weights(pretrained)
     except ValueError as error:
         raise CheckpointError(
             f"model.pretrained = {model.pretrained!r}: {error}; give the state dict of a torchvision "
-            f"{model.backbone}, or of a whole PSPNet of its authors"
+            f"{model.known_backbone}, or of a whole PSPNet of its authors"
         ) from None
 
 
@@ -68,9 +69,9 @@ def _put_checkpoint_into(network: SegmentationModel, saved: Checkpoint, model: M
     free: dict[str, Any] = {"pretrained": None, "dropout": 0.0}
     theirs, ours = asdict(replace(saved.config.model, **free)), asdict(replace(model, **free))
     for name, value in ours.items():
-        if theirs[name] != value:
+        if (other := theirs.get(name)) != value:
             raise CheckpointError(
-                f"model.pretrained = {model.pretrained!r}: has model.{name} = {theirs[name]!r}, this run {value!r}; "
+                f"model.pretrained = {model.pretrained!r}: has model.{name} = {other!r}, this run {value!r}; "
                 "give one of the same network"
             )
     state, own = dict(saved.evaluated), network.state_dict()

@@ -59,7 +59,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Se
 
 def load_model(saved: Checkpoint, device: torch.device, precision: str) -> SegmentationModel:
     """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
-    if saved.config.model.name == "adain":
+    if saved.config.model.is_style_network:
         raise CheckpointError("a checkpoint of adain restyles images and segments none; give one of a segmentation")
     model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
     try:

@@ -18,7 +18,15 @@ from distseg.data.loading import Batch, TrainReader, eval_samples
 from distseg.data.shards import Manifest, Shard, load_manifest
 from distseg.errors import CheckpointError, ConfigError, first_line
 from distseg.evaluation import World
-from distseg.models import Logits, SegmentationModel, Statistics, StyleLosses, StyleNetwork, load_backbone
+from distseg.models import (
+    Logits,
+    SegmentationModel,
+    Statistics,
+    StyleLosses,
+    StyleNetwork,
+    build_style_network,
+    load_backbone,
+)
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 from distseg.training.loop import (
@@ -48,12 +56,12 @@ WHITE_131 = (255 - torch.tensor(evaluation.MEAN_RGB).view(3, 1, 1)) / torch.tens
 def load_network(uri: str) -> StyleNetwork:
     """The style network of a checkpoint or run of `distseg.stylize train`, in eval mode. Raises CheckpointError."""
     found, saved = checkpoint.resolve(uri)
-    if saved.config.model.name != "adain":
+    if not saved.config.model.is_style_network:
         raise CheckpointError(
             f"{found}: a checkpoint of {saved.config.model.name}, not of a style network; "
             "train one with python -m distseg.stylize train"
         )
-    network = StyleNetwork(saved.config.model)
+    network = build_style_network(saved.config.model)
     try:
         network.load_state_dict(saved.evaluated)
     except RuntimeError as error:
@@ -150,7 +158,7 @@ def new_network(model: ModelConfig) -> StyleNetwork:
             "model.pretrained = None: a style network needs a trained encoder; give 'imagenet', a state dict, or the "
             "checkpoint or run of a segmentation network with this backbone"
         )
-    network = StyleNetwork(model)
+    network = build_style_network(model)
     try:
         load_backbone(network.backbone, encoder_state(model))
     except ValueError as error:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from distseg.config.schema import ModelConfig, OptimConfig
+from distseg.config import ModelConfig, OptimConfig, model_config
 from distseg.models import build_model
 from distseg.training.batchnorm import synchronise
 from distseg.training.losses import Objective, segmentation_loss
@@ -40,8 +40,8 @@ class Case:
 
 
 CASES = {
-    "resnet18": Case(ModelConfig(backbone="resnet18"), 4, (128, 192)),  # the embedded default
-    "resnet50": Case(ModelConfig(backbone="resnet50"), 2, (240, 240)),
+    "resnet18": Case(model_config(backbone="resnet18"), 4, (128, 192)),  # the embedded default
+    "resnet50": Case(model_config(backbone="resnet50"), 2, (240, 240)),
 }
 
 
@@ -94,7 +94,7 @@ def measure(rank: int, port: int, case: Case, num_steps: int) -> None:
 def print_case(case: Case, ours_s: float, peer_s: float) -> None:
     ratio = ours_s / peer_s
     line = {
-        "case": f"batchnorm/pspnet_{case.model.backbone}",
+        "case": f"batchnorm/pspnet_{case.model.known_backbone}",
         "ours": round(ours_s, 4),
         "peer": round(peer_s, 4),
         "unit": "s/step",

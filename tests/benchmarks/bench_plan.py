@@ -35,7 +35,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from distseg.config.schema import Sampling
+from distseg.config import Sampling
 from distseg.data.loading.plan import TrainPlan, lanes_of, streams_of
 from distseg.data.sample import LabelSpace
 from distseg.data.shards.manifest import (

@@ -45,7 +45,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from distseg import storage
-from distseg.config.schema import CheckpointConfig, DataConfig, ModelConfig, RunConfig, TrackingConfig
+from distseg.config import CheckpointConfig, DataConfig, RunConfig, TrackingConfig, model_config
 from distseg.data.datasets import camvid, town
 from distseg.data.loading.decoding import decode_ids, decode_rgb
 from distseg.data.loading.reader import TrainReader
@@ -426,7 +426,7 @@ def bench_step(bench: Bench) -> None:
     torch.set_num_threads(CORES)
     config = RunConfig(
         name="bench",
-        model=ModelConfig(backbone="resnet18"),
+        model=model_config(backbone="resnet18"),
         data=DataConfig(uri=str(bench.files.folder / "shards"), batch_size=4, crop_px=(240, 240)),
         checkpoint=CheckpointConfig(uri=str(bench.files.folder / "runs")),
         tracking=TrackingConfig(uri="off"),

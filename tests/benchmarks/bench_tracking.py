@@ -26,8 +26,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from distseg.config import recipes
-from distseg.config.schema import CheckpointConfig, RunConfig, TrackingConfig
+from distseg.config import CheckpointConfig, RunConfig, TrackingConfig, recipes
 from distseg.data.datasets import town
 from distseg.data.shards.packing import pack
 from distseg.evaluation import World

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from distseg.config.schema import (
+from distseg.config import (
     CheckpointConfig,
     DataConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
     ScalingConfig,
     TrackingConfig,
+    model_config,
     to_dict,
 )
 from distseg.data.shards.packing import pack
@@ -51,7 +51,7 @@ def config_for(data_uri: str, folder: Path) -> RunConfig:
     """PSPNet-18 on crops of 32 pixels, dropout on; two workers; its store and its MLflow tables in `folder`."""
     return RunConfig(
         name="chaos",
-        model=ModelConfig(backbone="resnet18"),
+        model=model_config(backbone="resnet18"),
         optim=OptimConfig(lr=0.01, head_lr_scale=1.0, max_steps=NUM_STEPS),
         data=DataConfig(uri=data_uri, batch_size=4, crop_px=(32, 32), num_threads=1),
         scaling=ScalingConfig(num_workers=2),

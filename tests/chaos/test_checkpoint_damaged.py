@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distseg.config.schema import RunConfig, ScalingConfig
+from distseg.config import RunConfig, ScalingConfig
 from distseg.training import checkpoint
 from tests import programs
 from tests.chaos.conftest import write_config

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distseg.config.schema import RunConfig
+from distseg.config import RunConfig
 from distseg.training import checkpoint
 from tests import programs
 from tests.chaos.conftest import NUM_STEPS, SAVED_EVERY, Undisturbed, assert_same_training, write_config

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distseg import storage
-from distseg.config.schema import CheckpointConfig, RunConfig, ScalingConfig
+from distseg.config import CheckpointConfig, RunConfig, ScalingConfig
 from distseg.training import checkpoint
 from tests import programs, ranks
 from tests.chaos.conftest import SAVED_EVERY, write_config

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distseg import tracking
-from distseg.config.schema import RunConfig, ScalingConfig
+from distseg.config import RunConfig, ScalingConfig
 from tests import programs
 from tests.chaos.conftest import NUM_STEPS, write_config
 from tests.chaos.tracking_server import Server

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
-from distseg.config.schema import RunConfig, ScalingConfig, from_dict
+from distseg.config import RunConfig, ScalingConfig, from_dict
 from distseg.search import records
 from distseg.search.records import Trial
 from tests import programs

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from distseg import sync
-from distseg.config.schema import RunConfig, to_dict
+from distseg.config import RunConfig, to_dict
 from distseg.tracking.client import CLOSE_WAIT_S, FINISH_WAIT_S, OPEN_WAIT_S
 from tests import programs, scripted
 from tests.chaos.conftest import print_table

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from distseg.config.schema import RunConfig, ScalingConfig
+from distseg.config import RunConfig, ScalingConfig
 from distseg.search import records
 from tests import programs
 from tests.chaos.conftest import write_config

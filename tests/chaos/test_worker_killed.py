@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distseg.config.schema import RunConfig
+from distseg.config import RunConfig
 from tests import programs
 from tests.chaos.conftest import NUM_STEPS, SAVED_EVERY, Undisturbed, assert_same_training, write_config
 from tests.recorded import assert_each_once, only_run

@@ -24,13 +24,13 @@ import torch
 from PIL import Image
 
 from distseg import cli
-from distseg.config.schema import (
+from distseg.config import (
     DataConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
     ScalingConfig,
     TrackingConfig,
+    model_config,
     to_dict,
 )
 from distseg.data.sample import LabelledImage, Sample
@@ -201,7 +201,7 @@ def config(places: Places, path: Path) -> None:
     """A sound training of one step."""
     sound = RunConfig(
         name="sound",
-        model=ModelConfig(backbone="resnet18"),
+        model=model_config(backbone="resnet18"),
         optim=OptimConfig(lr=0.01, max_steps=1),
         data=DataConfig(uri=str(places["town"]), batch_size=4, crop_px=(32, 32), num_threads=1),
         scaling=ScalingConfig(num_workers=2),

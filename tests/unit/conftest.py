@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from distseg.config.schema import (
+from distseg.config import (
     AugmentConfig,
     DataConfig,
     LossConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
     TrackingConfig,
+    model_config,
 )
 from distseg.data.datasets import town
 from distseg.data.processes import in_processes
@@ -40,7 +40,7 @@ def tiny_config(tiny_town: str) -> RunConfig:
     """A training of seconds: PSPNet-18 in fp64, no dropout, 20 steps, every step logged."""
     return RunConfig(
         name="tiny",
-        model=ModelConfig(backbone="resnet18", dropout=0.0),
+        model=model_config(backbone="resnet18", dropout=0.0),
         loss=LossConfig(class_weights="inverse_sqrt"),
         optim=OptimConfig(lr=0.01, head_lr_scale=1.0, max_steps=20),
         data=DataConfig(uri=tiny_town, batch_size=4, crop_px=(33, 49), num_threads=1),
@@ -53,7 +53,7 @@ def tiny_config(tiny_town: str) -> RunConfig:
 @pytest.fixture(scope="session")
 def light_config(tiny_config: RunConfig) -> RunConfig:
     """The same with a network of a twentieth of the weights, for what does not depend on the network."""
-    unet = ModelConfig(name="unet", width=0.125, dropout=0.0)
+    unet = model_config("unet", width=0.125, dropout=0.0)
     return replace(tiny_config, model=unet, loss=replace(tiny_config.loss, aux_weight=0.0))
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distseg.config import require
+from distseg.config import ModelConfig, require
 from distseg.models.backbones import VGG16, VGG16_WIDTHS, load_backbone
 from distseg.models.layers import Logits, SegmentationModel, crop_like
 from distseg.models.networks import pspnet
@@ -39,7 +39,7 @@ class Options(BackboneOptions):
         return not self.is_on_vgg
 
     @classmethod
-    def variants(cls) -> dict[str, "Options"]:
+    def variants(cls) -> dict[str, ModelConfig]:
         return {
             "fcn-32s vgg16": cls(backbone="vgg16", fcn_stride=32),
             "fcn-16s vgg16": cls(backbone="vgg16", fcn_stride=16),

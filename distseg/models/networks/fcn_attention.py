@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distseg.config import ModelConfig
 from distseg.models.backbones import VGG16_DEPTHS, VGG16_WIDTHS
 from distseg.models.layers import Logits, SegmentationModel, SqueezeExcite, conv_bn_relu, crop_like
 from distseg.models.networks._options import WidthOptions, check_se_ratio, too_few_samples
@@ -30,7 +31,7 @@ class Options(WidthOptions):
         check_se_ratio(self.se_ratio, int(VGG16_WIDTHS[0] * self.width))
 
     @classmethod
-    def variants(cls) -> dict[str, "Options"]:
+    def variants(cls) -> dict[str, ModelConfig]:
         return {"fcn_attention": cls(se_ratio=16), "fcn_attention width 1/4": cls(se_ratio=16, width=0.25)}
 
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from distseg.config import require
+from distseg.config import ModelConfig, require
 from distseg.models.backbones import build_resnet, load_backbone, load_exactly
 from distseg.models.layers import (
     Logits,
@@ -68,7 +68,7 @@ class Options(ResNetOptions):
         return True
 
     @classmethod
-    def variants(cls) -> dict[str, "Options"]:
+    def variants(cls) -> dict[str, ModelConfig]:
         return {
             "pspnet resnet18": cls(backbone="resnet18"),
             "pspnet resnet50": cls(backbone="resnet50"),

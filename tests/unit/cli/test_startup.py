@@ -19,10 +19,10 @@ def test_what_packs_and_lists_is_there_without_torch(program: str) -> None:
 def test_a_network_is_checked_without_torchs_compiler() -> None:
     ended = python(
         "import sys, torch\n"
-        "from distseg.config import ModelConfig\n"
+        "from distseg.config import model_config\n"
         "from distseg.models import build_model\n"
         "with torch.device('meta'):\n"
-        "    build_model(ModelConfig(backbone='resnet18'), 13)\n"
+        "    build_model(model_config(backbone='resnet18'), 13)\n"
         "print('torch._dynamo' in sys.modules)\n"
     )
     assert (ended.stdout, ended.stderr) == ("False\n", "")

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distseg.config import recipes
-from distseg.config.schema import RunConfig, dotted_fields, from_dict, to_dict, with_overrides
+from distseg.config import RunConfig, dotted_fields, from_dict, model_config, recipes, to_dict, with_overrides
 from distseg.errors import ConfigError
 
 
@@ -44,7 +43,7 @@ def test_a_batch_must_be_shared_by_any_number_of_workers_that_may_be_left() -> N
 def test_dotted_fields_are_what_overrides_take() -> None:
     config = RunConfig()
     assert with_overrides(config, dotted_fields(config)) == config
-    assert with_overrides(config, {"model.bins": (1,)}).model.bins == (1,)
+    assert with_overrides(config, {"model.bins": (1,)}).model == model_config(bins=(1,))
     assert dotted_fields(config)["model.backbone"] == "resnet50"
 
 
@@ -100,7 +99,7 @@ def test_a_run_from_before_a_field_existed_has_its_default() -> None:
 
 
 def test_pyramid_may_be_left_out() -> None:
-    assert with_overrides(RunConfig(), {"model.bins": []}).model.bins == ()
+    assert with_overrides(RunConfig(), {"model.bins": []}).model == model_config(bins=())
 
 
 def test_variants_differ_from_their_base_only_where_they_say() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distseg.config.schema import EvaluateConfig, OptimConfig, RunConfig
+from distseg.config import EvaluateConfig, OptimConfig, RunConfig
 from distseg.data.loading.reader import EvalSample
 from distseg.errors import ConfigError
 from distseg.evaluation import World, panels

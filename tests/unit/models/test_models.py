@@ -7,8 +7,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from distseg.config.schema import ModelConfig
-from distseg.models import build_model, check_batch, imagenet_state
+from distseg.config import ModelConfig, model_config
+from distseg.models import build_model, imagenet_state
 from distseg.models.backbones import ResNet, build_resnet, load_backbone
 from distseg.models.layers import SqueezeExcite, resize_bilinear
 from distseg.models.networks.pspnet import PSPNet, PyramidPooling
@@ -106,7 +106,7 @@ def test_imagenet_weights_are_taken_from_the_cache(tmp_path: Path, monkeypatch: 
     file.parent.mkdir(parents=True)
     state = torchvision_state("resnet18")
     torch.save(state, file)
-    model = build_model(ModelConfig(backbone="resnet18"), 5, weights=imagenet_state("resnet18"))
+    model = build_model(model_config(backbone="resnet18"), 5, weights=imagenet_state("resnet18"))
     assert torch.equal(model.backbone.state_dict()["layer4.1.bn2.weight"], state["layer4.1.bn2.weight"])
     assert torch.equal(model.backbone.state_dict()["conv1.weight"], state["conv1.weight"])
 
@@ -160,7 +160,7 @@ def test_weights_of_another_network_are_named_briefly() -> None:
 def test_size_is_the_authors_but_for_the_stem() -> None:
     # Their stem has 3x3 convolutions to 64, 64 and 128 channels where torchvision has one 7x7 to 64, so layer1 also
     # begins with 128 channels instead of 64, in its first 1x1 (to 64) and in its shortcut (to 256).
-    model = meta_pspnet(ModelConfig(backbone="resnet50"), num_classes=21)
+    model = meta_pspnet(model_config(backbone="resnet50"), num_classes=21)
     deep_stem = (3 * 9 * 64 + 2 * 64) + (64 * 9 * 64 + 2 * 64) + (64 * 9 * 128 + 2 * 128)
     stem = num_parameters(model.backbone.conv1) + num_parameters(model.backbone.bn1)  # type: ignore[arg-type]
     authors = num_parameters(model) - stem + deep_stem + 64 * 64 + 64 * 256
@@ -172,7 +172,7 @@ def test_size_is_the_authors_but_for_the_stem() -> None:
     ("backbone", "channels", "head", "aux"), [("resnet18", 512, 128, 64), ("resnet50", 2048, 512, 256)]
 )
 def test_head_widths(backbone: str, channels: int, head: int, aux: int) -> None:
-    model = meta_pspnet(ModelConfig(backbone=backbone))  # type: ignore[arg-type]
+    model = meta_pspnet(model_config(backbone=backbone))
     weights = {name: tuple(p.shape) for name, p in model.named_parameters() if p.dim() == 4 and "backbone" not in name}
     assert weights == {
         **{f"pyramid.branches.{i}.0.weight": (channels // 4, channels, 1, 1) for i in range(4)},
@@ -184,16 +184,16 @@ def test_head_widths(backbone: str, channels: int, head: int, aux: int) -> None:
 
 
 def test_squeeze_and_excitation_stands_between_1x1_and_3x3() -> None:
-    model = meta_pspnet(ModelConfig(se_ratio=16, bins=(1, 2, 3, 4)))
+    model = meta_pspnet(model_config(se_ratio=16, bins=(1, 2, 3, 4)))
     shapes = [tuple(p.shape) for p in model.head.parameters() if p.dim() == 4]
     assert shapes == [(512, 4096, 1, 1), (32, 512, 1, 1), (512, 32, 1, 1), (512, 512, 3, 3), (21, 512, 1, 1)]
 
 
 def test_ablations_change_the_channels_of_the_pyramid() -> None:
-    assert meta_pspnet(ModelConfig(bins=())).pyramid.out_channels == 2048
-    assert meta_pspnet(ModelConfig(bins=(1,))).pyramid.out_channels == 2 * 2048
-    assert meta_pspnet(ModelConfig(reduce=False)).pyramid.out_channels == 5 * 2048
-    assert num_parameters(meta_pspnet(ModelConfig(reduce=False)).pyramid) == 0
+    assert meta_pspnet(model_config(bins=())).pyramid.out_channels == 2048
+    assert meta_pspnet(model_config(bins=(1,))).pyramid.out_channels == 2 * 2048
+    assert meta_pspnet(model_config(reduce=False)).pyramid.out_channels == 5 * 2048
+    assert num_parameters(meta_pspnet(model_config(reduce=False)).pyramid) == 0
 
 
 def test_pyramid_by_hand() -> None:
@@ -228,15 +228,15 @@ def test_squeeze_excite_by_hand() -> None:
 
 def test_auxiliary_head_changes_no_other_weight() -> None:
     torch.manual_seed(3)
-    with_aux = build_model(ModelConfig(backbone="resnet18"), 4).state_dict()
+    with_aux = build_model(model_config(backbone="resnet18"), 4).state_dict()
     torch.manual_seed(3)
-    without = build_model(ModelConfig(backbone="resnet18"), 4, aux=False).state_dict()
+    without = build_model(model_config(backbone="resnet18"), 4, aux=False).state_dict()
     assert not any(key.startswith("aux_head") for key in without)
     assert all(torch.equal(with_aux[key], value) for key, value in without.items())
 
 
 def test_backbone_and_head_share_the_parameters_out() -> None:
-    model = build_model(ModelConfig(backbone="resnet18"), 4)
+    model = build_model(model_config(backbone="resnet18"), 4)
     backbone, head = model.parameter_groups()
     assert isinstance(model.backbone, ResNet)
     assert len(backbone) == len(list(model.backbone.parameters()))
@@ -252,16 +252,16 @@ def test_backbone_and_head_share_the_parameters_out() -> None:
 # code 49.08M and 49.07M. The 30.0M of R2U-Net are those of 56 base channels. The 1.63M of the attention FCN are less
 # than a quarter of VGG16's widths.
 SIZES: list[tuple[ModelConfig, int, int]] = [
-    (ModelConfig(name="enet"), 21, 360_023),
-    (ModelConfig(stem="deep"), 21, 49_081_578),
-    (ModelConfig(stem="deep"), 12, 49_074_648),
-    (ModelConfig(name="r2unet"), 19, 39_085_715),
-    (ModelConfig(name="r2unet", width=56 / 64), 19, 29_926_979),
-    (ModelConfig(name="unet"), 19, 34_521_363),
-    (ModelConfig(name="fcn", backbone="vgg16"), 21, 134_376_863),
-    (ModelConfig(name="fcn_attention", se_ratio=16), 21, 37_678_001),
-    (ModelConfig(name="fcn_attention", se_ratio=16, width=0.25), 21, 2_359_580),
-    (ModelConfig(name="fcn_attention", se_ratio=16, width=0.25, skips=False), 21, 2_016_284),
+    (model_config("enet"), 21, 360_023),
+    (model_config(stem="deep"), 21, 49_081_578),
+    (model_config(stem="deep"), 12, 49_074_648),
+    (model_config("r2unet"), 19, 39_085_715),
+    (model_config("r2unet", width=56 / 64), 19, 29_926_979),
+    (model_config("unet"), 19, 34_521_363),
+    (model_config("fcn", backbone="vgg16"), 21, 134_376_863),
+    (model_config("fcn_attention", se_ratio=16), 21, 37_678_001),
+    (model_config("fcn_attention", se_ratio=16, width=0.25), 21, 2_359_580),
+    (model_config("fcn_attention", se_ratio=16, width=0.25, skips=False), 21, 2_016_284),
 ]
 
 
@@ -274,7 +274,7 @@ def test_numbers_of_parameters(config: ModelConfig, num_classes: int, expected: 
 
 def test_resnet_269_has_its_depth() -> None:
     with torch.device("meta"):
-        model = build_model(ModelConfig(backbone="resnet269", stem="deep"), 150)
+        model = build_model(model_config(backbone="resnet269", stem="deep"), 150)
     convolutions = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
     in_blocks = [name for name in convolutions if name.startswith("layer") and "downsample" not in name]
     assert len(in_blocks) == 3 * (3 + 30 + 48 + 8) == 267  # the stem counted as one, and the classifier: 269
@@ -303,7 +303,7 @@ def authors_state(model: PSPNet) -> dict[str, Tensor]:
 
 
 def test_a_whole_pspnet_of_the_authors_loads_exactly() -> None:
-    config = ModelConfig(stem="deep")
+    config = model_config(stem="deep")
     torch.manual_seed(0)
     theirs = build_model(config, 5)
     assert isinstance(theirs, PSPNet)
@@ -316,20 +316,20 @@ def test_a_whole_pspnet_of_the_authors_loads_exactly() -> None:
 
 
 def test_weights_of_the_authors_that_do_not_fit_are_named() -> None:
-    model = build_model(ModelConfig(stem="deep"), 5)
+    model = build_model(model_config(stem="deep"), 5)
     assert isinstance(model, PSPNet)
     state = authors_state(model)
     del state["module.layer3.5.bn2.weight"]
     state["module.layer5.0.weight"] = torch.zeros(1)
     state["module.cls.4.weight"] = torch.zeros(6, 512, 1, 1)
     with pytest.raises(ValueError, match=r"1 missing \(backbone.layer3.5.bn2.weight\); 1 unexpected .*; 1 of another"):
-        build_model(ModelConfig(stem="deep"), 5, weights=state)
+        build_model(model_config(stem="deep"), 5, weights=state)
 
 
 def test_vgg16_is_torchvisions() -> None:
     with torch.device("meta"):
         for name in ("vgg16", "vgg16_bn"):
-            ours = build_model(ModelConfig(name="fcn", backbone=name), 3).backbone.state_dict()
+            ours = build_model(model_config("fcn", backbone=name), 3).backbone.state_dict()
             theirs = torchvision_state(name)
             expected = {key: value.shape for key, value in theirs.items() if key.startswith("features.")}
             assert {key: value.shape for key, value in ours.items()} == expected
@@ -340,21 +340,21 @@ def test_vgg16_is_torchvisions() -> None:
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"model.se_ratio = 256: must divide the head's 128 channels"):
-        build_model(ModelConfig(backbone="resnet18", se_ratio=256), 4)
+        build_model(model_config(backbone="resnet18", se_ratio=256), 4)
     with pytest.raises(ValueError, match="3 bins do not divide the backbone's 512 channels"):
         PyramidPooling(512, (1, 2, 3), "avg", reduce=True)
     with pytest.raises(ValueError, match="at least 2"):
-        build_model(ModelConfig(), 1)
+        build_model(model_config(), 1)
     with pytest.raises(ValueError, match="resnet18, resnet34"):
         build_resnet("resnet19", (1, 2, 4))
 
 
 def test_one_sample_is_too_few_for_the_1x1_bin() -> None:
     with pytest.raises(ValueError, match=r"at least 2 samples.*data.batch_size"):
-        check_batch(ModelConfig(), 1)
-    check_batch(ModelConfig(), 2)
-    check_batch(ModelConfig(bins=(2, 4)), 1)
-    check_batch(ModelConfig(reduce=False), 1)
-    model = build_model(ModelConfig(backbone="resnet18"), 3)
+        model_config().check_batch(1)
+    model_config().check_batch(2)
+    model_config(bins=(2, 4)).check_batch(1)
+    model_config(reduce=False).check_batch(1)
+    model = build_model(model_config(backbone="resnet18"), 3)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.zeros(1, 3, 33, 33))

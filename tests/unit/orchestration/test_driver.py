@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import ray.train
 
-from distseg.config.schema import RunConfig, ScalingConfig
+from distseg.config import RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
 from distseg.orchestration import compat
 from distseg.orchestration.cluster import check_resources, job_id

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distseg.config.schema import DataConfig, OptimConfig, RunConfig
+from distseg.config import DataConfig, OptimConfig, RunConfig
 from distseg.orchestration import metrics
 from distseg.orchestration.metrics import Exporter, values_of
 from tests.conftest import REPOSITORY

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from distseg.config import recipes
-from distseg.config.schema import to_dict
+from distseg.config import recipes, to_dict
 from distseg.evaluation import panels
 from distseg.evaluation.panels import Overlay
 from distseg.report import briefly_named

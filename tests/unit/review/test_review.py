@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distseg.config.schema import CheckpointConfig, RunConfig
+from distseg.config import CheckpointConfig, RunConfig
 from distseg.runs.report import build_review, files_of
 from distseg.tracking import MetricPoint
 from distseg.training import checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from distseg.config.schema import RunConfig
+from distseg.config import RunConfig
 from distseg.data.shards.manifest import load_manifest
 from distseg.errors import DataError
 from distseg.runs import provenance, worker

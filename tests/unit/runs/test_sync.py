@@ -14,7 +14,7 @@ import mlflow
 import pytest
 
 from distseg import storage, sync, tracking
-from distseg.config.schema import RunConfig, to_dict
+from distseg.config import RunConfig, to_dict
 from distseg.errors import ConfigError
 from distseg.runs.run import Run
 from distseg.tracking.client import rounded

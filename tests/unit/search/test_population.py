@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from distseg import tracking
-from distseg.config.schema import RunConfig
+from distseg.config import RunConfig
 from distseg.errors import CheckpointError, ConfigError
 from distseg.runs.run import Run
 from distseg.search import records

@@ -11,8 +11,7 @@ import pytest
 from ray.tune.experiment import Experiment
 
 from distseg import tune
-from distseg.config import recipes
-from distseg.config.schema import RunConfig, StyleConfig, with_overrides
+from distseg.config import RunConfig, StyleConfig, dotted_fields, recipes, with_overrides
 from distseg.errors import ConfigError
 from distseg.search import population, tuner
 from distseg.search import trial as trial_module
@@ -184,4 +183,4 @@ def test_a_trial_is_named_by_what_distinguishes_it() -> None:
     params = {"model.bins": (1, 2, 3, 6), "model.se_ratio": None, "optim.lr": 0.00123}
     config = trial_module.config_of(recipes.find("town"), params, 3, "folder", params)
     assert (config.name, config.checkpoint.uri) == ("t03-1236-None-0_00123", "folder")
-    assert (config.model.bins, config.optim.lr) == ((1, 2, 3, 6), 0.00123)
+    assert (dotted_fields(config)["model.bins"], config.optim.lr) == ([1, 2, 3, 6], 0.00123)

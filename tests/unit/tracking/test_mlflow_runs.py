@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from distseg import tracking
-from distseg.config.schema import RunConfig, with_overrides
+from distseg.config import RunConfig, with_overrides
 from distseg.errors import ConfigError, TrackingError
 from distseg.runs import run
 from distseg.tracking import client, picture_log

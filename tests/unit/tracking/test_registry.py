@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from distseg import evaluation, tracking
-from distseg.config.schema import LossConfig, ModelConfig, RunConfig, TrackingConfig
+from distseg.config import LossConfig, RunConfig, TrackingConfig, model_config
 from distseg.data.datasets import town
 from distseg.errors import CheckpointError, ConfigError, DataError
 from distseg.models import build_model
@@ -51,7 +51,7 @@ def saved() -> Checkpoint:
     """A small network of random weights whose label maps show several classes."""
     torch.manual_seed(1)
     config = RunConfig(
-        name="small", model=ModelConfig(name="unet", width=0.25, dropout=0.0), loss=LossConfig(aux_weight=0.0)
+        name="small", model=model_config("unet", width=0.25, dropout=0.0), loss=LossConfig(aux_weight=0.0)
     )
     model = build_model(config.model, town.LABELS.num_classes, aux=False)
     return Checkpoint(

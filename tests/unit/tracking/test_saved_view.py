@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from distseg import tracking
-from distseg.config.schema import RunConfig
+from distseg.config import RunConfig
 from distseg.data.datasets import town
 from distseg.errors import TrackingError
 from distseg.tracking import ComparisonView

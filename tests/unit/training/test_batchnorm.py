@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distseg.config.schema import ModelConfig, OptimConfig
+from distseg.config import OptimConfig, model_config
 from distseg.models import build_model
 from distseg.training.batchnorm import SyncBatchNorm2d, synchronise
 from distseg.training.losses import Objective, segmentation_loss, valid_weight
@@ -87,7 +87,7 @@ def run(module: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
     return result | {"y_eval": module.eval()(x).detach()}
 
 
-MODEL = ModelConfig(backbone="resnet18", dropout=0.0)
+MODEL = model_config(backbone="resnet18", dropout=0.0)
 
 
 def train_steps(rank: int, world: int, num_steps: int = 2) -> dict[str, Tensor]:

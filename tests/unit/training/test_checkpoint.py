@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from distseg.config.schema import CheckpointConfig, RunConfig
+from distseg.config import CheckpointConfig, RunConfig
 from distseg.data.sample import LabelSpace
 from distseg.errors import CheckpointError
 from distseg.training import checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from distseg.config.schema import CheckpointConfig, RunConfig, Sampling
+from distseg.config import CheckpointConfig, RunConfig, Sampling
 from distseg.data.datasets import town
 from distseg.data.shards.packing import pack
 from distseg.errors import ConfigError, DataError, TrainingError

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distseg.config.schema import ModelConfig, OptimConfig
+from distseg.config import OptimConfig, model_config
 from distseg.models import SegmentationModel, build_model
 from distseg.training.loop import restore_states
 from distseg.training.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
@@ -17,7 +17,7 @@ from distseg.training.optim import build_optimizer, ema_decay, learning_rate, se
 @pytest.fixture(scope="module")
 def model() -> SegmentationModel:
     torch.manual_seed(0)
-    return build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+    return build_model(model_config(backbone="resnet18", bins=(2,)), 3)
 
 
 def test_poly_by_hand() -> None:
@@ -80,7 +80,7 @@ def test_momentum_is_beta1_of_adamw(model: SegmentationModel) -> None:
 
 def test_first_sgd_step_by_hand() -> None:
     torch.manual_seed(0)
-    model = build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+    model = build_model(model_config(backbone="resnet18", bins=(2,)), 3)
     config = OptimConfig(lr=0.01, head_lr_scale=10, weight_decay=0.5)
     optimizer = build_optimizer(model, config)
     (scale, *_), (weight, *_) = (group["params"] for group in optimizer.param_groups)
@@ -95,7 +95,7 @@ def test_first_sgd_step_by_hand() -> None:
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_gradients_of_another_memory_format_belong_to_the_same_elements(name: str) -> None:
     torch.manual_seed(0)
-    models = [build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3) for _ in range(2)]
+    models = [build_model(model_config(backbone="resnet18", bins=(2,)), 3) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     models[1].to(memory_format=torch.channels_last)
     optimizers = [build_optimizer(model, OptimConfig(name=name, lr=0.01)) for model in models]  # type: ignore[arg-type]
@@ -138,10 +138,10 @@ def test_a_restored_optimiser_goes_on_exactly_whatever_the_memory_format(name: s
         optimizer.step()
 
     torch.manual_seed(0)
-    model = build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+    model = build_model(model_config(backbone="resnet18", bins=(2,)), 3)
     optimizer = build_optimizer(model, config)
     step(model, optimizer, 1)
-    restored = build_model(ModelConfig(backbone="resnet18", bins=(2,)), 3)
+    restored = build_model(model_config(backbone="resnet18", bins=(2,)), 3)
     restored.load_state_dict(model.state_dict())
     restored.to(memory_format=torch.channels_last)
     restored_optimizer = build_optimizer(restored, config)

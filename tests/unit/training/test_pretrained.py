@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distseg.config.schema import LossConfig, ModelConfig, RunConfig
+from distseg.config import LossConfig, ModelConfig, RunConfig, model_config
 from distseg.data.sample import LabelSpace
 from distseg.errors import CheckpointError, ConfigError
 from distseg.models import build_model
@@ -16,7 +16,7 @@ from distseg.training.checkpoint import Checkpoint
 from distseg.training.fit import new_model
 from distseg.training.pretrained import load_pretrained
 
-PSPNET = ModelConfig(backbone="resnet18", dropout=0.0)
+PSPNET = model_config(backbone="resnet18", dropout=0.0)
 
 
 def space(*classes: str) -> LabelSpace:
@@ -101,24 +101,24 @@ def test_an_auxiliary_head_may_be_left_out_but_not_made_up(
 
 
 def test_a_file_of_weights_serves_a_network_without_a_backbone(tmp_path: Path) -> None:
-    enet = trained(ModelConfig(name="enet"))
+    enet = trained(model_config("enet"))
     path = tmp_path / "enet.pt"
     path.write_bytes(checkpoint.as_one_file(enet))
-    assert not differing(begun(ModelConfig(name="enet", pretrained=str(path)), ROADS), enet.model)
+    assert not differing(begun(model_config("enet", pretrained=str(path)), ROADS), enet.model)
 
 
 def test_another_network_is_named(model: ModelConfig) -> None:
     with pytest.raises(CheckpointError, match=r"has model.backbone = 'resnet18', this run 'resnet34'; give one of the"):
-        begun(replace(model, backbone="resnet34"), ROADS)
+        begun(model_config(backbone="resnet34", dropout=0.0, pretrained=model.pretrained), ROADS)
     with pytest.raises(CheckpointError, match=r"has model.name = 'pspnet', this run 'unet'"):
-        begun(ModelConfig(name="unet", dropout=0.0, pretrained=model.pretrained), ROADS)
+        begun(model_config("unet", dropout=0.0, pretrained=model.pretrained), ROADS)
 
 
 def test_what_has_no_imagenet_weights_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.pretrained = 'imagenet': there are no ImageNet weights of enet"):
-        ModelConfig(name="enet", pretrained="imagenet")
+        model_config("enet", pretrained="imagenet")
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
     with pytest.raises(
         CheckpointError, match=r"enet has no backbone that takes a state dict; give a checkpoint or run"
     ):
-        begun(ModelConfig(name="enet", pretrained=str(tmp_path / "a.pt")), ROADS)
+        begun(model_config("enet", pretrained=str(tmp_path / "a.pt")), ROADS)

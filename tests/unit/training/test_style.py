@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from distseg import stylize
-from distseg.config.schema import AugmentConfig, CheckpointConfig, LossConfig, ModelConfig, RunConfig, StyleConfig
+from distseg.config import AugmentConfig, CheckpointConfig, LossConfig, RunConfig, StyleConfig, model_config
 from distseg.data.shards.manifest import load_manifest, read_index, read_sample
 from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from distseg.evaluation import World, normalize
-from distseg.models import build_model
-from distseg.models.networks.adain import Statistics, StyleNetwork, adain, statistics
+from distseg.models import build_model, build_style_network
+from distseg.models.networks.adain import Statistics, adain, statistics
 from distseg.training import checkpoint, load_model
 from distseg.training.fit import fit
 from distseg.training.style import Restyler, check_style, fit_style, load_network
@@ -29,7 +29,7 @@ TARGETS = ("night", "winter")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A state dict as torchvision's, of a ResNet-18 that is random but for its statistics."""
     torch.manual_seed(0)
-    backbone = build_model(ModelConfig(backbone="resnet18"), 3).backbone
+    backbone = build_model(model_config(backbone="resnet18"), 3).backbone
     path = tmp_path_factory.mktemp("encoder") / "resnet18.pt"
     torch.save(backbone.state_dict(), path)
     return str(path)
@@ -39,7 +39,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def style_config(tiny_config: RunConfig, encoder: str) -> RunConfig:
     return replace(
         tiny_config,
-        model=ModelConfig(name="adain", backbone="resnet18", style_depth=1, pretrained=encoder),
+        model=model_config("adain", backbone="resnet18", style_depth=1, pretrained=encoder),
         loss=LossConfig(aux_weight=0.0),
         style=StyleConfig(conditions=TARGETS),
         optim=replace(tiny_config.optim, name="adamw", lr=1e-3, max_steps=6),
@@ -84,15 +84,15 @@ def test_adain_by_hand() -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_composites_have_the_size_of_the_image(depth: int, encoder: str) -> None:
-    config = ModelConfig(name="adain", backbone="resnet18", style_depth=depth, pretrained=encoder)  # type: ignore[arg-type]
-    network = StyleNetwork(config).eval()
+    config = model_config("adain", backbone="resnet18", style_depth=depth, pretrained=encoder)
+    network = build_style_network(config).eval()
     images = torch.randn(2, 3, 45, 67)
     assert network.restyle(images, network.style_of(torch.randn(2, 3, 33, 33))).shape == images.shape
     assert len(network.taps(images)) == depth + 1
 
 
 def test_strength_0_only_encodes_and_decodes(encoder: str) -> None:
-    network = StyleNetwork(ModelConfig(name="adain", backbone="resnet18", pretrained=encoder)).eval()
+    network = build_style_network(model_config("adain", backbone="resnet18", pretrained=encoder)).eval()
     images, style = torch.randn(1, 3, 40, 40), network.style_of(torch.randn(1, 3, 40, 40))
     plain = network.decode(network.taps(images)[-1], images)
     torch.testing.assert_close(network.restyle(images, style, 0.0), plain)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distseg.config.schema import Sampling
+from distseg.config import Sampling
 from distseg.data.loading.plan import (
     SampleRef,
     Stream,

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from distseg import storage
-from distseg.config.schema import AugmentConfig
+from distseg.config import AugmentConfig
 from distseg.data.loading import source as source_module
 from distseg.data.loading.plan import TrainPlan, streams_of
 from distseg.data.loading.reader import Batch, DatasetPart, TrainReader, eval_samples

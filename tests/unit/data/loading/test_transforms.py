@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distseg.config.schema import AugmentConfig
+from distseg.config import AugmentConfig
 from distseg.data.loading.transforms import (
     FILL_RGB,
     Affine,
