@@ -68,7 +68,7 @@ class ModelConfig:
         foreign = [option for option in value if option not in field_names(group)]
         for option in foreign:
             if value[option] not in list(_defaults_elsewhere(option)):
-                raise no_such_option(group, name, option, value[option])
+                raise no_such_option(group, name, option, repr(value[option]))
         own = {option: item for option, item in value.items() if option not in foreign}
         return cast(ModelConfig, build_group(group, own | {"name": name}, where))
 
@@ -117,7 +117,7 @@ def model_config(name: str = DEFAULT_NETWORK, **options: Any) -> ModelConfig:
     group = options_class(name)
     for option, value in options.items():
         if option not in field_names(group):
-            raise no_such_option(group, name, option, value)
+            raise no_such_option(group, name, option, repr(value))
     return cast(ModelConfig, build_group(group, {"name": name, **options}, "model"))
 
 
@@ -149,10 +149,10 @@ def kept_options(model: ModelConfig, name: str) -> dict[str, Any]:
     return kept | {"name": name}
 
 
-def no_such_option(group: type[ModelConfig], name: str, option: str, value: object) -> ConfigError:
-    """The error for an option that the network `name` does not have, but others perhaps do."""
+def no_such_option(group: type[ModelConfig], name: str, option: str, shown: str) -> ConfigError:
+    """The error for an option that the network `name` does not have, but others perhaps do; its value as shown."""
     if is_option_elsewhere(option):
-        return ConfigError(f"model.{option} = {value!r}: {name} has no such option; leave it out")
+        return ConfigError(f"model.{option} = {shown}: {name} has no such option; leave it out")
     return no_such_field(option, field_names(group), f"model.{option}")
 
 

@@ -54,7 +54,7 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, object]) -> RunCon
             node = node[group]
         if leaf not in node:
             if groups == ["model"]:
-                raise no_such_option(options_class(node["name"]), node["name"], leaf, value)
+                raise no_such_option(options_class(node["name"]), node["name"], leaf, repr(value))
             raise no_such_field(leaf, node, dotted)
         node[leaf] = list(value) if isinstance(value, tuple) else value
     return from_dict(data)

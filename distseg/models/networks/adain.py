@@ -26,7 +26,7 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResNetOptions):
-    """The encoder is the ResNet; the group `style` says what to learn."""
+    """The AdaIN style network (Song et al. 2021), whose encoder is the ResNet; the group `style` says what to learn."""
 
     style_depth: Literal[1, 2, 3] = 2
     """Stages of the encoder: styles are exchanged at 1/4 (1) or 1/8 (2) of the resolution."""

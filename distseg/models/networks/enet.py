@@ -24,7 +24,7 @@ REDUCTION = 4  # a bottleneck works on a quarter of its channels
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ModelConfig):
-    """Only `dropout` can be chosen."""
+    """ENet (Paszke et al. 2016), which can only choose its dropout."""
 
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
         return ENet(self, num_classes)

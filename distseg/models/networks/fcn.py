@@ -17,7 +17,7 @@ from distseg.models.networks._options import BackboneOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Options(BackboneOptions):
-    """`backbone` decides: VGG16 is an FCN-8s, -16s or -32s, a ResNet the dilated FCN, which is PSPNet without bins."""
+    """FCN-8s, -16s or -32s (Long et al. 2015) on VGG16; on a ResNet the dilated FCN, which is PSPNet without bins."""
 
     fcn_stride: Literal[8, 16, 32] = 8
     """On VGG16: FCN-8s, -16s or -32s."""

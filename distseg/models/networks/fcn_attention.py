@@ -17,7 +17,7 @@ ASPP_RATES = (6, 12, 18)  # Chen et al. 2017, at output stride 16; the paper giv
 
 @dataclass(frozen=True, kw_only=True)
 class Options(WidthOptions):
-    """Each part of the network can be left out."""
+    """The FCN with attention (Shen & Sun 2022); each part can be left out."""
 
     se_ratio: int | None = None
     """Squeeze-and-excitation with this reduction ratio in the decoder (Shen & Sun 2022). None: without."""

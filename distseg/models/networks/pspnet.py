@@ -41,7 +41,7 @@ GATED_CHANNELS = 512  # by squeeze-and-excitation, on Bottleneck backbones
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResNetOptions):
-    """The pyramid's ablations (Zhao et al. 2017, table 1) and squeeze-and-excitation (Song et al. 2021)."""
+    """PSPNet (Zhao et al. 2017), the ablations of its table 1, and squeeze-and-excitation (Song et al. 2021)."""
 
     bins: tuple[int, ...] = (1, 2, 3, 6)
     """Grid sizes of the pyramid pooling; () leaves the pyramid out (the dilated FCN baseline)."""

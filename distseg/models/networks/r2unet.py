@@ -16,6 +16,8 @@ from distseg.models.networks.unet import UNet
 
 @dataclass(frozen=True, kw_only=True)
 class Options(WidthOptions):
+    """R2U-Net (Alom et al. 2018)."""
+
     recurrence: int = 2
     """t: each recurrent convolution is applied t + 1 times."""
 

@@ -30,7 +30,7 @@ Block = Callable[[int, int], nn.Module]
 
 @dataclass(frozen=True, kw_only=True)
 class Options(WidthOptions):
-    """`width` scales the 64 channels of level 1, and so all others."""
+    """U-Net (Ronneberger et al. 2015)."""
 
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
         return UNet(self, num_classes)
