@@ -13,39 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from distseg import cli, evaluation, storage
-from distseg.config import Precision, RunConfig
+from distseg.config import Precision
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError
 from distseg.evaluation import World, torchrun_world
-from distseg.train import print_conditions
 from distseg.training import check_classes, checkpoint, load_model
 
 PROG = "python -m distseg.evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions:
-    """How images are segmented."""
-
-    scales: tuple[float, ...] = (1.0,)
-    """Sizes of the image to average over; the papers: 0.5 0.75 1 1.25 1.5 1.75."""
-    flip: bool = False
-    """Also average over the mirrored image."""
-    sliding: bool = False
-    """Windows of the training crop's size, or of --window, instead of the whole image."""
-    window: tuple[int, int] | None = None
-    """Height and width of the sliding window."""
-
-    def inference(self, config: RunConfig) -> evaluation.InferenceConfig:
-        """With the training crop of `config` for windows of no given size. Raises ConfigError."""
-        if self.window is not None and not self.sliding:
-            raise ConfigError(f"--window {self.window}: it is the size of --sliding's windows; add --sliding")
-        window_px = (self.window or config.data.crop_px) if self.sliding else None
-        return evaluation.InferenceConfig(scales=self.scales, flip=self.flip, window_px=window_px)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments(InferenceOptions):
+class Arguments(cli.InferenceOptions):
     checkpoint: str
     """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
     data: str
@@ -68,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     tables = evaluate(options, world)
     if world.rank != 0:
         return 0
-    print_conditions(tables, f"{tables['checkpoint']} on {options.data}")
+    cli.print_conditions(tables, f"{tables['checkpoint']} on {options.data}")
     if options.json is not None:
         storage.write_bytes(options.json, (json.dumps(tables, indent=1) + "\n").encode())
         print(f"written     {options.json}")

@@ -18,7 +18,6 @@ from distseg import cli, evaluation, storage
 from distseg.config import Precision
 from distseg.data import LabelSpace
 from distseg.errors import DataError
-from distseg.evaluate import InferenceOptions
 from distseg.training import checkpoint, load_model
 
 PROG = "python -m distseg.predict"
@@ -27,7 +26,7 @@ OVERLAY_OPACITY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(InferenceOptions):
+class Arguments(cli.InferenceOptions):
     checkpoint: str
     """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
     images: str

@@ -15,7 +15,6 @@ from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes, with_
 from distseg.data import datasets
 from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError
-from distseg.train import train_once
 
 PROG = "python -m distseg.study"
 SOURCE = "dawn"
@@ -136,10 +135,10 @@ def run(study: Study, data_uri: str, options: Arguments) -> Results:
     for seed in options.seeds:
         for row, config in study.rows.items():
             if config.style.network is not None:
-                encoder = train_once(placed(plain, seed))["checkpoint_uri"]
-                network = train_once(placed(_style_network(encoder), seed))["checkpoint_uri"]
+                encoder = cli.train_once(placed(plain, seed))["checkpoint_uri"]
+                network = cli.train_once(placed(_style_network(encoder), seed))["checkpoint_uri"]
                 config = replace(config, style=replace(config.style, network=network))
-            results[row].append(train_once(placed(config, seed))["tables"])
+            results[row].append(cli.train_once(placed(config, seed))["tables"])
     return results
 
 

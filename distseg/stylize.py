@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from distseg import cli, storage, training
 from distseg.data.shards import Manifest, load_manifest, pack
 from distseg.models import StyleNetwork
-from distseg.train import main as train
 from distseg.training import Place, Restyling, load_network
 
 PROG = "python -m distseg.stylize"
@@ -48,7 +47,9 @@ class Show(Restyling):
 
 def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "train":
-        return train(arguments[1:], default_recipe="adain_town")
+        return cli.train_command(
+            arguments[1:], default_recipe="adain_town", prog=f"{PROG} train", description=__doc__ or ""
+        )
     options = cli.parse(Apply | Show, arguments, prog=PROG, description=__doc__ or "")
     options = replace(
         options,

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 
-class Screen:
+class TrainingDisplay:
     """Shows one run. A context manager, since a live display has an end."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Screen:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
 
-    def __enter__(self) -> "Screen":
+    def __enter__(self) -> "TrainingDisplay":
         if self._live is not None:
             stderr = sys.stderr
             self._live.start()

@@ -14,7 +14,7 @@ names the file, or the shard and the key.
 """
 
 from distseg.data.deflate import crc32, decompress
-from distseg.data.processes import Runner, in_processes, num_cores
+from distseg.data.processes import Progress, Runner, in_processes, num_cores
 from distseg.data.sample import MAX_KEY_LENGTH, MEAN_RGB, STD_RGB, LabelledImage, LabelSpace, Sample
 from distseg.label_maps import IGNORE_INDEX
 
@@ -25,6 +25,7 @@ __all__ = [
     "STD_RGB",
     "LabelSpace",
     "LabelledImage",
+    "Progress",
     "Runner",
     "Sample",
     "crc32",

@@ -18,6 +18,10 @@ _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
+Progress = Callable[[int, int], None]
+"""Called with (done, in all) as work goes on."""
+
+
 class Runner(Protocol):
     """Yields function(task) for each task, in order; runs ahead by a bounded number of tasks."""
 

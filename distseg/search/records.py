@@ -25,6 +25,8 @@ from distseg.errors import ConfigError, DataError
 
 ObjectiveName = Literal["val/mIoU", "val/mIoU_worst", "mean_and_worst"]
 SecondName = Literal["parameters", "latency_ms"]
+Algorithm = Literal["optuna", "random", "grid"]
+Scheduler = Literal["asha", "hyperband", "pbt", "none"]
 Status = Literal["running", "finished", "stopped", "failed"]
 OBJECTIVES: tuple[ObjectiveName, ...] = ("val/mIoU", "val/mIoU_worst", "mean_and_worst")
 
@@ -299,6 +301,11 @@ def short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return (",".join(map(str, value)) or "()") if isinstance(value, list | tuple) else str(value)
+
+
+def values_text(params: Mapping[str, Any]) -> str:
+    """'optim.lr 0.001, model.bins 1,2'."""
+    return ", ".join(f"{name} {short(value)}" for name, value in params.items())
 
 
 # ---- files

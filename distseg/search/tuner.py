@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import optuna
 from ray import tune
@@ -28,12 +28,10 @@ from distseg.config import RunConfig, to_dict, with_overrides
 from distseg.errors import ConfigError, DistsegError, ResourceError, first_line
 from distseg.runs import Run, check_run, finalize, find_run_in
 from distseg.search import population, records, trial
-from distseg.search.records import Budget, ObjectiveName, SecondName
+from distseg.search.records import Algorithm, Budget, ObjectiveName, Scheduler, SecondName
 
 log = logging.getLogger(__name__)
 
-Algorithm = Literal["optuna", "random", "grid"]
-Scheduler = Literal["asha", "hyperband", "pbt", "none"]
 PAUSING: tuple[Scheduler, ...] = ("hyperband", "pbt")  # trials wait for each other
 HEAD = {"node:__internal_head__": 0.001}  # where trials' drivers run; it reserves nothing that a worker could use
 _STATE = "state"  # Ray Tune's own folder below a search's

@@ -17,14 +17,14 @@ import hashlib
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from distseg import storage
-from distseg.data import MAX_KEY_LENGTH, LabelSpace, Runner, Sample, in_processes
+from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes
 from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
 from distseg.data.shards.manifest import (
     MANIFEST_NAME,
@@ -66,9 +66,6 @@ MAX_BYTES_PER_SHARD = 256 << 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-\d{5,}\.(tar|index\.json)")
 _NUM_RECEIPT_READERS = 16
-
-Progress = Callable[[int, int], None]
-"""Called with (samples done, samples in all) as packing goes on."""
 
 
 def pack(

@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from distseg.cli.training_display import Screen, clock_time
+from distseg.cli.training_display import TrainingDisplay, clock_time
 
 RATES = {"train/images_per_s": 16.0, "train/data_wait_fraction": 0.034}
 EVALUATED = {"val/mIoU": 0.45118, "val/mIoU_worst": 0.3121, "val/mIoU/night": 0.32}
@@ -22,7 +22,7 @@ class Clock:
         return self.now_s
 
 
-def report_all(screen: Screen, clock: Clock) -> None:
+def report_all(screen: TrainingDisplay, clock: Clock) -> None:
     """40 steps at 2 a second, of 200, and an evaluation after them."""
     screen(0, {"train/resumed_at": 0.0}, "")
     screen(1, {"train/loss": 2.5, **RATES})
@@ -44,7 +44,7 @@ def lines_of(written: io.StringIO) -> list[str]:
 
 def test_elsewhere_it_is_one_plain_line_per_report(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with Screen(200, clock=clock) as screen:
+    with TrainingDisplay(200, clock=clock) as screen:
         report_all(screen, clock)
     assert capsys.readouterr().out.splitlines() == [
         "step 0/200  resumed",
@@ -56,7 +56,7 @@ def test_elsewhere_it_is_one_plain_line_per_report(capsys: pytest.CaptureFixture
 
 def test_a_terminal_has_a_bar_and_the_newest_numbers() -> None:
     clock, (console, written) = Clock(), terminal()
-    with Screen(200, console, clock) as screen:
+    with TrainingDisplay(200, console, clock) as screen:
         report_all(screen, clock)
     lines = lines_of(written)
     assert re.fullmatch(r"step 41/200 [━╸╺]+ 20% ETA 1:19", lines[-2]), lines[-2]
@@ -67,14 +67,14 @@ def test_a_terminal_has_a_bar_and_the_newest_numbers() -> None:
 
 def test_a_narrow_terminal_keeps_two_lines() -> None:
     clock, (console, written) = Clock(), terminal(width=60)
-    with Screen(200, console, clock) as screen:
+    with TrainingDisplay(200, console, clock) as screen:
         report_all(screen, clock)
     assert max(map(len, lines_of(written)[-2:])) == 60
 
 
 def test_a_dumb_terminal_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     clock, (console, written) = Clock(), terminal(kind="dumb")
-    with Screen(200, console, clock) as screen:
+    with TrainingDisplay(200, console, clock) as screen:
         report_all(screen, clock)
     assert not written.getvalue()
     assert len(capsys.readouterr().out.splitlines()) == 4
@@ -88,7 +88,7 @@ def test_warnings_are_written_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> 
     handler = logging.StreamHandler(stderr)
     logging.getLogger().addHandler(handler)
     try:
-        with Screen(200, console, Clock()) as screen:
+        with TrainingDisplay(200, console, Clock()) as screen:
             screen(1, {"train/loss": 2.5, **RATES})
             logging.getLogger("distseg").warning("worker 1: a bad sample")
         assert handler.stream is stderr

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Experiment
 
-from distseg import tune
+from distseg import search
 from distseg.config import RunConfig, StyleConfig, dotted_fields, recipes, with_overrides
 from distseg.errors import ConfigError
 from distseg.search import population, tuner
@@ -28,7 +28,7 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY))
 
 
-def base_of(space: tune.Space) -> RunConfig:
+def base_of(space: search.Space) -> RunConfig:
     config = recipes.find(space.recipe)
     if any(name.startswith("style.") for name in space.space):
         config = replace(config, style=StyleConfig(network="a style network", conditions=("night",)))
@@ -42,14 +42,14 @@ def wanted(**fields: object) -> Search:
 
 
 def test_all_spaces_are_listed() -> None:
-    lines = tune.list_spaces().splitlines()
+    lines = search.list_spaces().splitlines()
     assert tuple(line.split()[0] for line in lines) == SPACES
     assert all(len(line.split()) > 4 for line in lines)
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_point_of_a_space_is_a_configuration(name: str) -> None:
-    space = tune.load_space(name)
+    space = search.load_space(name)
     base = base_of(space)
     random.seed(0)
     points = [{field: domain.sample() for field, domain in space.space.items()} for _ in range(200)]
@@ -62,14 +62,14 @@ def test_every_point_of_a_space_is_a_configuration(name: str) -> None:
 
 
 def test_the_grids_are_the_papers_tables() -> None:
-    assert [point["loss.aux_weight"] for point in tuner.grid(tune.load_space("aux_loss").grid)] == [
+    assert [point["loss.aux_weight"] for point in tuner.grid(search.load_space("aux_loss").grid)] == [
         0.0,
         0.3,
         0.4,
         0.6,
         0.9,
     ]
-    assert len(tuner.grid(tune.load_space("pyramid_bins").grid)) == 7
+    assert len(tuner.grid(search.load_space("pyramid_bins").grid)) == 7
 
 
 def test_a_grid_of_points_is_those_points() -> None:
@@ -87,7 +87,7 @@ def test_a_grid_of_points_is_those_points() -> None:
 @pytest.mark.parametrize("name", ["pyramid_bins", "aux_loss"])
 def test_a_grid_is_tried_point_by_point_no_more_at_once_than_there_is_room(name: str) -> None:
     """Ray Tune's own search takes a tuple for a part of the space, and heeds no limit but its own."""
-    points = tuner.grid(tune.load_space(name).grid)
+    points = tuner.grid(search.load_space(name).grid)
     variants = tuner.plain_search(points, 2, 0)
     space = population.space_of_wholes(tuner.choices(points))
     variants.add_configurations(Experiment("x", lambda config: None, config=space, num_samples=len(points)))
@@ -104,7 +104,7 @@ def test_a_grid_is_tried_point_by_point_no_more_at_once_than_there_is_room(name:
 
 def test_a_range_has_no_grid() -> None:
     with pytest.raises(ConfigError, match=r"--algorithm grid: optim\.lr is a range"):
-        tuner.grid(tune.load_space("optim").space)
+        tuner.grid(search.load_space("optim").space)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_a_space_that_is_wrong_is_refused(
     (tmp_path / f"{name}.py").write_text(content)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=problem):
-        tune.load_space(name)
+        search.load_space(name)
 
 
 def test_a_space_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'pyramids': no such space .*known here are aux_loss, "):
-        tune.load_space("pyramids")
+        search.load_space("pyramids")
 
 
 @pytest.mark.parametrize(
