@@ -263,7 +263,7 @@ def test_a_killed_process_leaves_nothing_that_is_trusted(packed: Manifest, folde
     shard = packed.shards[0]
     program = f"""
 import time
-from distseg.data.loading import cache as shard_cache
+from distseg.data.loading import cache
 from distseg.data.shards import load_manifest
 cache.PIECE_BYTES = 1000
 class SlowStorage(type(cache.storage)):
