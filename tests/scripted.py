@@ -26,8 +26,8 @@ from distseg.config import (
 )
 from distseg.data.shards.manifest import load_manifest
 from distseg.runs.finalize import Outcome, finalize
+from distseg.runs.reporter import RunReporter
 from distseg.runs.run import Run
-from distseg.runs.worker import RunReporter
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 from tests.recorded import Recorded

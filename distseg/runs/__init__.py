@@ -1,8 +1,25 @@
-"""TODO distseg.runs."""
+"""A run from its beginning to its end: its directory, its report to MLflow, and what is sent later.
+
+In: a RunConfig, or the directory of a run (a path or s3:// URI). Out: an Outcome, and in the directory all that MLflow
+shows of the run, so that it can be sent at any time.
+
+    run = Run.new(config)                   or Run.resume(uri, config)
+    run.open(config, manifest, saved)       creates the MLflow run, writes run.json
+    reporter = RunReporter(config, run, saved)      rank 0; the training loop calls it. Other ranks: NullReporter
+    reporter.close()
+    outcome = finalize(run, "FINISHED")     or FAILED, KILLED: report, model, end of the MLflow run
+
+`train_without_ray` does all of this in one process or under torchrun; distseg.orchestration does it with Ray.
+`send_run` sends what MLflow lacks of any run. What MLflow shows is listed in contents.py.
+
+A tracking server that fails costs a warning, never a run; only `send_run` raises TrackingError. A directory that is
+no run, or is damaged, raises CheckpointError, one line with the path and the remedy.
+"""
 
 from distseg.runs.finalize import Outcome, Sent, finalize, send_run
 from distseg.runs.model_logging import save_search_view
 from distseg.runs.report import HISTORY_METRICS, build_review
+from distseg.runs.reporter import NullReporter, RunReporter
 from distseg.runs.run import (
     RUNNING,
     ProgressCallback,
@@ -16,7 +33,7 @@ from distseg.runs.run import (
     resolve_tracking,
     with_absolute_paths,
 )
-from distseg.runs.worker import NullReporter, RunReporter, train_without_ray
+from distseg.runs.worker import train_without_ray
 
 __all__ = [
     "HISTORY_METRICS",

@@ -1,18 +1,16 @@
-"""The end of a run: its report, and all that a tracking server is to have of it, now or later by `distseg.sync`."""
+"""Ends a run: writes its report and sends its end to MLflow. What was not sent then, `distseg.sync` sends later."""
 
-import json
 import logging
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from distseg import storage, tracking
 from distseg.config import RunConfig
-from distseg.errors import CheckpointError, DataError, StorageError, TrackingError
-from distseg.evaluation import overlay_pictures
-from distseg.review import RunReview, run_markdown
+from distseg.errors import CheckpointError, StorageError, TrackingError
+from distseg.runs import contents
+from distseg.runs.contents import RunContents
 from distseg.runs.model_logging import LoggedNetwork, log_network
-from distseg.runs.provenance import ENVIRONMENT_FILE, environment_tags
-from distseg.runs.report import CONDITIONS_PLOT, HISTORY_METRICS, MODEL_CARD, build_review, files_of
+from distseg.runs.report import MODEL_CARD, PAGE
 from distseg.runs.run import RUNNING, Run, now_ms, read_config
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
@@ -25,13 +23,13 @@ class Outcome:
     """What a training leaves behind."""
 
     run_name: str
-    run_uri: str  # where its checkpoints are; what --resume takes
+    run_uri: str  # its directory; what --resume takes
     checkpoint_uri: str  # the best by val/mIoU; empty if none was saved
     step: int  # of that checkpoint
     tables: dict[str, Any]  # its evaluation
     tracking_uri: str
     run_id: str  # MLflow's; empty if tracking is off or the server never answered
-    is_sent: bool = True  # False: the server lacks some of it, which `python -m distseg.sync` sends
+    is_sent: bool = True  # False: the server lacks something, which `python -m distseg.sync` sends
     logged_network: LoggedNetwork = field(default_factory=LoggedNetwork)
 
 
@@ -41,37 +39,27 @@ class Sent:
 
     run_id: str  # MLflow's
     is_new: bool  # the MLflow run was created
-    num_values: int  # of metrics that were not there
-    num_pictures: int  # likewise
-    is_ended: bool  # what belongs to its end was sent
-    files: tuple[str, ...]  # artifacts of that, by name
+    num_values: int  # of metrics that the server lacked
+    num_pictures: int  # that the server lacked
+    is_ended: bool  # tags, artifacts, status and model were sent
+    files: tuple[str, ...]  # paths of the artifacts that were sent
     logged_network: LoggedNetwork
 
 
-class _Left(NamedTuple):
-    """What a run leaves to be looked at."""
-
-    saved: Checkpoint | None  # the best
-    records: list[tracking.MetricRecord]
-    review: RunReview | None
-    files: dict[str, bytes]
-    tags: dict[str, str]
-
-
 def finalize(run: Run, status: str) -> Outcome:
-    """Ends a run as FINISHED, FAILED or KILLED: writes its report, closes its MLflow run, gathers what is left behind.
+    """Ends a run as FINISHED, FAILED or KILLED: writes its report, closes its MLflow run, returns what is left behind.
 
-    A server that does not take it is only warned of, after at most tracking's FINISH_WAIT_S.
+    A server that fails costs a warning, after at most tracking.FINISH_WAIT_S (and MODEL_WAIT_S for the model).
     """
     run.status, run.ended_ms = status, now_ms()
-    uri, saved = "", None
-    logged_network, is_sent = LoggedNetwork(), True
+    uri, best = "", None
+    logged, is_sent = LoggedNetwork(), True
     try:
         run.write_run_json()
         if found := checkpoint.best(run.uri):
-            uri, saved = found
-        logged_network = _finish(run, read_config(run.uri), saved)
-        run.write_run_json()  # with the MLflow run's id, if only now it is known
+            uri, best = found
+        logged = _finish(run, read_config(run.uri), best)
+        run.write_run_json()  # again: the id of the MLflow run may be known only now
     except (TrackingError, StorageError, CheckpointError) as error:
         log.warning("%s; send the rest later: python -m distseg.sync %s", error, run.uri)
         is_sent = False
@@ -79,144 +67,108 @@ def finalize(run: Run, status: str) -> Outcome:
         run_name=run.name,
         run_uri=run.uri,
         checkpoint_uri=uri,
-        step=saved.step if saved else 0,
-        tables=saved.tables if saved else {},
+        step=best.step if best else 0,
+        tables=best.tables if best else {},
         tracking_uri=run.tracking_uri,
         run_id=run.run_id,
-        is_sent=is_sent and logged_network.is_whole,
-        logged_network=logged_network,
+        is_sent=is_sent and logged.is_complete,
+        logged_network=logged,
     )
 
 
-def _finish(run: Run, config: RunConfig, saved: Checkpoint | None) -> LoggedNetwork:
-    left = _left_by(run, saved)
+def _finish(run: Run, config: RunConfig, best: Checkpoint | None) -> LoggedNetwork:
+    ended = _read_and_save_page(run, best)
     if not run.is_tracked:
         return LoggedNetwork()
-    closed = tracking.read_journal_end(run.uri)
+    end = tracking.read_journal_end(run.uri)
     known = [run.run_id] if run.run_id else []
 
     def send() -> None:
-        run_id = known.pop() if known else run.find_or_create(config)  # tried again: whatever is there now
-        if closed is None or closed[:4] != (run.tracking_uri, run_id, len(left.records), 0):
-            tracking.send_records(run.tracking_uri, run_id, left.records)
-        if closed is None or closed.has_pictures_left:
-            _send_pictures(run, run_id, left.saved)
-        _send_end(run, run_id, left)
+        run_id = known.pop() if known else run.find_or_create(config)  # a second try asks the server for its id
+        records = ended.result.records
+        if end is None or end[:4] != (run.tracking_uri, run_id, len(records), 0):
+            tracking.send_records(run.tracking_uri, run_id, records)
+        if end is None or end.has_pictures_left:
+            _send_pictures(run, run_id, best)
+        _send_end(run, run_id, ended)
         run.run_id = run_id
 
     tracking.call_with_timeout(tracking.FINISH_WAIT_S, run.tracking_uri, send, attempts=3)
     return tracking.call_with_timeout(
-        tracking.MODEL_WAIT_S, run.tracking_uri, lambda: _log_network(run, config, run.run_id, left)
+        tracking.MODEL_WAIT_S, run.tracking_uri, lambda: _log_network(run, config, run.run_id, ended)
     )
 
 
 def send_run(run: Run) -> Sent:
-    """Sends what the server has not: metrics and pictures, and if the run has ended, what belongs to its end.
+    """Sends what the server lacks: metrics and pictures, and if the run has ended, what belongs to its end.
 
-    Raises TrackingError if the server does not take it; what it has taken by then is not sent again.
+    Raises TrackingError if the server does not take it. What the server has taken by then is not sent again.
     """
-    config, place = read_config(run.uri), (run.tracking_uri, run.experiment)
+    config = read_config(run.uri)
     has_ended = run.status != RUNNING
-    run_id = tracking.find_run(*place, run.mlflow_name)
-    is_new = run_id is None
-    is_sent = run_id is not None and has_ended and tracking.is_sent(run.tracking_uri, run_id, run.ended_ms)
-    if run_id is None or (has_ended and not is_sent):
-        run_id = run.find_or_create(config)
+    found_id = tracking.find_run(run.tracking_uri, run.experiment, run.mlflow_name)
+    is_sent = found_id is not None and has_ended and tracking.is_sent(run.tracking_uri, found_id, run.ended_ms)
+    sends_end = has_ended and not is_sent
+    run_id = run.find_or_create(config) if found_id is None or sends_end else found_id
     found = checkpoint.best(run.uri)
-    left = _Left(None, _records(run), None, {}, {})
-    if has_ended and not is_sent:
-        left = _left_by(run, found[1] if found else None)
-    num_values = tracking.send_records(run.tracking_uri, run_id, left.records)
-    num_pictures = 0 if is_sent else _send_pictures(run, run_id, found[1] if found else None)
-    logged_network = LoggedNetwork()
-    if has_ended and not is_sent:
-        _send_end(run, run_id, left)
-        logged_network = _log_network(run, config, run_id, left)
-        if not logged_network.is_whole:
+    best = found[1] if found else None
+    ended = _read_and_save_page(run, best) if sends_end else None
+    records = ended.result.records if ended else contents.read_records(run)
+    num_values = tracking.send_records(run.tracking_uri, run_id, records)
+    num_pictures = 0 if is_sent else _send_pictures(run, run_id, best)
+    logged = LoggedNetwork()
+    if ended is not None:
+        _send_end(run, run_id, ended)
+        logged = _log_network(run, config, run_id, ended)
+        if not logged.is_complete:
             raise TrackingError(f"MLflow at {run.tracking_uri}: all but the model is there")
     return Sent(
         run_id=run_id,
-        is_new=is_new,
+        is_new=found_id is None,
         num_values=num_values,
         num_pictures=num_pictures,
-        is_ended=has_ended and not is_sent,
-        files=tuple(sorted(left.files)),
-        logged_network=logged_network,
+        is_ended=sends_end,
+        files=tuple(sorted(ended.files)) if ended else (),
+        logged_network=logged,
     )
 
 
-def _left_by(run: Run, saved: Checkpoint | None) -> _Left:
-    """Made of the run's directory alone; the page is also kept there."""
-    records = _records(run)
-    files, tags = _environment(run)
-    review = None
-    if saved is not None and "conditions" in saved.tables:
-        tags["worst_condition"] = str(saved.tables["worst_condition"] or "")
-        files["tables/conditions.json"] = json.dumps(saved.tables, indent=1).encode()
-        try:
-            history = tracking.history_of(records, HISTORY_METRICS)
-            review = build_review(run.name, saved, dataset=run.dataset, history=history)
-            files |= files_of(review)
-        except Exception as error:  # noqa: BLE001 — a picture that cannot be drawn must not cost a run its end
-            log.warning("the report could not be made: %r", error)
-    if "report/index.html" in files:
-        storage.write_bytes(storage.join(run.uri, "report", "index.html"), files["report/index.html"])
-    return _Left(saved, records, review, files, tags)
-
-
-def _records(run: Run) -> list[tracking.MetricRecord]:
-    """All metrics that the run measured, as far as they can be read from here."""
-    records = tracking.read_journal(run.uri, run.mlflow_name)
-    found = None if tracking.read_journal_end(run.uri) else checkpoint.newest(run.uri)
-    return tracking.without_repeats([*records, *(found[1].records if found else [])])
-
-
-def _environment(run: Run) -> tuple[dict[str, bytes], dict[str, str]]:
-    """(file, tags) of what rank 0 computed with; empty if it never came to that."""
-    uri = storage.join(run.uri, ENVIRONMENT_FILE)
-    if not storage.exists(uri):
-        return {}, {}
-    data = storage.read_bytes(uri)
-    try:
-        return {f"config/{ENVIRONMENT_FILE}": data}, environment_tags(data)
-    except DataError as error:
-        log.warning("%s", error)
-        return {}, {}
+def _read_and_save_page(run: Run, best: Checkpoint | None) -> RunContents:
+    """What MLflow gets. The page is also kept in the run's directory, where it is read without MLflow."""
+    ended = contents.read_contents(run, best)
+    if PAGE in ended.files:
+        storage.write_bytes(storage.join(run.uri, PAGE), ended.files[PAGE])
+    return ended
 
 
 def _send_pictures(run: Run, run_id: str, best: Checkpoint | None) -> int:
-    """Of the checkpoints that hold them: the best and the newest."""
-    found = checkpoint.newest(run.uri)
-    num = 0
-    for step, evaluation in {saved.step: saved.evaluation for saved in (best, found and found[1]) if saved}.items():
-        num += tracking.send_pictures(run.tracking_uri, run_id, step, overlay_pictures(evaluation))
-    return num
+    by_step = contents.pictures(run.uri, best)
+    return sum(tracking.send_pictures(run.tracking_uri, run_id, step, found) for step, found in by_step.items())
 
 
-def _send_end(run: Run, run_id: str, left: _Left) -> None:
-    """Files, tags and status, to the MLflow run. Raises TrackingError."""
-    tags = dict(left.tags)
-    if left.review is not None:
-        plot = f"get-artifact?path={CONDITIONS_PLOT}&run_uuid={run_id}"
-        tags[tracking.DESCRIPTION_TAG] = run_markdown(left.review, figure_url=plot)
-    tracking.finish_run(run.tracking_uri, run_id, run.status, left.files, tags, ended_ms=run.ended_ms)
+def _send_end(run: Run, run_id: str, ended: RunContents) -> None:
+    """Sends files, tags, description and status. Raises TrackingError."""
+    tags = dict(ended.tags)
+    if text := contents.description(ended.result, run_id):
+        tags[tracking.DESCRIPTION_TAG] = text
+    tracking.finish_run(run.tracking_uri, run_id, run.status, ended.files, tags, ended_ms=run.ended_ms)
 
 
-def _log_network(run: Run, config: RunConfig, run_id: str, left: _Left) -> LoggedNetwork:
-    """The model, of a training that was evaluated. Then all is there, and is marked so. Raises TrackingError."""
-    logged_network = LoggedNetwork()
+def _log_network(run: Run, config: RunConfig, run_id: str, ended: RunContents) -> LoggedNetwork:
+    """Logs the model of an evaluated training, and notes that the server now has everything. Raises TrackingError."""
+    logged, best = LoggedNetwork(), ended.result.best
     is_training = run.tags.get("stage", "train") == "train"
-    if is_training and left.saved is not None and "conditions" in left.saved.tables:
-        logged_network = log_network(
+    if is_training and best is not None and ended.result.is_evaluated:
+        logged = log_network(
             run.tracking_uri,
             run_id,
             config.tracking,
-            left.saved,
+            best,
             dataset=run.dataset,
             inputs=run.inputs,
-            card=left.files.get(MODEL_CARD, b"").decode(),
+            card=ended.files.get(MODEL_CARD, b"").decode(),
             has_finished=run.status == "FINISHED",
         )
-    if logged_network.is_whole:
+    if logged.is_complete:
         tracking.mark_sent(run.tracking_uri, run_id, run.ended_ms)
-    return logged_network
+    return logged

@@ -1,7 +1,7 @@
-"""What becomes of a finished training's network: an MLflow model, on request a registered one, and a view to compare.
+"""Logs the network of a finished training as an MLflow model, registers it on request, and saves a view of the runs.
 
-A trial of a search leaves none: its checkpoints are deleted when it loses; train the search's best.json instead.
-Nothing here raises for what a server or a model does: the run has ended by then, and its end is not to be lost.
+A trial of a search logs no model: its checkpoints are deleted when it loses. Train the search's best.json for one.
+An error of the server or of the model costs a warning and nothing else, because the run itself has ended well.
 """
 
 import logging
@@ -13,24 +13,25 @@ from distseg import evaluation, tracking
 from distseg.config import RunConfig, TrackingConfig
 from distseg.data.shards import load_manifest
 from distseg.errors import DistsegError
+from distseg.metric_names import MIOU, MIOU_MEAN_CONDITIONS, MIOU_WORST
 from distseg.tracking import ComparisonView, DataInput, ModelToLog, RegisteredVersion
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-CHAMPION_SCORES = ("val/mIoU", "val/mIoU_mean_conditions", "val/mIoU_worst")
+MODEL_SCORES = (MIOU, MIOU_MEAN_CONDITIONS, MIOU_WORST)  # kept with a model; a champion is chosen by one of them
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedNetwork:
-    """Empty where there is none."""
+    """What `log_network` did. A field is empty if there is no such thing."""
 
     model_uri: str = ""  # what mlflow.pyfunc.load_model takes
     registered: RegisteredVersion | None = None
     view_link: str = ""
-    is_whole: bool = True  # False: the server did not take the model, or did not register it
+    is_complete: bool = True  # False: the server did not take the model, or did not register it
 
 
 def log_network(
@@ -46,34 +47,36 @@ def log_network(
 ) -> LoggedNetwork:
     """Logs and registers the network of `saved`, an evaluated checkpoint, as `config` asks, and saves the view.
 
-    A run that has not finished is to be resumed, and logs its model then.
+    `card`: the model card, Markdown. A run that has not finished logs no model: it does so when it is resumed.
     """
     view = ComparisonView(dataset=dataset, conditions=tuple(sorted(saved.tables["conditions"])))
     view_link = _or_warn(lambda: tracking.save_view(uri, config.experiment, view)) or ""
     if not (has_finished and config.log_model):
         return LoggedNetwork(view_link=view_link)
-    model = _or_warn(lambda: tracked_model(saved, inputs, card))
+    model = _or_warn(lambda: model_to_log(saved, inputs, card))
     model_id = _or_warn(lambda: tracking.log_model(uri, run_id, model)) if model else None
     if model is None or not model_id:
-        return LoggedNetwork(view_link=view_link, is_whole=model is None)
+        return LoggedNetwork(view_link=view_link, is_complete=model is None)
     registered, name = None, config.register
     if name is not None:
         registered = _or_warn(
             lambda: tracking.register_model(uri, run_id, model_id, model, name=name, objective=config.objective)
         )
-    is_whole = name is None or registered is not None
-    return LoggedNetwork(model_uri=f"models:/{model_id}", registered=registered, view_link=view_link, is_whole=is_whole)
+    is_complete = name is None or registered is not None
+    return LoggedNetwork(
+        model_uri=f"models:/{model_id}", registered=registered, view_link=view_link, is_complete=is_complete
+    )
 
 
-def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> ModelToLog:
-    """Raises CheckpointError for a network that one file cannot hold."""
+def model_to_log(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> ModelToLog:
+    """Raises CheckpointError for a network that does not fit into one file, because it needs a second network."""
     worst: Mapping[str, str | None] = {"worst_condition": saved.tables.get("worst_condition")}
     tags = {"data.digest": saved.manifest_digest, "git.commit": saved.code_version, **worst}
     return ModelToLog(
         name=saved.config.name,
         file=checkpoint.as_one_file(saved),
         step=saved.step,
-        scores={name: saved.metrics[name] for name in CHAMPION_SCORES if name in saved.metrics},
+        scores={name: saved.metrics[name] for name in MODEL_SCORES if name in saved.metrics},
         evaluated_on=next(used for used in inputs if used.context == "eval"),
         tags={name: value for name, value in tags.items() if value},
         card=card,
@@ -81,7 +84,10 @@ def tracked_model(saved: Checkpoint, inputs: Sequence[DataInput], card: str) -> 
 
 
 def save_search_view(uri: str, config: RunConfig, params: Sequence[str]) -> str:
-    """Where a search's trials are compared, by the fields it varies; empty if that could not be saved."""
+    """Saves the view that compares the trials of a search by `params`, the fields that it varies. Returns its link.
+
+    The link is empty if the view could not be saved; a warning says why.
+    """
 
     def save() -> str:
         data, manifest = config.data, load_manifest(config.data.uri)
@@ -98,6 +104,6 @@ def _or_warn(do: Callable[[], T]) -> T | None:
         return do()
     except DistsegError as error:
         log.warning("%s", error)
-    except Exception as error:  # noqa: BLE001 — whatever MLflow or torch raise, the run itself has ended well
+    except Exception as error:  # noqa: BLE001 — MLflow or torch may raise anything, and the run itself has ended well
         log.warning("the model or view is not in MLflow: %r", error)
     return None

@@ -1,7 +1,7 @@
-"""Where a run comes from: the data it reads, and the machine and packages it computes with. Never the environment's
-variables, which hold secrets.
+"""Where a run's numbers come from: the data it reads, and the machine and packages it computes with.
 
-environment.json of a run's directory (config/environment.json in MLflow) is rank 0's, of the run's last sitting.
+environment.json in a run's directory (config/environment.json in MLflow) is of rank 0, written anew by each resume.
+Environment variables are never stored, since they can hold secrets.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ ENVIRONMENT_FILE = "environment.json"
 
 
 def data_inputs(config: RunConfig) -> list[DataInput]:
-    """What the run trains, takes styles and is evaluated on. It must have passed `runs.check_run`."""
+    """The data that the run trains on, takes styles from and is evaluated on. `config` must have been checked."""
     data = config.data
     first, *others = map(load_manifest, (data.uri, *data.mix))
     inputs = []
     for manifest in (first, *others):
-        # In a mixture, a data set need not have every condition.
+        # In a mixture, a data set may lack some of the conditions.
         own = [name for name in data.train_conditions if name in manifest.conditions(data.train_split)]
         inputs.append(_input(manifest, manifest.select(data.train_split, own), "train"))
     if config.style.conditions:
@@ -43,7 +43,7 @@ def data_inputs(config: RunConfig) -> list[DataInput]:
 
 
 def _input(manifest: Manifest, shards: Sequence[Shard], context: str) -> DataInput:
-    """Named by what is chosen of the data set, as MLflow takes two of one name and digest for the same."""
+    """One input. Its name holds the chosen part, since for MLflow two inputs with one name and digest are the same."""
     chosen: dict[str, list[str]] = {}
     for shard in shards:
         conditions = chosen.setdefault(shard.split, [])
@@ -89,8 +89,13 @@ def _cpu_model() -> str:
     return next(as_tracking_error, platform.processor() or platform.machine())
 
 
+def opening_tags(manifest: Manifest, job_id: str) -> dict[str, str]:
+    """Tags of a run that begins. `job_id`: Ray's, empty without Ray."""
+    return {"data.digest": manifest.digest, "git.commit": checkpoint.code_version(), "ray.job_id": job_id}
+
+
 def environment_tags(data: bytes) -> dict[str, str]:
-    """The few that tell machines apart in MLflow's table. Raises DataError if environment.json is damaged."""
+    """Three tags that tell machines apart in MLflow's table. Raises DataError if environment.json is damaged."""
     try:
         found = json.loads(data)
         gpus = found["torch"]["gpus"]

@@ -1,7 +1,7 @@
-"""What a run leaves for people to look at: made when it ends, from its best checkpoint and what it logged.
+"""The report of a run, made when it ends from its best checkpoint and the metrics it logged.
 
-review_of    the checkpoint's evaluation and the run's history, as `pages` takes them
-files_of     plots, tables and report/index.html, by the names they have in MLflow and below the run's directory
+build_review   the checkpoint's evaluation and the run's history, as distseg.review takes them
+files_of       plots, tables and pages: artifact path in MLflow -> content
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from distseg.config import RunConfig, to_dict
 from distseg.evaluation import ImageCounts, overlays_from_tensors
+from distseg.metric_names import DATA_WAIT_FRACTION, IMAGES_PER_S, MIOU, MIOU_WORST, TRAIN_LOSS
 from distseg.review import Cost, RunReview, model_card, run_page
 from distseg.tracking import History, MetricPoint
 from distseg.training.checkpoint import Checkpoint
@@ -19,17 +20,17 @@ from distseg.training.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES = ("train/loss", "val/mIoU", "val/mIoU_worst")
+CURVES = (TRAIN_LOSS, MIOU, MIOU_WORST)
 CONDITIONS_PLOT = "plots/condition_miou.png"
+PAGE = "report/index.html"
 MODEL_CARD = "report/model_card.md"
-PAUSE_S = 900.0  # between two records of a run at work: what is longer is taken for a pause
-
-
-HISTORY_METRICS = (*CURVES, "train/images_per_s", "train/data_wait_fraction")
+PAUSE_S = 900.0  # a longer time between two records is a pause, and not counted as training
+HISTORY_METRICS = (*CURVES, IMAGES_PER_S, DATA_WAIT_FRACTION)
+"""Metrics whose history `build_review` uses."""
 
 
 def build_review(name: str, saved: Checkpoint, *, dataset: str = "", history: History | None = None) -> RunReview:
-    """`saved` must have been evaluated."""
+    """The review of `saved`, an evaluated checkpoint. `history`: of HISTORY_METRICS, as far as it is known."""
     history = history or {}
     images = saved.evaluation.get("images")
     return RunReview(
@@ -49,7 +50,7 @@ def build_review(name: str, saved: Checkpoint, *, dataset: str = "", history: Hi
 
 
 def _cost(config: RunConfig, history: History) -> Cost:
-    times_s = [point.time_s for point in history.get("train/loss", ())]
+    times_s = [point.time_s for point in history.get(TRAIN_LOSS, ())]
     gaps_s = [later - earlier for earlier, later in itertools.pairwise(sorted(times_s))]
     hours = sum(gap for gap in gaps_s if gap < PAUSE_S) / 3600 if gaps_s else None
     scaling = config.scaling
@@ -61,8 +62,8 @@ def _cost(config: RunConfig, history: History) -> Cost:
         wall_hours=hours,
         gpu_hours=hours * scaling.num_workers * scaling.gpu if hours is not None and is_known else None,
         cpu_hours=hours * cores if hours is not None and is_known else None,
-        images_per_s=_mean(history.get("train/images_per_s", ())),
-        data_wait_fraction=_mean(history.get("train/data_wait_fraction", ())),
+        images_per_s=_mean(history.get(IMAGES_PER_S, ())),
+        data_wait_fraction=_mean(history.get(DATA_WAIT_FRACTION, ())),
     )
 
 
@@ -90,7 +91,7 @@ def files_of(review: RunReview) -> dict[str, bytes]:
     files = {name: _png(figure) for name, figure in plots.items()}
     if review.images is not None:
         files["tables/images.json"] = json.dumps(review.images.as_json()).encode()
-    files["report/index.html"] = run_page(review).encode()
+    files[PAGE] = run_page(review).encode()
     files[MODEL_CARD] = model_card(review).encode()
     return files
 

@@ -1,13 +1,13 @@
-"""A run's directory and what it is known by, with or without Ray.
+"""A run's identity and its directory, with or without Ray.
 
 <run_uri>/config.json                       the configuration it was started with
-<run_uri>/run.json                          what a tracking server is told of it, and how it ended: the fields of Run
-<run_uri>/environment.json                  what it computed with, see provenance.py
-<run_uri>/checkpoint_<step>_<token>/        see checkpoint.py
-<run_uri>/journal/                          every metric it measured, see tracking.journal
+<run_uri>/run.json                          its identity, and how it ended: the fields of Run
+<run_uri>/environment.json                  machine and packages, see provenance.py
+<run_uri>/checkpoint_<step>_<token>/        see distseg.training.checkpoint
+<run_uri>/journal/                          every metric it measured, see distseg.tracking
 <run_uri>/report/index.html                 its page, once it has ended
 
-So nothing that a tracking server shows of a run exists only there: `python -m distseg.sync` can send it at any time.
+All that MLflow shows of a run is made from this directory, so `python -m distseg.sync` can send it at any time.
 """
 
 import json
@@ -23,21 +23,21 @@ from distseg.config import RunConfig, from_dict, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, ConfigError, TrackingError
 from distseg.evaluation import World
-from distseg.runs.provenance import data_inputs
+from distseg.runs.provenance import data_inputs, opening_tags
 from distseg.training import Report, check, check_style, checkpoint, fit, fit_style
 from distseg.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-# (step, metrics, worst condition, "" if they are no evaluation): whatever shows a run's progress
 ProgressCallback = Callable[[int, Mapping[str, float], str], None]
+"""(step, metrics, worst condition or "" outside evaluations): shows the progress of a run."""
 
-RUNNING = "RUNNING"  # also of a run whose process was killed
+RUNNING = "RUNNING"  # a status; also that of a run whose process was killed
 
 
 @dataclass
 class Run:
-    """One training's identity. `new` or `again`, then `open`; or `read`. Its end is `ending.close`."""
+    """One training. `new` or `resume`, then `open` begins it, and `finalize` ends it; `read` is for looking only."""
 
     name: str
     uri: str
@@ -49,12 +49,12 @@ class Run:
     dataset: str = ""
     inputs: list[tracking.DataInput] = field(default_factory=list)
     is_resumed: bool = False
-    attempt: int = 1  # counts on when steps are done again under another plan, see `_changes_plan`
-    max_steps: int = 0  # the plan; 0: not known
+    attempt: int = 1  # one more each time that steps are repeated under another plan, see `_changes_plan`
+    max_steps: int = 0  # the plan; 0: unknown
     status: str = RUNNING  # or FINISHED, FAILED, KILLED
     started_ms: int = 0  # since the epoch
     ended_ms: int = 0
-    problem: str = ""  # what the user has been told of the tracking server
+    problem: str = ""  # the warning about the tracking server that the user has seen
 
     @classmethod
     def new(cls, config: RunConfig) -> "Run":
@@ -64,7 +64,7 @@ class Run:
 
     @classmethod
     def resume(cls, uri: str, config: RunConfig) -> "Run":
-        """The run whose directory is `uri`, to go on. Raises CheckpointError if there is none."""
+        """The run whose directory is `uri`, to go on with. Raises CheckpointError if there is none."""
         run = cls.read(uri)
         run.is_resumed = True
         run.set_tracking(*resolve_tracking(config))
@@ -77,7 +77,7 @@ class Run:
         return cls(uri=uri, **read_run_json(uri))
 
     def set_tracking(self, tracking_uri: str, experiment: str) -> None:
-        """The server it belongs to from now on."""
+        """Changes the server and experiment that the run belongs to."""
         if (tracking_uri, experiment) != (self.tracking_uri, self.experiment):
             self.tracking_uri, self.experiment, self.run_id = tracking_uri, experiment, ""
 
@@ -104,16 +104,12 @@ class Run:
         return run_id
 
     def open(self, config: RunConfig, manifest: Manifest, saved: Checkpoint | None) -> None:
-        """Creates or re-opens the MLflow run and writes config.json and run.json; `saved` is what it goes on from.
+        """Creates or re-opens the MLflow run, and writes config.json and run.json.
 
-        A dead server is only warned of, after at most tracking's OPEN_WAIT_S.
+        `saved`: the checkpoint it goes on from. A dead server costs a warning, after at most tracking's OPEN_WAIT_S.
         """
         self.dataset, self.inputs = manifest.dataset, data_inputs(config)
-        self.tags |= {
-            "data.digest": manifest.digest,
-            "git.commit": checkpoint.code_version(),
-            "ray.job_id": self.job_id,
-        }
+        self.tags |= opening_tags(manifest, self.job_id)
         if self.is_resumed and self._changes_plan(config, saved):
             self._begin_attempt(saved.step if saved else 0)
         self.max_steps, self.status, self.ended_ms = config.optim.max_steps, RUNNING, 0
@@ -129,19 +125,19 @@ class Run:
             checkpoint.set_damaged_aside(self.uri, saved.step)
 
     def _changes_plan(self, config: RunConfig, saved: Checkpoint | None) -> bool:
-        """Whether steps that may have been logged are not those that will be done now.
+        """Whether steps were logged that the new optim.max_steps does differently, or never reaches.
 
-        MLflow forgets nothing, and takes the value of the highest step for the latest: steps that this plan does
-        differently, or never comes to, would stand there for good.
+        The learning rate depends on max_steps. MLflow cannot delete logged values, and takes the value of the highest
+        step for the latest one: the old steps would stay in the run for ever.
         """
         step = saved.step if saved else 0
         if self.max_steps in (0, config.optim.max_steps) or step >= self.max_steps:
             return False
-        was_killed = self.status == RUNNING  # then nobody knows how far it came
+        was_killed = self.status == RUNNING  # then its last step is unknown
         return was_killed or any(record["step"] > step for record in tracking.read_journal(self.uri))
 
     def _begin_attempt(self, step: int) -> None:
-        """Another MLflow run in the place of this one, which gets the steps up to this one from the journal."""
+        """Replaces the MLflow run by a new one, which gets the steps up to `step` from the journal."""
         records = tracking.read_journal(self.uri)
         tracking.replace_journal(self.uri, [record for record in records if record["step"] <= step])
         log.warning(
@@ -151,8 +147,8 @@ class Run:
         )
         self.attempt, self.run_id = self.attempt + 1, ""
 
-    def take_over(self, other_uri: str, saved: Checkpoint) -> None:
-        """Goes on from a checkpoint of another run, with what that one had logged until then, when it is resumed."""
+    def adopt_checkpoint(self, other_uri: str, saved: Checkpoint) -> None:
+        """Makes a checkpoint of another run, with the metrics logged until then, the one that this run resumes from."""
         stale = [found.uri for found in checkpoint.found_in(self.uri)]
         checkpoint.save(self.uri, saved)
         for uri in stale:
@@ -163,7 +159,7 @@ class Run:
         self.write_run_json()
 
     def write_run_json(self) -> None:
-        """run.json, which `read` reads."""
+        """Writes run.json, which `read` reads."""
         about = {name: getattr(self, name) for name in _KEPT} | {"inputs": [used._asdict() for used in self.inputs]}
         storage.write_bytes(storage.join(self.uri, "run.json"), json.dumps(about, indent=1).encode())
 
@@ -173,7 +169,7 @@ def now_ms() -> int:
 
 
 def resolve_tracking(config: RunConfig) -> tuple[str, str]:
-    """(tracking URI, experiment) of a run. Raises ConfigError for a URI that carries a password."""
+    """(tracking URI, experiment) of a run. Raises ConfigError for a URI with a password."""
     uri = config.tracking.uri
     return uri if uri == tracking.OFF else tracking.checked_uri("tracking.uri", uri), config.tracking.experiment
 
@@ -183,7 +179,7 @@ _KEPT = tuple(each.name for each in fields(Run) if each.name not in _NOT_KEPT)
 
 
 def read_run_json(run_uri: str) -> dict[str, Any]:
-    """run.json of a run's directory, the fields of Run. Raises CheckpointError if there is none."""
+    """run.json of a run's directory: the fields of Run. Raises CheckpointError if there is none."""
     uri = storage.join(run_uri, "run.json")
     if not storage.exists(uri):
         raise CheckpointError(f"{run_uri}: no run.json there; give the run's directory, as `train` printed it")
@@ -213,7 +209,7 @@ def read_config(run_uri: str) -> RunConfig:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Workers run elsewhere: a path means what it means where the user stands."""
+    """Makes paths absolute on the driver, because workers run in other directories."""
     if config.style.network is not None:
         config = replace(config, style=replace(config.style, network=storage.absolute(config.style.network)))
     weights = config.model.pretrained
@@ -237,7 +233,10 @@ def fit_run(config: RunConfig, world: World, report: Report, *, resume: Checkpoi
 
 
 def load_resume_checkpoint(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint | None:
-    """The checkpoint that a resumed run goes on from. Raises if it cannot, before anything of the run is touched."""
+    """The checkpoint that a resumed run goes on from; None for a new run.
+
+    Raises CheckpointError or ConfigError if it does not fit, before anything of the run is changed.
+    """
     found = checkpoint.newest(run.uri) if run.is_resumed else None
     if found is None:
         return None

@@ -153,5 +153,5 @@ def take_over(config: RunConfig, search_uri: str, trial_id: str, other_id: str, 
     if saved is None:
         raise CheckpointError(f"{folder}: cannot take over {others}: none of its checkpoints can be read")
     orchestration.forget_checkpoints(run_uri)
-    Run.read(run_uri).take_over(other_uri, replace(saved[1], config=config))
+    Run.read(run_uri).adopt_checkpoint(other_uri, replace(saved[1], config=config))
     records.record_take_over(folder, other_id, step)

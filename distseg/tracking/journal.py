@@ -233,5 +233,5 @@ def _from_lines(data: bytes) -> list[MetricRecord]:
         try:
             records.append({name: json.loads(line)[name] for name in ("step", "time_ms", "metrics")})
         except (ValueError, KeyError, TypeError):
-            log.warning("a damaged line of the journal is left out: %r", line[:80])
+            log.warning("passed over: a line of the journal that is damaged: %r", line[:80])
     return records

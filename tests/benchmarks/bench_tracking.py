@@ -31,8 +31,8 @@ from distseg.data.datasets import town
 from distseg.data.shards.packing import pack
 from distseg.evaluation import World
 from distseg.runs.finalize import finalize
+from distseg.runs.reporter import RunReporter
 from distseg.runs.run import Run, check_run, fit_run
-from distseg.runs.worker import RunReporter
 
 LIMIT = 0.01
 FIRST_STEP = 10

@@ -123,7 +123,7 @@ def test_a_trial_goes_on_as_another_with_values_of_its_own(tiny_town: str, tmp_p
 
     saved = checkpoint.newest(other.run_uri)
     assert saved is not None
-    Run.read(mine.run_uri).take_over(other.run_uri, saved[1])  # and killed before it is recorded
+    Run.read(mine.run_uri).adopt_checkpoint(other.run_uri, saved[1])  # and killed before it is recorded
     for _ in range(2):
         take_over(changed, uri, "mine", "other", 10)
     (found,) = checkpoint.found_in(mine.run_uri)

@@ -19,7 +19,7 @@ from distseg.config import LossConfig, RunConfig, TrackingConfig, model_config
 from distseg.data.datasets import town
 from distseg.errors import CheckpointError, ConfigError, DataError
 from distseg.models import build_model
-from distseg.runs.model_logging import log_network, tracked_model
+from distseg.runs.model_logging import log_network, model_to_log
 from distseg.tracking import DataInput, ModelToLog
 from distseg.tracking.registry import requirements, write_model
 from distseg.training import checkpoint
@@ -72,7 +72,7 @@ def evaluated_on(digest: str) -> list[DataInput]:
 
 
 def model_of(saved: Checkpoint, images: str = "same images", **scores: float) -> ModelToLog:
-    model = tracked_model(saved, evaluated_on(images), "# Card")
+    model = model_to_log(saved, evaluated_on(images), "# Card")
     return replace(model, scores={**model.scores, **{f"val/{name}": value for name, value in scores.items()}})
 
 
