@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import socket
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ from distseg import tracking
 from distseg.config import RunConfig, with_overrides
 from distseg.errors import ConfigError, TrackingError
 from distseg.runs import run
-from distseg.tracking import client, picture_log
+from distseg.tracking import client, environment, mlflow_formats, picture_log
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +272,48 @@ def test_sqlite_in_runs_is_the_default_and_the_environment_comes_before_it(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking.resolve_uri("") == "http://server:5000"
     assert tracking.resolve_uri("http://other:5000") == "http://other:5000"
+
+
+# ---- what MLflow does not document
+
+
+def test_the_pictures_of_a_run_are_known_by_their_files_of_every_known_mlflow(caplog: pytest.LogCaptureFixture) -> None:
+    stored = [
+        "images/overlay~night+step+20+timestamp+1795864097851+469b888b-f458.png",
+        "images/overlay~night+step+20+timestamp+1795864097851+469b888b-f458+compressed.webp",
+        "images/overlay#fog 2%step%0%timestamp%1795864098216%befe7952-441f.png",
+    ]
+    assert mlflow_formats.pictures_in(stored) == {("overlay/night", 20), ("overlay/fog 2", 0)}
+    assert caplog.messages == []
+
+
+def test_names_of_a_later_mlflow_cost_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    stored = ["images/a/20.png", "images/b/20.png", "images/c+step+1+timestamp+2+d.png"]
+    assert mlflow_formats.pictures_in(stored) == {("c", 1)}
+    (line,) = caplog.messages
+    assert line.startswith(f"MLflow {mlflow.__version__}: images/a/20.png: unknown kind of name")
+
+
+def test_a_later_mlflow_gets_no_view_and_one_line_says_so(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mlflow_formats, "mlflow_version", lambda: "4.0.1")
+    view = tracking.ComparisonView(dataset="town", conditions=("fog",))
+    assert [tracking.save_view(store, "no experiment", view) for _ in range(2)] == ["", ""]
+    assert [line for line in caplog.messages if "4.0.1" in line] == [
+        "MLflow 4.0.1: the view to compare runs is left out, as only the page of MLflow 3 is known"
+    ]
+
+
+def test_what_a_user_has_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    environment.set_defaults()
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3" and os.environ[environment.TIMEOUT] == "15"
+    with environment.extended_timeout(40_000_000):
+        assert os.environ[environment.TIMEOUT] == "25"
+    assert os.environ[environment.TIMEOUT] == "15"
+    monkeypatch.setenv(environment.TIMEOUT, "7")
+    with environment.extended_timeout(40_000_000):
+        assert os.environ[environment.TIMEOUT] == "7"
