@@ -1,19 +1,24 @@
 # What a user needs: make train test lint bench ui install clean. Each does all its set-up: Python 3.11+ and make suffice.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 ARGS ?=
 
 # Set in many container images; without byte code each of Ray's processes compiles torch and all else again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test lint bench ui install clean
+.PHONY: train test test-oldest lint bench ui install clean
 
 train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; ARGS="--optim.max_steps 100" overrides
 	$(RUN) -m distseg.train $(ARGS)
 
 test: $(VENV)/.installed  ## what needs no server; `.venv/bin/python -m pytest` adds the rest, skipping what the machine lacks
 	$(RUN) -m pytest -m "not servers and not chaos and not long" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-oldest: $(OLDEST)/.installed  ## what uses Ray, with the oldest Ray that pyproject.toml allows; all else as in constraints.txt
+	$(OLDEST)/bin/python -m pytest -m "not servers and not chaos and not long" \
+		tests/unit/orchestration tests/unit/search tests/integration/test_train_local.py $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
@@ -37,5 +42,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN) -c "import distseg.orchestration.driver, mlflow, ray.dashboard.dashboard, ray.dashboard.agent"  # compiles what a training imports
 	touch $@
 
+$(OLDEST)/.installed: pyproject.toml constraints.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	grep -v '^ray==' constraints.txt > $(OLDEST)/constraints.txt
+	sed -n 's/.*"ray\[.*>=\([0-9.]*\),.*/ray==\1/p' pyproject.toml >> $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
