@@ -25,7 +25,7 @@ from distseg.config import (
     model_config,
 )
 from distseg.data.shards.manifest import load_manifest
-from distseg.runs.finalize import Outcome, finalize
+from distseg.runs.finalize import Outcome, finalize_run
 from distseg.runs.reporter import RunReporter
 from distseg.runs.run import Run
 from distseg.training import checkpoint
@@ -122,7 +122,7 @@ def train(
         pass
     start_s = time.perf_counter()
     report.close()
-    outcome = finalize(run, status)
+    outcome = finalize_run(run, status)
     held_s.closing = time.perf_counter() - start_s
     return Ended(outcome, held_s)
 

@@ -32,7 +32,7 @@ from distseg.runs import (
     ProgressCallback,
     Run,
     check_run,
-    finalize,
+    finalize_run,
     load_resume_checkpoint,
     with_absolute_paths,
 )
@@ -88,7 +88,7 @@ def train(
         status = "KILLED"
         raise
     finally:
-        outcome = finalize(run, status)
+        outcome = finalize_run(run, status)
     return outcome
 
 

@@ -7,7 +7,7 @@ shows of the run, so that it can be sent at any time.
     run.open(config, manifest, saved)       creates the MLflow run, writes run.json
     reporter = RunReporter(config, run, saved)      rank 0; the training loop calls it. Other ranks: NullReporter
     reporter.close()
-    outcome = finalize(run, "FINISHED")     or FAILED, KILLED: report, model, end of the MLflow run
+    outcome = finalize_run(run, "FINISHED")     or FAILED, KILLED: report, model, end of the MLflow run
 
 `train_without_ray` does all of this in one process or under torchrun; distseg.orchestration does it with Ray.
 `send_run` sends what MLflow lacks of any run. What MLflow shows is listed in contents.py.
@@ -16,7 +16,7 @@ A tracking server that fails costs a warning, never a run; only `send_run` raise
 no run, or is damaged, raises CheckpointError, one line with the path and the remedy.
 """
 
-from distseg.runs.finalize import Outcome, Sent, finalize, send_run
+from distseg.runs.finalize import Outcome, Sent, finalize_run, send_run
 from distseg.runs.model_logging import save_search_view
 from distseg.runs.report import HISTORY_METRICS, build_review
 from distseg.runs.reporter import NullReporter, RunReporter
@@ -46,7 +46,7 @@ __all__ = [
     "Sent",
     "build_review",
     "check_run",
-    "finalize",
+    "finalize_run",
     "find_run_in",
     "fit_run",
     "load_resume_checkpoint",

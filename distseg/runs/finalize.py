@@ -46,7 +46,7 @@ class Sent:
     logged_network: LoggedNetwork
 
 
-def finalize(run: Run, status: str) -> Outcome:
+def finalize_run(run: Run, status: str) -> Outcome:
     """Ends a run as FINISHED, FAILED or KILLED: writes its report, closes its MLflow run, returns what is left behind.
 
     A server that fails costs a warning, after at most tracking.FINISH_WAIT_S (and MODEL_WAIT_S for the model).

@@ -37,7 +37,7 @@ RUNNING = "RUNNING"  # a status; also that of a run whose process was killed
 
 @dataclass
 class Run:
-    """One training. `new` or `resume`, then `open` begins it, and `finalize` ends it; `read` is for looking only."""
+    """One training. `new` or `resume`, then `open` begins it and `finalize_run` ends it; `read` only looks at it."""
 
     name: str
     uri: str

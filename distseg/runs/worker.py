@@ -7,7 +7,7 @@ import torch.distributed as dist
 from distseg.config import RunConfig, check_divides
 from distseg.errors import ResourceError
 from distseg.evaluation import World, torchrun_world
-from distseg.runs.finalize import Outcome, finalize
+from distseg.runs.finalize import Outcome, finalize_run
 from distseg.runs.reporter import NullReporter, RunReporter
 from distseg.runs.run import ProgressCallback, Run, check_run, fit_run, load_resume_checkpoint, with_absolute_paths
 
@@ -40,7 +40,7 @@ def train_without_ray(
         raise
     finally:
         report.close()
-        outcome = finalize(run, status) if world.rank == 0 else None
+        outcome = finalize_run(run, status) if world.rank == 0 else None
     return outcome
 
 

@@ -26,7 +26,7 @@ from ray.util.state import list_actors
 from distseg import orchestration, storage
 from distseg.config import RunConfig, to_dict, with_overrides
 from distseg.errors import ConfigError, DistsegError, ResourceError, first_line
-from distseg.runs import Run, check_run, finalize, find_run_in
+from distseg.runs import Run, check_run, find_run_in
 from distseg.search import population, records, trial
 from distseg.search.records import Algorithm, Budget, ObjectiveName, Scheduler, SecondName
 
@@ -327,7 +327,7 @@ def close_run(folder: str, status: str) -> None:
     """Closes the trial's MLflow run, whose own process was killed."""
     run_uri = find_run_in(folder)
     if run_uri is not None:
-        finalize(Run.read(run_uri), status)
+        finalize_run(Run.read(run_uri), status)
 
 
 def delete_checkpoints(folder: str) -> None:

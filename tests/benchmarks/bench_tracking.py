@@ -30,7 +30,7 @@ from distseg.config import CheckpointConfig, RunConfig, TrackingConfig, recipes
 from distseg.data.datasets import town
 from distseg.data.shards.packing import pack
 from distseg.evaluation import World
-from distseg.runs.finalize import finalize
+from distseg.runs.finalize import finalize_run
 from distseg.runs.reporter import RunReporter
 from distseg.runs.run import Run, check_run, fit_run
 
@@ -70,7 +70,7 @@ def measure(config: RunConfig) -> float:
     report = Timed(config, run, None)
     fit_run(config, World(0, 1), report, resume=None, run_id=run.run_id)
     report.close()
-    finalize(run, "FINISHED")
+    finalize_run(run, "FINISHED")
     return report.share()
 
 
