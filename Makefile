@@ -8,7 +8,7 @@ ARGS ?=
 # Set in many container images; without byte code each of Ray's processes compiles torch and all else again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test test-oldest lint bench ui install clean
+.PHONY: train test test-oldest lint docs bench ui install clean
 
 train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; ARGS="--optim.max_steps 100" overrides
 	$(RUN) -m distseg.train $(ARGS)
@@ -25,6 +25,9 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed  ## the site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed  ## one JSON line per case: ours, peer, ratio
 	for case in tests/benchmarks/bench_*.py; do $(RUN) $$case $(ARGS) || exit 1; done
