@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distseg import cli
-from distseg.config import RunConfig, command_line_default, from_dict, model_config, recipes, to_dict, with_overrides
+from distseg.config import RunConfig, from_dict, model_config, recipes, to_dict, with_overrides
 from distseg.errors import ConfigError
 
 WITHOUT_AUX = ("--loss.aux_weight", "0")
@@ -33,9 +33,7 @@ class NoOptions:
 
 def parsed(config: RunConfig, *arguments: str) -> RunConfig:
     """As the programs read their command line."""
-    default = command_line_default(config, arguments)
-    found: RunConfig = cli.parse(RunConfig, arguments, prog="test", default=default, flat=True)
-    return found
+    return cli.override(config, arguments, prog="test")
 
 
 @pytest.mark.parametrize(
