@@ -26,7 +26,7 @@ from ray.util.state import list_actors
 from distseg import orchestration, storage
 from distseg.config import RunConfig, to_dict, with_overrides
 from distseg.errors import ConfigError, DistsegError, ResourceError, first_line
-from distseg.runs import Run, check_run, find_run_in
+from distseg.runs import Run, check_run, finalize_run, find_run_in
 from distseg.search import population, records, trial
 from distseg.search.records import Algorithm, Budget, ObjectiveName, Scheduler, SecondName
 
