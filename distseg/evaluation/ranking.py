@@ -31,7 +31,13 @@ class ConditionRanking:
 
     @property
     def is_comparable(self) -> bool:
+        """Whether there is a worst condition; of a single one it is that one."""
         return bool(self.miou and self.classes)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether there are at least two conditions, of which one is the best and one the worst."""
+        return self.is_comparable and len(self.miou) > 1
 
     @property
     def worst(self) -> str | None:

@@ -1,23 +1,40 @@
-"""TODO distseg.review."""
+"""Evaluations as people read them: sentences, figures, pages, descriptions. Data in, bytes and text out, no I/O.
+
+In: a `RunReview` of each run (the table of `evaluation.as_table`, and what else is known of the run).
+
+    run_markdown(review, figure_url=…, links=…) -> str      the description of an MLflow run
+    run_page(review), comparison_page(reviews) -> str       an HTML file each, which needs nothing else
+    model_card(review) -> str                               Markdown: what a registered model is good for, and what not
+    run_files(review) -> {name: bytes}                      all that a run leaves: plots, tables, page, model card
+    markdown_table(header, rows), mean_and_spread(values)   the one table and the one "0.512 ± 0.011" of the project
+
+Pages are made of the templates in `templates/`; whatever comes from outside is escaped. ValueError for a comparison of
+fewer than two runs. Names are imported when first used: a process that draws nothing loads neither matplotlib nor
+Jinja2.
+"""
 
 from typing import TYPE_CHECKING
 
 from distseg.lazy import on_first_use
-from distseg.review.comparison import comparison_page
-from distseg.review.pages import Cost, RunReview, model_card, run_markdown, run_page
 
 if TYPE_CHECKING:
-    from distseg.review.figures import condition_bars, condition_by_class, confusion, curves
+    from distseg.review.comparison import comparison_page
+    from distseg.review.markdown import model_card, run_markdown
+    from distseg.review.run_report import run_files, run_page
+    from distseg.review.run_review import CONDITIONS_PLOT, MODEL_CARD, RUN_PAGE, Cost, RunReview
+    from distseg.review.text import markdown_table, mean_and_spread
 
 __all__ = [
+    "CONDITIONS_PLOT",
+    "MODEL_CARD",
+    "RUN_PAGE",
     "Cost",
     "RunReview",
     "comparison_page",
-    "condition_bars",
-    "condition_by_class",
-    "confusion",
-    "curves",
+    "markdown_table",
+    "mean_and_spread",
     "model_card",
+    "run_files",
     "run_markdown",
     "run_page",
 ]
@@ -25,6 +42,10 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
-        "distseg.review.figures": ("condition_bars", "condition_by_class", "confusion", "curves"),
+        "distseg.review.comparison": ("comparison_page",),
+        "distseg.review.markdown": ("model_card", "run_markdown"),
+        "distseg.review.run_report": ("run_files", "run_page"),
+        "distseg.review.run_review": ("CONDITIONS_PLOT", "MODEL_CARD", "RUN_PAGE", "Cost", "RunReview"),
+        "distseg.review.text": ("markdown_table", "mean_and_spread"),
     },
 )

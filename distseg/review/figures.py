@@ -5,6 +5,7 @@ of 8 points and more. Colours are safe for the colour-blind (cividis; Okabe & It
 Void, and classes that are not there, are hatched grey.
 """
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from distseg import metric_names
 from distseg.evaluation import Interval, Table, rank_conditions
-from distseg.review.summary import loss, signed
+from distseg.review.text import loss, signed
 
 # Okabe & Ito 2008, "Color Universal Design"
 BLACK, BLUE, VERMILION, GREEN, SKY, PURPLE, ORANGE = (
@@ -42,10 +43,9 @@ def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None
     ranking = rank_conditions(table)
     names = list(ranking.miou)
     best = max(ranking.miou.values(), default=0.0)
-    is_compared = len(names) > 1 and ranking.is_comparable
     figure, axes = _page(8.0, 1.5 + 0.36 * max(len(names), 2))
     rows = range(len(names))
-    colours = [VERMILION if name == ranking.worst and is_compared else BLUE for name in names]
+    colours = [VERMILION if name == ranking.worst and ranking.is_compared else BLUE for name in names]
     axes.barh(rows, [best] * len(names), color="#ECECEC", height=0.62)  # what is lost
     axes.barh(rows, list(ranking.miou.values()), color=colours, height=0.62)
     known = {name: found for name in names if (found := (intervals or {}).get(name))}
@@ -53,11 +53,11 @@ def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None
         if name in known:
             _whisker(axes, known[name], row, BLACK)
         gap = "best" if name == ranking.best else signed(-loss(best, ranking.miou[name]))
-        for x, text in ((1.02, f"{ranking.miou[name]:.2f}"), (1.11, gap if is_compared else "")):
+        for x, text in ((1.02, f"{ranking.miou[name]:.2f}"), (1.11, gap if ranking.is_compared else "")):
             weight = "bold" if name in (ranking.worst, ranking.best) else "normal"
             axes.text(x, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=TEXT_PT, weight=weight)
     if len(names) > 1:
-        for x, text in ((1.02, "mIoU"), (1.11, "to best" if is_compared else "")):
+        for x, text in ((1.02, "mIoU"), (1.11, "to best" if ranking.is_compared else "")):
             axes.text(x, -0.75, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL_PT, color=GREY)
         of = " (all classes)" if ranking.note else ""
         pooled, mean = table["mIoU"], table["mIoU_mean_conditions"]
@@ -245,6 +245,12 @@ def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 # ---- what figures have in common
+
+
+def as_png(figure: Figure, *, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _page(width: float, height: float) -> tuple[Figure, Axes]:

@@ -1,14 +1,13 @@
-"""Pictures of single images on a page: a run's worst ones beside those that are always shown, or several runs' alike.
+"""Photographs on a page: a run's worst ones beside those that are always shown, or the same ones of several runs.
 
-A page's pictures are at most MAX_PICTURE_BYTES together. Where there are more, each condition has its first before any
-has its second, and the page says how many are left out.
+A page's photographs are at most MAX_PICTURE_BYTES together. Where there are more, each condition has its first before
+any has its second, and the page says how many are left out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
 from distseg.evaluation import WRONG_RGB, Overlay, Palette
-from distseg.review.markup import p, photograph, section
 
 MAX_PICTURE_BYTES = 3_000_000  # before they are written as text, which makes them a third larger
 
@@ -22,52 +21,72 @@ _COMPARED = (
 )
 
 
+@dataclass(frozen=True)
+class Card:
+    jpeg: bytes
+    alt: str
+    caption: str  # its further lines are small
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    title: str
+    note: str
+    legend: Sequence[tuple[str, Sequence[int]]]  # (what a colour means, RGB)
+    blocks: Sequence[tuple[str, Sequence[Card]]]  # (heading, photographs) of each condition
+    num_shown: int
+    num_images: int
+
+
 def images_of_run(
     overlays: Sequence[Overlay], miou: Mapping[str, float], classes: Sequence[str], palette: Palette
-) -> str:
-    """Conditions in the order of `miou`, then those that have none; nothing if there are no pictures."""
+) -> Gallery | None:
+    """Conditions in the order of `miou`, then those that have none; None if there are no pictures."""
     by_key: dict[str, list[Overlay]] = {}
     for image in sorted(overlays, key=lambda image: image.kind == "fixed"):
         by_key.setdefault(image.key, []).append(image)
     shown = _that_fit([[images[0]] for images in by_key.values()], miou)
     if not shown:
-        return ""
-    parts = [p(_OF_RUN), legend(classes, palette)]
-    for condition, cards in _by_condition(shown, miou).items():
-        drawn = [_card(image, _kinds(by_key[image.key])) for (image,) in cards]
-        parts.append(_block(f"{condition}: {_score(condition, miou)}", drawn))
-    parts += [_left_out(len(shown), len(by_key))]
-    return section("Images of each condition", *parts)
+        return None
+    return Gallery(
+        title="Images of each condition",
+        note=_OF_RUN,
+        legend=_legend(classes, palette),
+        blocks=[
+            (f"{condition}: {_score(condition, miou)}", [_card(i, _kinds(by_key[i.key])) for (i,) in rows])
+            for condition, rows in _by_condition(shown, miou).items()
+        ],
+        num_shown=len(shown),
+        num_images=len(by_key),
+    )
 
 
 def images_compared(
     runs: Mapping[str, Sequence[Overlay]], miou: Mapping[str, float], classes: Sequence[str], palette: Palette
-) -> str:
-    """Of each condition images that all `runs` have, run after run; nothing if there are none."""
+) -> Gallery | None:
+    """Of each condition images that all `runs` have, run after run; None if there are none."""
     fixed = [{image.key: image for image in overlays if image.kind == "fixed"} for overlays in runs.values()]
     of_all = [[images[key] for images in fixed] for key in fixed[0] if all(key in images for images in fixed)]
     shown = _that_fit(of_all, miou)
     if not shown:
-        return ""
-    parts = [p(_COMPARED), legend(classes, palette)]
-    for condition, rows in _by_condition(shown, miou).items():
-        cards = [_card(image, run) for row in rows for run, image in zip(runs, row, strict=True)]
-        parts.append(_block(condition, cards))
-    parts += [_left_out(len(shown), len(of_all))]
-    return section("The same images, run by run", *parts)
-
-
-def legend(classes: Sequence[str], palette: Palette) -> str:
-    if not palette:
-        return ""
-    colours = [
-        f'<span><i style="background:rgb{tuple(map(int, rgb))}"></i>{escape(name)}</span>'
-        for name, rgb in zip(classes, palette, strict=True)
-    ]
-    marks = (
-        f'<span><i style="background:rgb{WRONG_RGB}"></i>wrong</span><span><i class="void"></i>void, not counted</span>'
+        return None
+    return Gallery(
+        title="The same images, run by run",
+        note=_COMPARED,
+        legend=_legend(classes, palette),
+        blocks=[
+            (condition, [_card(image, run) for row in rows for run, image in zip(runs, row, strict=True)])
+            for condition, rows in _by_condition(shown, miou).items()
+        ],
+        num_shown=len(shown),
+        num_images=len(of_all),
     )
-    return f'<p class="legend">{"".join(colours)}{marks}</p>'
+
+
+def _legend(classes: Sequence[str], palette: Palette) -> list[tuple[str, Sequence[int]]]:
+    if not palette:
+        return []
+    return [*((name, tuple(map(int, rgb))) for name, rgb in zip(classes, palette, strict=True)), ("wrong", WRONG_RGB)]
 
 
 _Row = list[Overlay]  # pictures that are shown together or not at all
@@ -92,13 +111,9 @@ def _by_condition(rows: Iterable[_Row], miou: Mapping[str, float]) -> dict[str, 
     return {condition: of_it for condition, of_it in found.items() if of_it}
 
 
-def _block(title: str, cards: Sequence[str]) -> str:
-    return f'<h3>{escape(title)}</h3><div class="grid">{"".join(cards)}</div>'
-
-
-def _card(image: Overlay, what: str) -> str:
+def _card(image: Overlay, what: str) -> Card:
     iou = "all void" if image.iou is None else f"IoU {image.iou:.2f}"
-    return photograph(image.jpeg, f"input, truth, prediction, errors of {image.key}", f"{what}: {iou}\n{image.key}")
+    return Card(image.jpeg, f"input, truth, prediction, errors of {image.key}", f"{what}: {iou}\n{image.key}")
 
 
 def _kinds(images: Sequence[Overlay]) -> str:
@@ -109,7 +124,3 @@ def _kinds(images: Sequence[Overlay]) -> str:
 
 def _score(condition: str, miou: Mapping[str, float]) -> str:
     return f"mIoU {miou[condition]:.2f}" if condition in miou else "all void"
-
-
-def _left_out(num_shown: int, num: int) -> str:
-    return p(f"To keep this page small, {num_shown} of {num} images are shown.") if num_shown < num else ""

@@ -1,34 +1,12 @@
 """What an evaluation says, in words and rounded numbers: which condition is the worst, by how much, and is it sure.
 
-A `table` is that of `evaluation.as_table`. Figures, pages and descriptions round and subtract by the functions here, so
-that the numbers on a page add up.
+A `table` is that of `evaluation.as_table`.
 """
 
 from collections.abc import Sequence
 
-from distseg.evaluation import MIN_IMAGES, Interval, Intervals, Table, rank_conditions
-
-
-def loss(best: float, value: float, digits: int = 2) -> float:
-    """As a reader subtracts it from what is shown, so that the numbers of a line add up."""
-    return round(round(best, digits) - round(value, digits), digits)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    text = f"{abs(value):.{digits}f}"
-    if not float(text):
-        return text
-    return f"{'+' if value > 0 else '−'}{text}"
-
-
-def span(interval: Interval, digits: int = 2) -> str:
-    low, high = (f"{'−' if round(x, digits) < 0 else ''}{abs(x):.{digits}f}" for x in (interval.low, interval.high))
-    return f"{low} to {high}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """['a', 'b', 'c'] -> 'a, b and c'"""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+from distseg.evaluation import MIN_IMAGES, Intervals, Table, rank_conditions
+from distseg.review.text import listed, loss, signed, span
 
 
 def summary(table: Table, intervals: Intervals | None = None, trained_on: Sequence[str] = ()) -> str:
@@ -48,7 +26,7 @@ def _finding(table: Table, intervals: Intervals | None) -> str:
         pooled = intervals.pooled if intervals else None
         sure = f", 95 % interval {span(pooled)}" if pooled else ""
         return f"scores mIoU {high:.2f} on {table['num_images']} images (condition: {best}){sure}"
-    if not ranking.is_comparable:
+    if not ranking.is_compared:
         return (
             f"scores mIoU {low:.2f} to {high:.2f} at {num_conditions} conditions; none can be called the worst, "
             "as no class occurs in all"
@@ -96,7 +74,7 @@ def remarks(table: Table, intervals: Intervals | None = None) -> list[str]:
 def lost_classes(table: Table, count: int = 3) -> list[tuple[str, float]]:
     """(class, IoU lost from the best to the worst condition), greatest first; only real losses."""
     ranking = rank_conditions(table)
-    if len(ranking.miou) < 2 or not ranking.is_comparable:
+    if not ranking.is_compared:
         return []
     best, worst = (table["conditions"][name]["classes"] for name in (ranking.best, ranking.worst))
     lost = [(name, loss(best[name], worst[name])) for name in ranking.classes]

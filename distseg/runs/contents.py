@@ -19,9 +19,9 @@ from typing import TypeVar
 from distseg import storage, tracking
 from distseg.errors import DataError
 from distseg.evaluation import overlay_pictures
-from distseg.review import RunReview, run_markdown
+from distseg.review import CONDITIONS_PLOT, RunReview, run_files, run_markdown
 from distseg.runs.provenance import ENVIRONMENT_FILE, environment_tags
-from distseg.runs.report import CONDITIONS_PLOT, HISTORY_METRICS, build_review, files_of
+from distseg.runs.report import HISTORY_METRICS, build_review
 from distseg.runs.run import Run
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
@@ -65,7 +65,7 @@ def _table_of_conditions(result: RunResult) -> dict[str, bytes]:
 
 
 def _report(result: RunResult) -> dict[str, bytes]:
-    return files_of(result.review) if result.review is not None else {}
+    return run_files(result.review) if result.review is not None else {}
 
 
 FILES: tuple[Callable[[RunResult], Mapping[str, bytes]], ...] = (_environment, _table_of_conditions, _report)

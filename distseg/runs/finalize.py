@@ -10,7 +10,7 @@ from distseg.errors import CheckpointError, StorageError, TrackingError
 from distseg.runs import contents
 from distseg.runs.contents import RunContents
 from distseg.runs.model_logging import LoggedNetwork, log_network
-from distseg.runs.report import MODEL_CARD, PAGE
+from distseg.review import MODEL_CARD, RUN_PAGE
 from distseg.runs.run import RUNNING, Run, now_ms, read_config
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
@@ -136,8 +136,8 @@ def send_run(run: Run) -> Sent:
 def _read_and_save_page(run: Run, best: Checkpoint | None) -> RunContents:
     """What MLflow gets. The page is also kept in the run's directory, where it is read without MLflow."""
     ended = contents.read_contents(run, best)
-    if PAGE in ended.files:
-        storage.write_bytes(storage.join(run.uri, PAGE), ended.files[PAGE])
+    if RUN_PAGE in ended.files:
+        storage.write_bytes(storage.join(run.uri, RUN_PAGE), ended.files[RUN_PAGE])
     return ended
 
 

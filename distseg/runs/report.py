@@ -1,29 +1,16 @@
-"""The report of a run, made when it ends from its best checkpoint and the metrics it logged.
+"""What a run is reviewed by: its best checkpoint's evaluation and its history, as distseg.review takes them."""
 
-build_review   the checkpoint's evaluation and the run's history, as distseg.review takes them
-files_of       plots, tables and pages: artifact path in MLflow -> content
-"""
-
-import io
 import itertools
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from distseg.config import RunConfig, to_dict
 from distseg.evaluation import ImageCounts, overlays_from_tensors
 from distseg.metric_names import DATA_WAIT_FRACTION, IMAGES_PER_S, MIOU, MIOU_WORST, TRAIN_LOSS
-from distseg.review import Cost, RunReview, model_card, run_page
+from distseg.review import Cost, RunReview
 from distseg.tracking import History, MetricPoint
 from distseg.training.checkpoint import Checkpoint
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 CURVES = (TRAIN_LOSS, MIOU, MIOU_WORST)
-CONDITIONS_PLOT = "plots/condition_miou.png"
-PAGE = "report/index.html"
-MODEL_CARD = "report/model_card.md"
 PAUSE_S = 900.0  # a longer time between two records is a pause, and not counted as training
 HISTORY_METRICS = (*CURVES, IMAGES_PER_S, DATA_WAIT_FRACTION)
 """Metrics whose history `build_review` uses."""
@@ -69,34 +56,3 @@ def _cost(config: RunConfig, history: History) -> Cost:
 
 def _mean(points: Sequence[MetricPoint]) -> float | None:
     return sum(point.value for point in points) / len(points) if points else None
-
-
-def files_of(review: RunReview) -> dict[str, bytes]:
-    from distseg.review import (  # here, as it takes half a second that every process of a training would pay
-        condition_bars,
-        condition_by_class,
-        confusion,
-        curves,
-    )
-
-    intervals = review.intervals
-    plots = {
-        CONDITIONS_PLOT: condition_bars(review.table, intervals.conditions if intervals else None),
-        "plots/condition_by_class.png": condition_by_class(review.table),
-    }
-    if review.matrix_KK is not None:
-        plots["plots/confusion_matrix.png"] = confusion(review.matrix_KK, list(review.table["classes"]))
-    if any(review.history.values()):
-        plots["plots/curves.png"] = curves(review.history)
-    files = {name: _png(figure) for name, figure in plots.items()}
-    if review.images is not None:
-        files["tables/images.json"] = json.dumps(review.images.as_json()).encode()
-    files[PAGE] = run_page(review).encode()
-    files[MODEL_CARD] = model_card(review).encode()
-    return files
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

@@ -14,9 +14,9 @@ from distseg.config import recipes, to_dict
 from distseg.evaluation import panels
 from distseg.evaluation.panels import Overlay
 from distseg.report import briefly_named
+from distseg.review import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.review.comparison import comparison_page
 from distseg.review.gallery import MAX_PICTURE_BYTES
-from distseg.review.pages import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.review.published import PUBLISHED, published
 from tests.unit.reviews import HITS, LABELS, example
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from distseg.config import CheckpointConfig, RunConfig
-from distseg.runs.report import build_review, files_of
+from distseg.review import run_files
+from distseg.runs.report import build_review
 from distseg.tracking import MetricPoint
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
@@ -57,7 +58,7 @@ def test_the_images_are_the_same_on_one_and_two_ranks_and_add_up_to_the_table(
     assert [o.kind for o in reviews[0].overlays].count("fixed") == 18  # both images of each condition
     assert reviews[0].overlays == reviews[1].overlays
 
-    files = files_of(reviews[0])
+    files = run_files(reviews[0])
     assert {name for name in files if name.startswith("plots/")} == {
         "plots/condition_miou.png",
         "plots/condition_by_class.png",
@@ -73,6 +74,6 @@ def test_a_checkpoint_from_before_there_were_counts_is_reviewed_without_interval
     light_config: RunConfig, tmp_path: Path
 ) -> None:
     saved = replace(trained(light_config, 1, tmp_path), evaluation={})
-    files = files_of(build_review("old", saved))
+    files = run_files(build_review("old", saved))
     assert "tables/images.json" not in files and "plots/confusion_matrix.png" not in files
     assert b"<html" in files["report/index.html"]

@@ -6,7 +6,8 @@ import pytest
 
 from distseg.evaluation.bootstrap import Interval, Intervals, bootstrap_intervals
 from distseg.evaluation.ranking import rank_conditions
-from distseg.review.summary import lost_classes, remarks, signed, span, summary
+from distseg.review.summary import lost_classes, remarks, summary
+from distseg.review.text import signed, span
 from tests.unit.reviews import HITS, example
 
 

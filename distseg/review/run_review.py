@@ -1,0 +1,138 @@
+"""What a review shows of one run, and the rows that its page, its description and its model card have alike."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from distseg.evaluation import (
+    ConditionRanking,
+    ImageCounts,
+    Intervals,
+    Overlay,
+    Table,
+    bootstrap_intervals,
+    metrics_in,
+    rank_conditions,
+    weakest_class,
+)
+from distseg.review.text import ABSENT, loss, number, signed, span
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from distseg.review.figures import History
+
+# Files of a run that others ask for, by their names in MLflow and below the run's directory.
+CONDITIONS_PLOT = "plots/condition_miou.png"
+MODEL_CARD = "report/model_card.md"
+RUN_PAGE = "report/index.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """None: not recorded."""
+
+    device: str = ""  # as "2 x NVIDIA H100" or "2 CPU cores"
+    wall_hours: float | None = None
+    gpu_hours: float | None = None
+    cpu_hours: float | None = None  # of all cores reserved
+    images_per_s: float | None = None  # of all ranks
+    data_wait_fraction: float | None = None  # of the time that ranks wait for data
+
+    def rows(self) -> list[tuple[str, str]]:
+        def shown(value: float | None, form: str) -> str:
+            return "not recorded" if value is None else form.format(value)
+
+        return [
+            ("device", self.device or "not recorded"),
+            ("duration, hours", shown(self.wall_hours, "{:.2f}")),
+            ("GPU hours", shown(self.gpu_hours, "{:.2f}")),
+            ("CPU core hours", shown(self.cpu_hours, "{:.2f}")),
+            ("training images/s", shown(self.images_per_s, "{:.1f}")),
+            ("time spent waiting for data", shown(self.data_wait_fraction, "{:.1%}")),
+        ]
+
+    def brief(self) -> str:
+        hours = ((self.gpu_hours, "GPU hours"), (self.cpu_hours, "CPU core hours"), (self.wall_hours, "hours"))
+        return next((f"{value:.2f} {unit}" for value, unit in hours if value), "not recorded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReview:
+    """Only the table is needed; what else is missing is said on the page, or left out."""
+
+    name: str
+    table: Table  # evaluation.as_table
+    run: str = ""  # its name in full, where `name` is a shorter one
+    config: Mapping[str, Any] = field(default_factory=dict)  # config.to_dict
+    dataset: str = ""  # manifest.dataset
+    data_digest: str = ""
+    code_version: str = ""
+    cost: Cost = field(default_factory=Cost)
+    history: "History" = field(default_factory=dict)
+    images: ImageCounts | None = None  # for intervals, and for comparing runs image by image
+    matrix_KK: "npt.ArrayLike | None" = None  # int64: the pooled confusion matrix
+    palette: Sequence[tuple[int, int, int]] = ()  # of the table's classes, as the panels have them
+    overlays: Sequence[Overlay] = ()  # pictures of single images
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Conditions; [] for all, or unknown."""
+        return list(self.config.get("data", {}).get("train_conditions", ()))
+
+    @cached_property
+    def ranking(self) -> ConditionRanking:
+        return rank_conditions(self.table)
+
+    @cached_property
+    def intervals(self) -> Intervals | None:
+        return bootstrap_intervals(self.images) if self.images is not None else None
+
+
+def condition_rows(review: RunReview) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: conditions, worst first, with all that is known of each, and a row for all images."""
+    ranking, intervals = review.ranking, review.intervals
+    own = () if ranking.is_all else ("mIoU over its own classes",)
+    metrics = metrics_in("report")
+    header = ("condition", "images", "mIoU", "95 % interval", "to best", *own, *metrics)
+
+    def row(name: str, entry: Table, miou: float | None, to_best: str, own: str, labelled: str) -> tuple[str, ...]:
+        known = intervals and (intervals.pooled if entry is review.table else intervals.conditions.get(name))
+        first = (name, str(entry["num_images"]), number(miou), span(known, 3) if known else ABSENT, to_best)
+        others = (*(() if ranking.is_all else (own,)), *(number(entry.get(metric)) for metric in metrics))
+        weakest = weakest_class(entry)
+        return (*first, *others, f"{weakest[0]} ({weakest[1]:.2f})" if weakest else ABSENT, labelled)
+
+    rows = []
+    for name, miou in ranking.miou.items():
+        entry = review.table["conditions"][name]
+        labelled = "yes" if not review.trained_on or name in review.trained_on else "no"
+        known = labelled if review.config else "unknown"
+        rows.append(row(name, entry, miou, _to_best(ranking, name), number(entry["mIoU"]), known))
+    rows.append(row("all images together", review.table, review.table["mIoU"], "", "", ""))
+    return (*header, "weakest class", "labels in training"), rows
+
+
+def _to_best(ranking: ConditionRanking, name: str) -> str:
+    if ranking.best is None:
+        return ABSENT
+    return "best" if name == ranking.best else signed(-loss(ranking.miou[ranking.best], ranking.miou[name], 3), 3)
+
+
+def data_line(review: RunReview) -> str:
+    digest = f" {review.data_digest[:12]}" if review.data_digest else ""
+    return f"{review.dataset or 'unnamed'}{digest}, {review.table['num_images']} images evaluated"
+
+
+def provenance(review: RunReview) -> list[tuple[str, str]]:
+    data = review.config.get("data", {})
+    return [
+        ("run", review.run or review.name),
+        ("data set", review.dataset or "unknown"),
+        ("data digest", review.data_digest or "unknown"),
+        ("where", str(data.get("uri") or "unknown")),
+        ("trained on", f"{data.get('train_split', 'unknown')}: {', '.join(review.trained_on) or 'all its conditions'}"),
+        ("sites evaluated", ", ".join(review.table.get("sites", {})) or "unknown"),
+        ("code version", review.code_version or "unknown"),
+    ]
