@@ -7,10 +7,10 @@ from typing import Any
 from distseg import storage, tracking
 from distseg.config import RunConfig
 from distseg.errors import CheckpointError, StorageError, TrackingError
+from distseg.review import MODEL_CARD, RUN_PAGE
 from distseg.runs import contents
 from distseg.runs.contents import RunContents
 from distseg.runs.model_logging import LoggedNetwork, log_network
-from distseg.review import MODEL_CARD, RUN_PAGE
 from distseg.runs.run import RUNNING, Run, now_ms, read_config
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
