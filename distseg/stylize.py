@@ -8,13 +8,12 @@ segmentation network), `--data.train_conditions` the images to restyle, `--style
 the named conditions, with its labels, under the condition `NAME-as-TARGET`. `show` draws such copies side by side.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
 
-from distseg import cli, storage, training
+from distseg import cli, deployment, storage, training
 from distseg.data.shards import Manifest, load_manifest, pack
 from distseg.models import StyleNetwork
 from distseg.training import Place, Restyling, load_network
@@ -92,9 +91,7 @@ def show(options: Show, manifest: Manifest) -> int:
     for row in drawn:
         sheet.paste(row, (0, top))
         top += row.height
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    storage.write_bytes(options.out, buffer.getvalue())
+    storage.write_bytes(options.out, deployment.png_bytes(sheet))
     print(f"written     {options.out}")
     return 0
 

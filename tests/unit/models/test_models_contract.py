@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 import torch
 
-from distseg import export
 from distseg.config import ModelConfig, model_config, network_names
+from distseg.deployment import exporting
 from distseg.errors import DistsegError
 from distseg.models import SegmentationModel, build_model
 
@@ -126,29 +126,28 @@ def test_exported_networks_give_the_same_logits_at_other_sizes(
     model = build(VARIANTS[name])
     with torch.no_grad():
         model(torch.randn(2, 3, 65, 97))  # moves the running statistics
-    deployed = export.Deployed(model.eval())
-    write, load = export.FORMATS[file_format]
+    deployed = exporting.Deployed(model.eval())
+    write, load = exporting.FORMATS[file_format]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own use of what Python and they deprecate
         write(deployed, (96, 128), tmp_path / "model.pt2")
-        assert export.largest_difference(deployed, load(tmp_path / "model.pt2"), (96, 128)) < 1e-5
+        assert exporting.largest_difference(deployed, load(tmp_path / "model.pt2"), (96, 128)) < 1e-5
 
 
 @pytest.mark.parametrize("sick", [math.nan, math.inf])
 def test_an_exported_network_that_gives_no_numbers_is_refused(
     sick: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployed = export.Deployed(build(VARIANTS["enet"]).eval())
+    deployed = exporting.Deployed(build(VARIANTS["enet"]).eval())
     calls = itertools.count()
 
     def run(images: torch.Tensor) -> torch.Tensor:
         factor = sick if next(calls) == 1 else 1.0  # at one of the three sizes
         return torch.as_tensor(deployed(images) * factor)
 
-    monkeypatch.setitem(export.FORMATS, "onnx", (lambda *_: None, lambda _: run))
-    options = export.Arguments(checkpoint="", format="onnx", out=str(tmp_path / "out.onnx"), size=(64, 64))
+    monkeypatch.setitem(exporting.FORMATS, "onnx", (lambda *_: None, lambda _: run))
     with pytest.raises(DistsegError, match=rf"differs from the checkpoint by {sick}.*nothing is written"):
-        export.write_program(deployed, options)
+        exporting.export_network(deployed.model, str(tmp_path / "out.onnx"), file_format="onnx", size=(64, 64))
     assert not (tmp_path / "out.onnx").exists()
 
 

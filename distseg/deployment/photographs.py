@@ -1,0 +1,64 @@
+"""Photographs of a directory or s3:// prefix, and the images that their segmentations are written as."""
+
+import io
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from distseg import storage
+from distseg.data import LabelSpace
+from distseg.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+OVERLAY_OPACITY = 0.5
+
+
+def photographs_below(uri: str) -> list[str]:
+    """The photographs below a directory, relative to it. Raises DataError if there are none or two give one result."""
+    root = uri.rstrip("/") + "/"
+    found = (entry.uri.removeprefix(root) for entry in storage.list_files(uri))
+    names = [name for name in found if name.lower().endswith(SUFFIXES)]
+    if outside := [name for name in names if ".." in name.split("/")]:
+        raise DataError(f"{uri}: {outside[0]} would be written outside --out; rename it")
+    if not names:
+        raise DataError(f"{uri}: no images below it ({', '.join(SUFFIXES)}); give the directory they are in")
+    results: dict[str, str] = {}
+    for name in names:
+        other = results.setdefault(str(PurePosixPath(name).with_suffix("")), name)
+        if other != name:
+            raise DataError(f"{uri}: {other} and {name} would be written to the same file; rename one of them")
+    return names
+
+
+def decode_photograph(data: bytes, source: str) -> Image.Image:
+    """Any 8-bit image as RGB, as its pixels are stored. Raises DataError naming it."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{source}: not a readable image ({error}); repair or remove it") from None
+    if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "CMYK", "1"):
+        raise DataError(f"{source}: an image of mode {image.mode}; give 8-bit images")
+    return image.convert("RGB")
+
+
+def label_image(ids_HW: npt.NDArray[np.uint8], labels: LabelSpace) -> Image.Image:
+    """A paletted image whose values are the class ids."""
+    image = Image.fromarray(ids_HW, mode="L").convert("P")
+    image.putdata(ids_HW.reshape(-1))  # convert("P") may renumber
+    image.putpalette([channel for colour in labels.palette for channel in colour])
+    return image
+
+
+def tinted(image: Image.Image, ids_HW: npt.NDArray[np.uint8], labels: LabelSpace) -> Image.Image:
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: labels.num_classes] = labels.palette
+    return Image.blend(image, Image.fromarray(palette[ids_HW]), OVERLAY_OPACITY)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
