@@ -1,6 +1,6 @@
 """A trained network at work outside training: exported programs, and photographs segmented by the folder.
 
-    export_network(model, out, file_format="onnx", size=(256, 512))    a file that needs no distseg, compared with PyTorch
+    export_network(model, out, file_format="onnx", size=(256, 512))    a file that runs without distseg
     photographs_below(uri), decode_photograph(data, source)            names of photographs; one as 8-bit RGB
     label_image(ids_HW, labels), tinted(image, ids_HW, labels)         class ids in the palette; the photograph tinted
 

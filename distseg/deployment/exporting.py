@@ -1,7 +1,7 @@
 """A network as a program that runs without distseg, compared with PyTorch before it counts as written.
 
-Input `images`: float32 (N, 3, H, W), RGB from 0 to 255; output `logits`: float32 (N, K, H, W), at the images' size. N is
-free; H and W are free too, or any multiples of `Deployed.multiple`. Normalisation and resizing are inside.
+Input `images`: float32 (N, 3, H, W), RGB from 0 to 255; output `logits`: float32 (N, K, H, W), at the images' size. N
+is free; H and W are free too, or any multiples of `Deployed.multiple`. Normalisation and resizing are inside.
 """
 
 import math
@@ -43,7 +43,7 @@ class Deployed(nn.Module):
 
 
 def export_network(model: SegmentationModel, out: str, *, file_format: Format, size: tuple[int, int]) -> float:
-    """Writes `model` to the path or URI `out`; returns the largest difference from PyTorch, relative to the largest logit.
+    """Writes `model` to the path or URI `out`. Returns the largest difference from PyTorch, over the largest logit.
 
     `size`: height and width of the example that the program is traced with. Raises DistsegError, with nothing written,
     if the difference is above `TOLERANCE`; ConfigError if a package that the format needs is not installed.
