@@ -15,6 +15,7 @@ from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes, with_
 from distseg.data import datasets
 from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError
+from distseg.review import markdown_table, mean_and_spread
 
 PROG = "python -m distseg.study"
 SOURCE = "dawn"
@@ -157,16 +158,12 @@ def markdown(study: Study, results: Results) -> str:
     conditions = [c for c in CONDITIONS if all(c in table["conditions"] for table in tables_of_all)]
     columns = [*conditions, "all images", "worst", "small classes"]
     num_seeds = max(len(tables) for tables in results.values())
-    lines = [
-        f"{study.question} mIoU in %, {num_seeds} seed{'s' if num_seeds > 1 else ''}.",
-        "",
-        "| | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
+    rows = [
+        [row, *(mean_and_spread([100 * _score(table, column) for table in tables], 1) for column in columns)]
+        for row, tables in results.items()
     ]
-    for row, tables in results.items():
-        cells = [_mean_and_spread([100 * _score(table, column) for table in tables]) for column in columns]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    title = f"{study.question} mIoU in %, {num_seeds} seed{'s' if num_seeds > 1 else ''}."
+    return f"{title}\n\n{markdown_table(['', *columns], rows, escape=False)}\n"
 
 
 def _score(table: dict[str, Any], column: str) -> float:
@@ -175,11 +172,6 @@ def _score(table: dict[str, Any], column: str) -> float:
     if column == "small classes":
         return statistics.fmean(table["classes"][name] or 0.0 for name in SMALL_CLASSES)
     return float(table["mIoU" if column == "all images" else "mIoU_worst"])
-
-
-def _mean_and_spread(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 if __name__ == "__main__":

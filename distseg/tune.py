@@ -21,6 +21,8 @@ from distseg import cli, search, storage
 from distseg.config import RunConfig, recipes, with_overrides
 from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError, TrainingError
+from distseg.metric_names import MIOU, MIOU_WORST
+from distseg.review import markdown_table, mean_and_spread
 from distseg.runs import with_absolute_paths
 
 PROG = "python -m distseg.tune"
@@ -168,18 +170,18 @@ def _retrain(
     contenders = {"best": search.best_config(best, base)}
     if space.first:
         contenders["first"] = replace(with_overrides(base, space.first[0]), name="first")
-    rows = ["| | " + " | ".join(["val/mIoU", "worst condition", wanted.objective]) + " |", "|---|---|---|---|"]
+    objectives: tuple[search.ObjectiveName, ...] = ("val/mIoU", "val/mIoU_worst", wanted.objective)
+    rows = []
     for name, config in contenders.items():
         scores = []
         for seed in seeds:
             place = replace(config.checkpoint, uri=storage.join(wanted.uri, "retrained", f"{name}-s{seed}"))
             tables = cli.train_once(replace(config, seed=seed, checkpoint=place))["tables"]
-            scores.append({"val/mIoU": tables["mIoU"], "val/mIoU_worst": tables["mIoU_worst"]})
-        names: tuple[search.ObjectiveName, ...] = ("val/mIoU", "val/mIoU_worst", wanted.objective)
-        cells = [search.mean_and_spread([search.score(s, objective) for s in scores]) for objective in names]
+            scores.append({MIOU: tables["mIoU"], MIOU_WORST: tables["mIoU_worst"]})
         values = search.values_text(best.params if name == "best" else space.first[0])
-        rows.append(f"| {name}: {values} | " + " | ".join(cells) + " |")
-    table = "\n".join(rows) + "\n"
+        cells = [mean_and_spread([search.score(s, objective) for s in scores]) for objective in objectives]
+        rows.append([f"{name}: {values}", *cells])
+    table = markdown_table(["", MIOU, "worst condition", wanted.objective], rows, escape=False) + "\n"
     storage.write_bytes(storage.join(wanted.uri, "retrained.md"), table.encode())
     print(f"retrained with {len(seeds)} seeds\n\n{table}")
 

@@ -59,6 +59,9 @@ def md(text: str) -> str:
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, escape: bool = True) -> str:
     """The lines of a table, without a newline at the end. `escape`: cells may hold text from outside."""
-    lines = [header, *([md(cell) if escape else cell for cell in row] for row in rows)]
-    first, *others = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([first, "|---" * len(header) + "|", *others])
+    body = [[md(cell) if escape else cell for cell in row] for row in rows]
+    return "\n".join([_line(header), "|---" * len(header) + "|", *map(_line, body)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"

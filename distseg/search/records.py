@@ -14,7 +14,6 @@ A trial is judged by its last evaluation, not by its luckiest.
 
 import json
 import math
-import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 from distseg import storage
 from distseg.errors import ConfigError, DataError
+from distseg.review import markdown_table
 
 ObjectiveName = Literal["val/mIoU", "val/mIoU_worst", "mean_and_worst"]
 SecondName = Literal["parameters", "latency_ms"]
@@ -243,23 +243,19 @@ def markdown(
     front = pareto_front(trials, objective, second) if second else []
     judged_by = dict.fromkeys((objective, *OBJECTIVES[:2]))
     columns = ["trial", *names, *judged_by, *([second] if second else []), "steps", ""]
-    lines = [verdict(trials, objective), "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for trial in [*order, *rest]:
-        shown = [trial.score(name) for name in judged_by]
-        lines.append(
-            "| "
-            + " | ".join(
-                [
-                    str(trial.number),
-                    *(short(trial.params.get(name)) for name in names),
-                    *("-" if value is None else f"{value:.4f}" for value in shown),
-                    *([f"{trial.costs[second]:,.4g}" if second in trial.costs else "-"] if second else []),
-                    str(trial.steps),
-                    trial.status + (", on the Pareto front" if trial in front else ""),
-                ]
-            )
-            + " |"
-        )
+
+    def row(trial: Trial) -> list[str]:
+        scores = [trial.score(name) for name in judged_by]
+        return [
+            str(trial.number),
+            *(short(trial.params.get(name)) for name in names),
+            *("-" if value is None else f"{value:.4f}" for value in scores),
+            *([f"{trial.costs[second]:,.4g}" if second in trial.costs else "-"] if second else []),
+            str(trial.steps),
+            trial.status + (", on the Pareto front" if trial in front else ""),
+        ]
+
+    lines = [verdict(trials, objective), "", markdown_table(columns, map(row, [*order, *rest]), escape=False)]
     failed = [f"- trial {trial.number}: {trial.error}" for trial in trials if trial.status == "failed"]
     if failed:
         lines += ["", "Failed:", "", *failed]
@@ -273,28 +269,20 @@ def markdown(
         lines += ["", f"Importance of each parameter (PED-ANOVA {at}; shares of 1, of a few dozen trials a hint):", ""]
         lines += [f"- {name}: {value:.2f}" for name, value in importances.items()]
     if max_steps is not None and len(order) > 1:
-        lines += ["", *_against_random_search(trials, objective, max_steps)]
+        lines += ["", _against_random_search(trials, objective, max_steps)]
     return "\n".join(lines) + "\n"
 
 
-def _against_random_search(trials: Sequence[Trial], objective: ObjectiveName, max_steps: int) -> list[str]:
+def _against_random_search(trials: Sequence[Trial], objective: ObjectiveName, max_steps: int) -> str:
     spent = best_so_far(trials, objective)
-    lines = [
-        f"| steps spent | best {objective} so far | random search among the same trials, expected |",
-        "|---|---|---|",
-    ]
+    header = ("steps spent", f"best {objective} so far", "random search among the same trials, expected")
+    rows = []
     for steps, expected in random_search(trials, objective, max_steps):
         found = [best for at, best in spent if at <= steps]
-        lines.append(f"| {steps:,} | {f'{found[-1]:.4f}' if found else '-'} | {expected:.4f} |")
+        rows.append((f"{steps:,}", f"{found[-1]:.4f}" if found else "-", f"{expected:.4f}"))
         if steps >= spent[-1][0]:
             break
-    return lines
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """'0.512 ± 0.011', the spread being the standard deviation of the sample; of one value, the value."""
-    mean = f"{statistics.fmean(values):.3f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+    return markdown_table(header, rows, escape=False)
 
 
 def short(value: object) -> str:
