@@ -31,6 +31,7 @@ def images() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return images_BHW3
 
 
+@pytest.mark.filterwarnings("ignore:.*type hint is inferred as AnyType:UserWarning")  # of mlflow.pyfunc itself
 def test_a_model_logged_before_predicts_what_it_did_then() -> None:
     path = BEFORE / "mlflow_model"
     assert "loader_module: distseg.serving\n" in (path / "MLmodel").read_text()
