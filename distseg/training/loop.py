@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distseg import evaluation
 from distseg.config import AugmentConfig, RunConfig, Sampling
-from distseg.data.loading import Batch, DatasetPart, TrainReader
+from distseg.data.loading import Batch, DatasetPart, ReadOptions, TrainReader
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import CheckpointError, TrainingError, first_line
 from distseg.evaluation import World
@@ -81,16 +81,11 @@ def open_reader(
 ) -> TrainReader:
     """This rank's micro-batches of some shards, and of other data sets mixed with them, from an optimiser step on."""
     data = config.data
-    return TrainReader(
-        manifest,
-        shards,
+    options = ReadOptions(
         batch_size=config.micro_batch_size,
         crop_px=data.crop_px,
         augment=augment if data.augment else None,
         seed=config.seed,
-        rank=world.rank,
-        world=world.size,
-        start_batch=step * config.optim.accumulate_steps,
         shuffle_window=data.shuffle_window,
         num_threads=data.num_threads,
         prefetch_batches=data.prefetch_batches,
@@ -100,9 +95,11 @@ def open_reader(
         cache_bytes=data.cache_bytes,
         cache_dir=data.cache_dir,
         sampling=sampling,
-        mix=mix,
         mix_weights=mix_weights,
     )
+    start_batch = step * config.optim.accumulate_steps
+    datasets = [DatasetPart(manifest, shards), *mix]
+    return TrainReader(datasets, options, rank=world.rank, world=world.size, start_batch=start_batch)
 
 
 class FiniteLosses:

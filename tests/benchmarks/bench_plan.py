@@ -36,7 +36,8 @@ from typing import Any, get_args
 import numpy as np
 
 from distseg.config import Sampling
-from distseg.data.loading.plan import TrainPlan, lanes_of, streams_of
+from distseg.data.loading.plan import TrainPlan, lanes_of
+from distseg.data.loading.sampling import streams_of
 from distseg.data.sample import LabelSpace
 from distseg.data.shards.manifest import (
     MANIFEST_NAME,

@@ -48,13 +48,13 @@ from distseg import storage
 from distseg.config import CheckpointConfig, DataConfig, RunConfig, TrackingConfig, model_config
 from distseg.data.datasets import camvid, town
 from distseg.data.loading.decoding import decode_ids, decode_rgb
-from distseg.data.loading.reader import TrainReader
 from distseg.data.processes import in_processes
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards.manifest import Index, Manifest, Shard, load_manifest, read_index, read_sample
 from distseg.data.shards.packing import pack
 from distseg.evaluation import World
 from distseg.training.fit import prepare, train_step
+from tests.readers import train_reader
 
 SIZE_PX = (360, 480)
 BATCH = 16
@@ -147,7 +147,7 @@ def upload(files: Files, uri: str) -> None:
 
 
 def ours(manifest: Manifest, start_batch: int = 0, **options: Any) -> Iterator[object]:
-    with TrainReader(
+    with train_reader(
         manifest,
         manifest.select("train"),
         batch_size=BATCH,
@@ -434,7 +434,7 @@ def bench_step(bench: Bench) -> None:
     training = prepare(config, World())
     crop_px, augment = config.data.crop_px, config.augment
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    with TrainReader(
+    with train_reader(
         training.manifest, training.train_shards, batch_size=4, crop_px=crop_px, augment=augment, seed=0
     ) as reader:
         kept = next(reader)

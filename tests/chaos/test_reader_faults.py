@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from distseg import storage
-from distseg.data.loading.reader import Batch, TrainReader, eval_samples
+from distseg.data.loading import Batch, eval_samples
 from distseg.data.shards.manifest import Manifest, load_manifest
 from distseg.data.shards.packing import pack
 from distseg.errors import DataError, StorageError
 from distseg.storage import s3_client
 from tests.chaos.conftest import print_table
 from tests.chaos.fault_proxy import Fault, FaultProxy, cut, flip, reset, slow, status
+from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
 
 pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.timeout(300)]
@@ -72,7 +73,7 @@ def proxy(s3_uri: str, packed: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def read(manifest: Manifest, start_batch: int = 0, num_batches: int = NUM_BATCHES) -> list[Batch]:
-    with TrainReader(
+    with train_reader(
         manifest,
         manifest.shards,
         batch_size=BATCH,

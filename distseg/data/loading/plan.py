@@ -1,20 +1,10 @@
-"""Which sample, when, on which rank: the only place where that is decided. Pure functions of numbers; no I/O.
+"""Decides which sample is read when, and on which rank. Pure functions of numbers, no I/O; nothing else decides this.
 
 Training is cut into global batches of B. Slot i of all batches together is *lane* i; a lane has one *turn* in each
 batch. Position s of a training is slot s % B of batch s // B. A rank owns a contiguous block of lanes.
 
-What fills the slots are *streams*. A stream is endless: its N samples of epoch 0 in some order, then those of epoch 1,
-…; each epoch holds every sample of it once. How a run samples is a matter of its streams alone:
-
-    each        one stream of all samples: every sample once per epoch
-    condition   one stream for each condition, of equal shares: each batch shows all conditions alike
-    class       one stream for each class, of the samples that show it, of equal shares: a rare class is drawn as often
-                as a frequent one (class-uniform sampling: Rota Bulò et al. 2018, Zhu et al. 2019). A sample is in as
-                many streams as it shows classes
-    a mixture   the streams of each data set, whose shares add up to the data set's share
-
-So a short stream begins its epochs more often than a long one, and none ever skips a sample. `_Shares` says which
-stream a slot belongs to.
+The slots are filled from *streams* (`distseg.data.loading.sampling`): endless sequences of samples, each epoch of which
+holds every sample of the stream once. `_Shares` says which stream a slot belongs to, `_Walk` which sample of it comes.
 
 Within a stream, the shards of an epoch are put in a random order and laid end to end. That sequence is dealt to the
 lanes as contiguous runs, lane 0's first, each as long as the lane has positions in the epoch (N / B, rounded down or
@@ -35,12 +25,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from distseg.config import Sampling
+from distseg.data.loading.sampling import Stream
 
 _SHARDS, _WINDOW, _SHARES = 1, 2, 3  # which of the seed's streams of random numbers
 _EVAL_PIECE = 1024  # samples located at a time
@@ -50,7 +40,7 @@ _EVAL_PIECE = 1024  # samples located at a time
 class SampleRef:
     """One sample at stream position `position`: number `index` of shard `shard` of data set `dataset`.
 
-    With `showing`, `index` counts only the shard's samples that show this class: see `number_in_shard`.
+    With `target_class`, `index` counts only the shard's samples that show this class: see `number_in_shard`.
     """
 
     shard: int
@@ -58,57 +48,7 @@ class SampleRef:
     epoch: int  # of its stream
     position: int
     dataset: int = 0
-    showing: int | None = None
-
-
-class Shard(Protocol):
-    """What a plan needs to know of a shard; `manifest.Shard` is one."""
-
-    @property
-    def condition(self) -> str: ...
-    @property
-    def num_samples(self) -> int: ...
-    @property
-    def class_samples(self) -> tuple[int, ...]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Stream:
-    """Samples that are drawn as one: each once, then each once again, …"""
-
-    lengths: npt.ArrayLike  # of these shards: how many samples of each belong to the stream
-    shards: npt.ArrayLike | None = None  # their numbers in the data set; None: 0, 1, 2, …
-    share: float = 1.0  # of the slots, relative to the other streams'
-    dataset: int = 0
-    showing: int | None = None  # the samples are those that show this class
-
-
-def streams_of(datasets: Sequence[Sequence[Shard]], sampling: Sampling, shares: Sequence[float] = ()) -> list[Stream]:
-    """The streams of a mixture; `shares` of the data sets are by default their numbers of samples."""
-    shares = shares or [sum(shard.num_samples for shard in shards) for shards in datasets]
-    streams = []
-    for dataset, (shards, share) in enumerate(zip(datasets, shares, strict=True)):
-        groups = [(showing, lengths) for showing, lengths in _groups(shards, sampling) if lengths.any()]
-        streams += [
-            Stream(
-                lengths[lengths > 0], np.flatnonzero(lengths).astype(np.int32), share / len(groups), dataset, showing
-            )
-            for showing, lengths in groups
-        ]
-    return streams
-
-
-def _groups(shards: Sequence[Shard], sampling: Sampling) -> Iterator[tuple[int | None, npt.NDArray[np.int32]]]:
-    """(class or None, how many samples of each shard) of the streams of one data set."""
-    lengths = np.array([shard.num_samples for shard in shards], dtype=np.int32)
-    if sampling == "each":
-        yield None, lengths
-    elif sampling == "condition":
-        conditions = np.array([shard.condition for shard in shards])
-        for condition in dict.fromkeys(conditions.tolist()):
-            yield None, np.where(conditions == condition, lengths, 0)
-    else:
-        yield from enumerate(np.array([shard.class_samples for shard in shards], dtype=np.int32).T)
+    target_class: int | None = None
 
 
 def number_in_shard(ref: SampleRef, class_pixels_NK: npt.NDArray[Any]) -> int:
@@ -116,9 +56,9 @@ def number_in_shard(ref: SampleRef, class_pixels_NK: npt.NDArray[Any]) -> int:
 
     Raises IndexError if fewer samples show the class than the plan was told.
     """
-    if ref.showing is None:
+    if ref.target_class is None:
         return ref.index
-    return int(np.flatnonzero(class_pixels_NK[:, ref.showing])[ref.index])
+    return int(np.flatnonzero(class_pixels_NK[:, ref.target_class])[ref.index])
 
 
 class TrainPlan:
@@ -231,7 +171,7 @@ class _Walk:
         self._salt = [number] if number else []
         # A rare class is thinly spread over shards: a window that spans one of them has to do, or a lane would go back
         # and forth between hundreds.
-        thin = stream.showing is not None
+        thin = stream.target_class is not None
         self.window = min(shuffle_window, max(1, self.num_samples // self.num_shards)) if thin else shuffle_window
         self.epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
         self._windows_per_epoch = -(-self.num_samples // (self._batch_size * self.window))
@@ -249,7 +189,7 @@ class _Walk:
             length = min(self.window, num_turns - number * self.window)
             window = self._windows[key] = self._make_window(epoch, lane, number, length)
         shard, index = window.shards.item(turn_in_window), window.indices.item(turn_in_window)
-        return SampleRef(shard, index, epoch, position, self.stream.dataset, self.stream.showing)
+        return SampleRef(shard, index, epoch, position, self.stream.dataset, self.stream.target_class)
 
     def run_start(self, epoch: int, lane: int) -> int:
         """Samples dealt to the lanes before this one in this epoch.

@@ -1,7 +1,4 @@
-"""Executes a plan: samples -> crops -> batches. Threads, bounded prefetch, resumable at any batch.
-
-    TrainReader     this rank's part of global batch start_batch, start_batch + 1, … for ever
-    eval_samples    this rank's share of the samples, once, in order
+"""Reads training batches: `TrainReader` yields this rank's part of each global batch, from any batch on, for ever.
 
 A rank holds prefetch_batches + 1 batches and a bounded number of shard indices, whatever the size of the data set.
 Images are uint8 RGB, labels uint8 train ids with 255 for void. What a sample looks like depends on (seed, position) and
@@ -14,31 +11,31 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from distseg import storage
 from distseg.config import AugmentConfig, Sampling
 from distseg.data import IGNORE_INDEX
 from distseg.data.loading.cache import ShardCache
-from distseg.data.loading.plan import SampleRef, TrainPlan, eval_share, lanes_of, streams_of
+from distseg.data.loading.plan import SampleRef, TrainPlan, lanes_of
+from distseg.data.loading.sampling import streams_of
 from distseg.data.loading.source import Decoded, Out, Source
-from distseg.data.loading.threads import DaemonThreads
-from distseg.data.loading.transforms import centre_crop, train_crop
+from distseg.data.loading.threads import reading_threads
+from distseg.data.loading.transforms import Crop, UInt8Array, centre_crop, train_crop
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-_WAITING_THREADS = 8  # beside the decoding ones, so that S3's latency is waited for in parallel
-_FETCHED_AHEAD = 256  # batches at most: what they need of S3 is fetched now, whatever epoch they are in
-_FETCHED_AT_ONCE = 8  # batches for each that is made: to look for all of those ahead would take the first one's time
+_FETCHED_AHEAD = 256  # batches: the shards of at most so many are fetched from S3 before they are needed
+_FETCHED_AT_ONCE = 8  # batches looked at for each that is made: to look at all 256 at once would delay the first batch
 _MAX_NEIGHBOURS = 8  # tried in the place of a bad sample
 
 
@@ -50,14 +47,6 @@ class Batch(NamedTuple):
     num_bad: int  # slots whose sample was skipped: a neighbour's image, all labels void
 
 
-class EvalSample(NamedTuple):
-    image_3HW: torch.Tensor  # uint8
-    label_HW: torch.Tensor  # uint8
-    key: str  # "<shard name>/<key>"
-    condition: str
-    site: str
-
-
 class DatasetPart(NamedTuple):
     """What is read of one data set."""
 
@@ -65,75 +54,81 @@ class DatasetPart(NamedTuple):
     shards: Sequence[Shard]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How training data are read. The first eight fields decide what is in each batch, the others how it is made."""
+
+    batch_size: int  # global
+    crop_px: tuple[int, int]  # height, width
+    augment: AugmentConfig | None  # None: the centre of the photograph, pixels as they are
+    seed: int
+    shuffle_window: int = 256  # turns within which a lane shuffles
+    sampling: Sampling = "each"
+    mix_weights: Sequence[float] = ()  # shares of the data sets; by default their numbers of samples
+    on_bad_sample: Literal["fail", "skip"] = "fail"
+    max_bad_samples: int = 100  # a skipping reader fails after so many of its own
+    num_threads: int = 2
+    prefetch_batches: int = 4
+    deadline_s: float = storage.DEADLINE_S
+    cache_bytes: int = 0  # 0: shards of S3 are not kept on this node's disk
+    cache_dir: str = ""  # shared by the ranks of a node; "": a directory for temporary files
+
+
 class TrainReader:
     """Iterator of this rank's batches. Close it, or use it as a context manager: it owns threads."""
 
     def __init__(
         self,
-        manifest: Manifest,
-        shards: Sequence[Shard],
+        datasets: Sequence[DatasetPart],
+        options: ReadOptions,
         *,
-        batch_size: int,
-        crop_px: tuple[int, int],
-        augment: AugmentConfig | None,
-        seed: int,
         rank: int = 0,
         world: int = 1,
         start_batch: int = 0,
-        shuffle_window: int = 256,
-        num_threads: int = 2,
-        prefetch_batches: int = 4,
-        on_bad_sample: Literal["fail", "skip"] = "fail",
-        max_bad_samples: int = 100,
-        deadline_s: float = storage.DEADLINE_S,
-        sampling: Sampling = "each",
-        mix: Sequence[DatasetPart] = (),
-        mix_weights: Sequence[float] = (),
-        cache_bytes: int = 0,
-        cache_dir: str = "",
     ) -> None:
-        """batch_size is global. A skipping reader fails after max_bad_samples of its own, since it was made.
-
-        `mix` are further data sets, `mix_weights` the shares of all of them, the first's before the others'.
-        With cache_bytes, shards of S3 are kept in cache_dir, which the ranks of a node share.
-        """
-        parts = [DatasetPart(manifest, shards), *mix]
-        streams = streams_of([part.shards for part in parts], sampling, mix_weights)
-        self._plan = TrainPlan(streams, batch_size=batch_size, seed=seed, shuffle_window=shuffle_window)
-        self._lanes = lanes_of(rank, world, batch_size)
-        remote = [part.manifest.uri for part in parts if storage.is_remote(part.manifest.uri)]
-        self._cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s) if remote and cache_bytes else None
-        self._threads = _threads_for((*remote, manifest.uri)[0], num_threads)
+        """Begins to read global batch `start_batch`. Several data sets are a mixture."""
+        self._options = options
+        streams = streams_of([each.shards for each in datasets], options.sampling, options.mix_weights)
+        self._plan = TrainPlan(
+            streams, batch_size=options.batch_size, seed=options.seed, shuffle_window=options.shuffle_window
+        )
+        self._lanes = lanes_of(rank, world, options.batch_size)
+        uris = [each.manifest.uri for each in datasets]
+        remote = [uri for uri in uris if storage.is_s3(uri)]
+        self._cache = (
+            ShardCache(options.cache_dir, options.cache_bytes, deadline_s=options.deadline_s)
+            if remote and options.cache_bytes
+            else None
+        )
+        self._threads = reading_threads((*remote, uris[0])[0], options.num_threads)
         weakref.finalize(self, self._threads.close)
-        self._slots_per_task = 1
         self._sources = [
-            Source(*part, self._num_indices(dataset), self._threads, deadline_s, self._cache)
-            for dataset, part in enumerate(parts)
+            Source(*each, self._num_indices(dataset), self._threads, options.deadline_s, self._cache)
+            for dataset, each in enumerate(datasets)
         ]
-        self._prefixes = [f"{part.manifest.uri}/" for part in parts] if mix else [""]
-        self._image_buffers = _Buffers((len(self._lanes), *crop_px, 3))
-        self._label_buffers = _Buffers((len(self._lanes), *crop_px))
-        self._crop_px = crop_px
-        self._augment = augment
-        self._seed = seed
-        self._skips = on_bad_sample == "skip"
-        self._max_bad = max_bad_samples
+        self._prefixes = [f"{uri}/" for uri in uris] if len(uris) > 1 else [""]
+        self._image_buffers = _Buffers((len(self._lanes), *options.crop_px, 3))
+        self._label_buffers = _Buffers((len(self._lanes), *options.crop_px))
         self._num_bad = 0
         self.next_batch = start_batch
         """The global batch that `next` will return."""
         self.wait_s = 0.0
         """How long the consumer has waited for batches, in total."""
-        # Lanes that come to a new window need its shards all at once: the window before is for fetching them.
-        self._fetched_ahead = min(shuffle_window, _FETCHED_AHEAD)
+        # A lane that comes to a new window needs the shards of that window all at once, so they are fetched during the
+        # window before it.
+        self._fetched_ahead = min(options.shuffle_window, _FETCHED_AHEAD)
         self._fetched_until = start_batch
+        self._slots_per_task = 1
         self._pending: deque[_Pending] = deque()
-        self._begin(prefetch_batches, num_threads, ranges_only=bool(remote) and self._cache is None)
+        self._begin(ranges_only=bool(remote) and self._cache is None)
 
-    def _begin(self, prefetch_batches: int, num_threads: int, *, ranges_only: bool) -> None:
-        """Starts on the first batches, each made by all threads together; of S3 each sample is a GET.
+    def _begin(self, *, ranges_only: bool) -> None:
+        """Starts the first batches. All threads share the work on each of them, so that the first comes soon.
 
-        Later a task is as large as leaves two of them for each thread, since each costs a few turns of Python's lock.
+        Later batches are cut into fewer and larger tasks, two for each thread among the batches in work, because each
+        task costs some handovers of Python's lock. Where samples are ranges of S3, each sample stays a task of its own.
         """
+        num_threads, prefetch_batches = self._options.num_threads, self._options.prefetch_batches
         if self._cache:
             self._cache.hold()
         elif not ranges_only:
@@ -194,7 +189,7 @@ class TrainReader:
         return _Pending(images_BHW3, labels_BHW, tasks)
 
     def _fetch_ahead(self, b: int, cache: ShardCache) -> None:
-        """Keeps as far ahead of batch b as it should be; at first it gets there little by little."""
+        """Fetches the shards of the batches after b, a few batches at each call, until it is far enough ahead."""
         ahead = max(self._fetched_until, b)
         until = min(b + self._fetched_ahead, ahead + _FETCHED_AT_ONCE)
         while ahead < until and not cache.is_far_ahead():
@@ -204,46 +199,40 @@ class TrainReader:
         self._fetched_until = ahead
 
     def _fill(
-        self,
-        refs: Sequence[SampleRef],
-        images_BHW3: npt.NDArray[np.uint8],
-        labels_BHW: npt.NDArray[np.uint8],
-        first: int,
+        self, refs: Sequence[SampleRef], images_BHW3: UInt8Array, labels_BHW: UInt8Array, first: int
     ) -> "list[_Slot]":
         """Runs in a thread: the slots of a batch from `first` on."""
-        return [self._fill_slot(ref, images_BHW3, labels_BHW, i) for i, ref in enumerate(refs, first)]
+        return [self._fill_slot(ref, images_BHW3[i], labels_BHW[i]) for i, ref in enumerate(refs, first)]
 
-    def _fill_slot(
-        self, ref: SampleRef, images_BHW3: npt.NDArray[np.uint8], labels_BHW: npt.NDArray[np.uint8], i: int
-    ) -> "_Slot":
+    def _fill_slot(self, ref: SampleRef, image_HW3: UInt8Array, label_HW: UInt8Array) -> "_Slot":
+        """Reads a sample, crops it and writes it into the arrays. A bad one becomes its neighbour, all void."""
         key, problem = "", ""
-        image_HW3, label_HW = images_BHW3[i], labels_BHW[i]
         try:
-            sample = self._read(ref, (image_HW3, label_HW) if self._augment is None else None)
+            sample = self._read(ref, (image_HW3, label_HW) if self._options.augment is None else None)
         except DataError as error:
-            if not self._skips:
+            if self._options.on_bad_sample == "fail":
                 raise
             key = self._prefixes[ref.dataset] + self._sources[ref.dataset].key_or_number(ref)
             problem = str(error)
             sample = self._neighbour(ref, error)
-        if sample.image_HW3 is image_HW3 and sample.label_HW is label_HW:
-            return _Slot(sample.key, ref.position, problem)
-        if self._augment is None:
-            crop = centre_crop(sample.image_HW3, sample.label_HW, self._crop_px)
-        else:
-            rng = np.random.default_rng([self._seed, ref.position])
-            showing = None if problem else ref.showing
-            crop = train_crop(sample.image_HW3, sample.label_HW, self._crop_px, self._augment, rng, showing)
-        if sample.image_HW3 is not image_HW3:  # it is not there yet
-            image_HW3[...] = crop.image_HW3
-        if problem:
-            label_HW[...] = IGNORE_INDEX
-        elif sample.label_HW is not label_HW:
-            label_HW[...] = crop.label_HW
+        is_in_place = sample.image_HW3 is image_HW3, sample.label_HW is label_HW  # it had the size of the crop
+        if not all(is_in_place):
+            crop = self._crop(sample, ref.position, None if problem else ref.target_class)
+            if not is_in_place[0]:
+                image_HW3[...] = crop.image_HW3
+            if not is_in_place[1]:
+                label_HW[...] = IGNORE_INDEX if problem else crop.label_HW
         return _Slot(key or sample.key, ref.position, problem)
 
+    def _crop(self, sample: Decoded, position: int, target_class: int | None) -> Crop:
+        options = self._options
+        if options.augment is None:
+            return centre_crop(sample.image_HW3, sample.label_HW, options.crop_px)
+        rng = np.random.default_rng([options.seed, position])
+        return train_crop(sample.image_HW3, sample.label_HW, options.crop_px, options.augment, rng, target_class)
+
     def _read(self, ref: SampleRef, out: Out | None = None) -> Decoded:
-        """In a mixture keys and errors say which data set is meant."""
+        """In a mixture, keys and errors begin with the data set's URI."""
         prefix = self._prefixes[ref.dataset]
         try:
             sample = self._sources[ref.dataset].read(ref, out)
@@ -261,23 +250,24 @@ class TrainReader:
         raise DataError(f"{error}; nor can the {_MAX_NEIGHBOURS} samples after it be read")
 
     def _count_bad(self, bad: Sequence["_Slot"]) -> None:
+        max_bad = self._options.max_bad_samples
         for slot in bad:
             self._num_bad += 1
-            _log.warning("skipped bad sample %d of at most %d: %s", self._num_bad, self._max_bad, slot.problem)
-            if self._num_bad > self._max_bad:
-                limit = f"more than data.max_bad_samples = {self._max_bad} bad samples"
+            _log.warning("skipped bad sample %d of at most %d: %s", self._num_bad, max_bad, slot.problem)
+            if self._num_bad > max_bad:
+                limit = f"more than data.max_bad_samples = {max_bad} bad samples"
                 raise DataError(f"{limit}; the last: {slot.problem}; python -m distseg.pack verify lists the damage")
 
 
 class _Buffers:
-    """uint8 arrays of one shape, used again once nothing refers to them: fresh memory costs a fault per page."""
+    """uint8 arrays of one shape, used again once nothing refers to them, since new memory costs a fault per page."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        self._free: deque[npt.NDArray[np.uint8]] = deque()
+        self._free: deque[UInt8Array] = deque()
 
-    def take(self) -> npt.NDArray[np.uint8]:
-        """Its content is arbitrary. Tensors made of it refer to it, NumPy's views of it do not: pass it on whole."""
+    def take(self) -> UInt8Array:
+        """Its content is arbitrary. Keep this array or a tensor of it: NumPy's views do not keep it in use."""
         array = self._free.pop() if self._free else np.empty(self._shape, dtype=np.uint8)
         lent = array[...]
         weakref.finalize(lent, self._free.append, array).atexit = False
@@ -291,48 +281,6 @@ class _Slot(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    images_BHW3: npt.NDArray[np.uint8]
-    labels_BHW: npt.NDArray[np.uint8]
+    images_BHW3: UInt8Array
+    labels_BHW: UInt8Array
     tasks: list[Future[list[_Slot]]]  # in the order of the slots
-
-
-def eval_samples(
-    manifest: Manifest,
-    shards: Sequence[Shard],
-    *,
-    rank: int = 0,
-    world: int = 1,
-    num_threads: int = 2,
-    prefetch: int = 16,
-    deadline_s: float = storage.DEADLINE_S,
-) -> Iterator[EvalSample]:
-    """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
-    threads = _threads_for(manifest.uri, num_threads)
-    source = Source(manifest, shards, 4, threads, deadline_s)
-    refs = eval_share([shard.num_samples for shard in shards], rank, world)
-    pending: deque[Future[EvalSample]] = deque()
-    try:
-        for ref in refs:
-            pending.append(threads.submit(_eval_sample, source, ref))
-            if len(pending) > prefetch:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        threads.close()
-
-
-def _eval_sample(source: Source, ref: SampleRef) -> EvalSample:
-    sample = source.read(ref)
-    return EvalSample(
-        image_3HW=torch.from_numpy(np.require(sample.image_HW3, requirements="W")).permute(2, 0, 1),
-        label_HW=torch.from_numpy(np.require(sample.label_HW, requirements="W")),
-        key=sample.key,
-        condition=sample.shard.condition,
-        site=sample.shard.site,
-    )
-
-
-def _threads_for(uri: str, num_threads: int) -> DaemonThreads:
-    num_waiting = _WAITING_THREADS if storage.is_remote(uri) else 0
-    return DaemonThreads(num_threads, num_waiting=num_waiting, name="distseg-reader")

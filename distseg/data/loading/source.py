@@ -133,7 +133,7 @@ def _entry(ref: SampleRef, shard: Shard, index: Index) -> IndexEntry:
     try:
         return index.entries[number_in_shard(ref, index.entries.class_pixels_NK)]
     except IndexError:
-        shown = "samples" if ref.showing is None else f"samples that show class {ref.showing}"
+        shown = "samples" if ref.target_class is None else f"samples that show class {ref.target_class}"
         raise DataError(
             f"{shard.name}: fewer {shown} in its index than in the manifest; pack the data set again"
         ) from None

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from distseg import storage
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _JOIN_S = 5.0
+_WAITING_THREADS = 8  # beside the decoding ones, so that several wait for S3 at the same time
 
 
 class _Task(NamedTuple):
@@ -101,3 +104,9 @@ class DaemonThreads:
                     return self._tasks.popleft()
                 self._has_task.wait()
         return None
+
+
+def reading_threads(uri: str, num_threads: int) -> DaemonThreads:
+    """Threads that read and decode samples of a packed data set."""
+    num_waiting = _WAITING_THREADS if storage.is_s3(uri) else 0
+    return DaemonThreads(num_threads, num_waiting=num_waiting, name="distseg-reader")

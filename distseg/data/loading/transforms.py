@@ -26,7 +26,7 @@ FILL_RGB = tuple(map(round, MEAN_RGB))
 """ImageNet's mean colour, to which normalisation gives 0: what padding should be (Zhao et al.'s code pads with it)."""
 
 
-_MEAN = np.array(FILL_RGB, dtype=np.float32)
+_PADDING = np.array(FILL_RGB, dtype=np.float32)
 
 
 class Crop(NamedTuple):
@@ -51,14 +51,14 @@ def train_crop(
     crop_px: tuple[int, int],
     augment: AugmentConfig,
     rng: np.random.Generator,
-    showing: int | None = None,
+    target_class: int | None = None,
 ) -> Crop:
     """A random crop of crop_px (height, width), padded where the photograph ends.
 
-    It is placed about a random pixel of class `showing`: what a photograph was drawn for, most crops of it
+    It is placed about a random pixel of class `target_class`: what a photograph was drawn for, most crops of it
     would miss.
     """
-    about = None if showing is None else random_pixel(label_HW == showing, rng)
+    about = None if target_class is None else random_pixel(label_HW == target_class, rng)
     affine = random_affine(_size(label_HW), crop_px, augment, rng, about)
     image_HW3, label_HW = warp(image_HW3, label_HW, crop_px, affine)
     if rng.random() < augment.blur:
@@ -135,7 +135,7 @@ def _warp_image(image_HW3: UInt8Array, crop_px: tuple[int, int], affine: Affine)
     height, width, _ = image_HW3.shape
     left, top, right, bottom = _source_box((height, width), crop_px, affine)
     pixels_HW3 = image_HW3[top:bottom, left:right]
-    source_HW3 = (pixels_HW3.reshape(bottom - top, -1) - np.tile(_MEAN, right - left)).reshape(pixels_HW3.shape)
+    source_HW3 = (pixels_HW3.reshape(bottom - top, -1) - np.tile(_PADDING, right - left)).reshape(pixels_HW3.shape)
     local = affine._replace(c=affine.c - left, f=affine.f - top)
     sampled_13HW = torch.nn.functional.grid_sample(
         torch.from_numpy(source_HW3).permute(2, 0, 1)[None],
@@ -146,7 +146,7 @@ def _warp_image(image_HW3: UInt8Array, crop_px: tuple[int, int], affine: Affine)
     )
     warped_HW3 = np.empty((*crop_px, 3), dtype=np.uint8)
     for channel, sampled_HW in enumerate(sampled_13HW[0].numpy()):
-        warped_HW3[..., channel] = sampled_HW + (_MEAN[channel] + np.float32(0.5))
+        warped_HW3[..., channel] = sampled_HW + (_PADDING[channel] + np.float32(0.5))
     return warped_HW3
 
 

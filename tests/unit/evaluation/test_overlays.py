@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from distseg.config import EvaluateConfig, OptimConfig, RunConfig
-from distseg.data.loading.reader import EvalSample
+from distseg.data.loading import EvalSample
 from distseg.errors import ConfigError
 from distseg.evaluation import World, panels
 from distseg.evaluation.bootstrap import class_counts

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distseg import storage
-from distseg.data.loading.reader import TrainReader
 from distseg.data.shards.inspection import verify
 from distseg.data.shards.packing import pack
 from distseg.errors import ConfigError, StorageError
 from distseg.storage import join
+from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
 
 
@@ -160,7 +160,7 @@ def test_a_data_set_is_packed_and_read_there(monkeypatch: pytest.MonkeyPatch, tm
     assert verify(remote.uri) == []
     batches = []
     for manifest, cache_bytes in ((local, 0), (remote, 0), (remote, 1 << 20)):
-        with TrainReader(
+        with train_reader(
             manifest,
             manifest.shards,
             batch_size=4,

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 from distseg import storage
+from distseg.data.loading import Batch
 from distseg.data.loading import cache as cache_module
 from distseg.data.loading.cache import ShardCache
-from distseg.data.loading.reader import Batch, TrainReader
 from distseg.data.shards.manifest import Manifest, Shard, load_manifest
 from distseg.data.shards.packing import pack
 from distseg.errors import DataError, StorageError
+from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
 
 NUM_SAMPLES = 24
@@ -317,7 +318,7 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def batches(manifest: Manifest, num_batches: int, **options: Any) -> list[Batch]:
     defaults: dict[str, Any] = {"crop_px": (20, 20), "augment": None, "seed": 0, "shuffle_window": 3}
-    with TrainReader(manifest, manifest.shards, batch_size=4, **defaults, **options) as reader:
+    with train_reader(manifest, manifest.shards, batch_size=4, **defaults, **options) as reader:
         return list(itertools.islice(reader, num_batches))
 
 

@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from distseg.config import Sampling
 from distseg.data.loading.plan import (
     SampleRef,
-    Stream,
     TrainPlan,
     _floor_sum,
     _Shares,
     eval_share,
     lanes_of,
     number_in_shard,
-    streams_of,
 )
+from distseg.data.loading.sampling import Stream, streams_of
 
 shard_lengths = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda lengths: sum(lengths) > 0)
 batch_sizes = st.integers(1, 70)  # larger than many of the data sets above
@@ -174,12 +173,12 @@ class Group(NamedTuple):
 
     dataset: int
     condition: str | None
-    showing: int | None
+    target_class: int | None
 
 
 def group_of(ref: SampleRef, of: Sequence[Sequence[ToyShard]], sampling: Sampling) -> Group:
     condition = of[ref.dataset][ref.shard].condition if sampling == "condition" else None
-    return Group(ref.dataset, condition, ref.showing)
+    return Group(ref.dataset, condition, ref.target_class)
 
 
 def test_sampling_each_is_what_it_was_before_there_was_another() -> None:
@@ -226,18 +225,20 @@ def test_every_stream_has_each_of_its_samples_once_per_epoch(
                 (s, i)
                 for s, shard in enumerate(of[group.dataset])
                 if group.condition in (None, shard.condition)
-                for i in range(shard.num_samples if group.showing is None else shard.class_samples[group.showing])
+                for i in range(
+                    shard.num_samples if group.target_class is None else shard.class_samples[group.target_class]
+                )
             }
 
 
 @given(st.lists(shards, min_size=1, max_size=6), st.integers(1, 20), st.integers(0, 300))
 def test_what_is_drawn_for_a_class_shows_it(of: list[ToyShard], batch_size: int, b: int) -> None:
     for ref in mixed([of], "class", batch_size).batch(b):
-        assert ref.showing is not None
+        assert ref.target_class is not None
         shard = of[ref.shard]
         number = number_in_shard(ref, np.array(shard.shows) * 100)
-        assert shard.shows[number][ref.showing]
-        assert sum(shows[ref.showing] for shows in shard.shows[:number]) == ref.index
+        assert shard.shows[number][ref.target_class]
+        assert sum(shows[ref.target_class] for shows in shard.shows[:number]) == ref.index
 
 
 @given(shares, st.integers(1, 300), st.integers(0, 2**40), st.integers(0, 10**9))
@@ -282,12 +283,12 @@ def test_conditions_and_classes_are_balanced(seed: int) -> None:
         plan = TrainPlan(streams_of([of], sampling), batch_size=16, seed=seed, shuffle_window=64)
         refs = [ref for b in range(500) for ref in plan.batch(b)]
         rare = Counter(
-            (r.shard, r.index) for r in refs if (r.shard == 19 if sampling == "condition" else r.showing == 1)
+            (r.shard, r.index) for r in refs if (r.shard == 19 if sampling == "condition" else r.target_class == 1)
         )
         assert abs(rare.total() - 4000) <= 16
         assert len(rare) == num  # and each of them as often as any other
         assert all(4000 // num - 2 <= count <= 4000 // num + 2 for count in rare.values())
-        assert all(ref.showing != 2 for ref in refs)  # nobody sees a tram
+        assert all(ref.target_class != 2 for ref in refs)  # nobody sees a tram
 
 
 def test_a_mixture_has_its_weights() -> None:
@@ -330,7 +331,7 @@ def test_lanes_are_contiguous_blocks() -> None:
         (lambda: TrainPlan([Stream([0])], batch_size=1, seed=0, shuffle_window=1), "at least one sample"),
         (lambda: TrainPlan([], batch_size=1, seed=0, shuffle_window=1), "positive shares, not \\[\\]"),
         (lambda: TrainPlan([Stream([3], share=0)], batch_size=1, seed=0, shuffle_window=1), "positive shares"),
-        (lambda: number_in_shard(SampleRef(0, 2, 0, 0, showing=0), np.array([[1], [0], [5]])), "out of bounds"),
+        (lambda: number_in_shard(SampleRef(0, 2, 0, 0, target_class=0), np.array([[1], [0], [5]])), "out of bounds"),
         (lambda: TrainPlan([Stream([3, -1])], batch_size=1, seed=0, shuffle_window=1), "negative"),
         (lambda: TrainPlan([Stream([3])], batch_size=0, seed=0, shuffle_window=1), "at least 1"),
         (lambda: TrainPlan([Stream([3])], batch_size=1, seed=0, shuffle_window=0), "at least 1"),

@@ -23,14 +23,16 @@ from PIL import Image
 
 from distseg import storage
 from distseg.config import AugmentConfig
+from distseg.data.loading import Batch, DatasetPart, TrainReader, eval_samples
 from distseg.data.loading import source as source_module
-from distseg.data.loading.plan import TrainPlan, streams_of
-from distseg.data.loading.reader import Batch, DatasetPart, TrainReader, eval_samples
+from distseg.data.loading.plan import TrainPlan
+from distseg.data.loading.sampling import streams_of
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import manifest as manifest_module
 from distseg.data.shards.manifest import Index, IndexEntry, Manifest, Shard, index_json, load_manifest, read_index
 from distseg.data.shards.packing import pack
 from distseg.errors import DataError, StorageError
+from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
 
 GROUPS = [("day", "town"), ("night", "town")]
@@ -64,7 +66,7 @@ def no_thread_is_left() -> Iterator[None]:
 def open_reader(out: Path, **options: Any) -> TrainReader:
     manifest = load_manifest(str(out))
     defaults: dict[str, Any] = {"batch_size": 4, "crop_px": (20, 20), "augment": None, "seed": 0, "shuffle_window": 6}
-    return TrainReader(manifest, manifest.select("train"), **{**defaults, **options})
+    return train_reader(manifest, manifest.select("train"), **{**defaults, **options})
 
 
 def read(out: Path, num_batches: int, **options: Any) -> list[Batch]:
@@ -165,7 +167,7 @@ def test_a_batch_larger_than_the_data_set(pristine: Path) -> None:
 def test_only_the_chosen_conditions_are_read(pristine: Path) -> None:
     manifest = load_manifest(str(pristine))
     options: dict[str, Any] = {"batch_size": 4, "crop_px": (20, 20), "augment": None, "seed": 0}
-    with TrainReader(manifest, manifest.select("train", ["night"]), **options) as reader:
+    with train_reader(manifest, manifest.select("train", ["night"]), **options) as reader:
         keys = [key for batch in itertools.islice(reader, 10) for key in batch.keys]
     assert all(key.startswith("train/night-town-") for key in keys)
 
@@ -310,7 +312,7 @@ def test_a_manifest_that_promises_more_than_the_index_holds_is_named(unequal: Pa
     options: dict[str, Any] = {"batch_size": 4, "crop_px": (20, 20), "augment": None, "seed": 0, "sampling": "class"}
     with (
         pytest.raises(DataError, match="fewer samples that show class 2 in its index than in the manifest; pack"),
-        TrainReader(manifest, shards, **options) as reader,
+        train_reader(manifest, shards, **options) as reader,
     ):
         list(itertools.islice(reader, 20))
 
@@ -340,10 +342,11 @@ import threading
 from distseg.data.loading import reader, source
 from distseg.data.shards import load_manifest
 source.view_sample = lambda *args, **kwargs: threading.Event().wait()  # a network that never answers
-from distseg.data import threads
+from distseg.data.loading import threads
 threads._JOIN_S = 0.2
 manifest = load_manifest({str(pristine)!r})
-r = reader.TrainReader(manifest, manifest.shards, batch_size=2, crop_px=(8, 8), augment=None, seed=0)
+options = reader.ReadOptions(batch_size=2, crop_px=(8, 8), augment=None, seed=0)
+r = reader.TrainReader([reader.DatasetPart(manifest, manifest.shards)], options)
 print("made")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -492,7 +495,7 @@ def test_what_is_damaged_on_its_way_is_read_again(
 
     monkeypatch.setattr(manifest_module, "storage", FlakyStorage)
     monkeypatch.setattr(storage.OpenFiles, "read_bytes", lambda _, *args, **options: flaky(*args, **options))
-    with TrainReader(
+    with train_reader(
         manifest, manifest.select("train"), batch_size=4, crop_px=(20, 20), augment=None, seed=0, shuffle_window=6
     ) as reader:
         assert_equal(list(itertools.islice(reader, 7)), expected)
@@ -560,7 +563,7 @@ def test_evaluation_reads_every_sample_once(pristine: Path, world: int) -> None:
 
 def test_importing_the_reader_needs_neither_ray_nor_mlflow_nor_boto3_nor_webdataset() -> None:
     program = (
-        "import sys, distseg.data.reader, distseg.data.shards; "
+        "import sys, distseg.data.loading, distseg.data.shards; "
         "print([m for m in ('ray', 'mlflow', 'boto3', 'webdataset') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from distseg.data.loading.reader import TrainReader
 from distseg.data.shards.manifest import load_manifest
 from distseg.data.shards.packing import pack
+from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
 
 NUM_READ = 50_000
@@ -36,7 +36,7 @@ def rss_while_reading(uri: str) -> list[int]:
     manifest = load_manifest(uri)
     process = psutil.Process()
     rss: list[int] = []
-    with TrainReader(
+    with train_reader(
         manifest, manifest.shards, batch_size=BATCH, crop_px=(32, 32), augment=None, seed=0, shuffle_window=8
     ) as reader:
         for _ in range(NUM_INTERVALS):

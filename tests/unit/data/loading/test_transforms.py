@@ -135,9 +135,10 @@ def test_a_crop_for_a_class_shows_it(place: tuple[int, int]) -> None:
     image_HW3 = np.zeros((90, 140, 3), dtype=np.uint8)
     augment = AugmentConfig(rotate_deg=30.0, blur=0.0)
 
-    def num_seen(showing: int | None) -> int:
+    def num_seen(target_class: int | None) -> int:
         crops = [
-            train_crop(image_HW3, label_HW, (24, 36), augment, np.random.default_rng(i), showing) for i in range(400)
+            train_crop(image_HW3, label_HW, (24, 36), augment, np.random.default_rng(i), target_class)
+            for i in range(400)
         ]
         return sum(bool((crop.label_HW == 7).any()) for crop in crops)
 

@@ -18,7 +18,7 @@ import torch
 import webdataset
 from PIL import Image
 
-from distseg.data.loading.reader import eval_samples
+from distseg.data.loading import eval_samples
 from distseg.data.processes import in_processes
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards.packing import (

@@ -1,0 +1,63 @@
+"""Reads packed samples for evaluation: each once, whole, in the order of the shards. Threads, bounded prefetch.
+
+A damaged sample is a DataError naming shard and key: evaluation leaves nothing out.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from distseg import storage
+from distseg.data.loading.plan import SampleRef, eval_share
+from distseg.data.loading.source import Source
+from distseg.data.loading.threads import reading_threads
+from distseg.data.shards import Manifest, Shard
+
+
+class EvalSample(NamedTuple):
+    image_3HW: torch.Tensor  # uint8
+    label_HW: torch.Tensor  # uint8
+    key: str  # "<shard name>/<key>"
+    condition: str
+    site: str
+
+
+def eval_samples(
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    num_threads: int = 2,
+    prefetch: int = 16,
+    deadline_s: float = storage.DEADLINE_S,
+) -> Iterator[EvalSample]:
+    """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
+    threads = reading_threads(manifest.uri, num_threads)
+    source = Source(manifest, shards, 4, threads, deadline_s)
+    refs = eval_share([shard.num_samples for shard in shards], rank, world)
+    pending: deque[Future[EvalSample]] = deque()
+    try:
+        for ref in refs:
+            pending.append(threads.submit(_eval_sample, source, ref))
+            if len(pending) > prefetch:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        threads.close()
+
+
+def _eval_sample(source: Source, ref: SampleRef) -> EvalSample:
+    sample = source.read(ref)
+    return EvalSample(
+        image_3HW=torch.from_numpy(np.require(sample.image_HW3, requirements="W")).permute(2, 0, 1),
+        label_HW=torch.from_numpy(np.require(sample.label_HW, requirements="W")),
+        key=sample.key,
+        condition=sample.shard.condition,
+        site=sample.shard.site,
+    )
