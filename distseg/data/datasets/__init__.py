@@ -72,7 +72,7 @@ def names() -> tuple[str, ...]:
 
 def find(name: str) -> DataSet:
     """Raises ConfigError for a name that is neither in this folder nor a `module:name` of a `DataSet`."""
-    found = plugins.find("data set", __name__, "DATASET", name)
+    found = plugins.find("data set", __name__, "DATASET", name, kind="DATASET")
     if not isinstance(found, DataSet):
         raise ConfigError(f"data set {name!r}: a {type(found).__name__}, must be a distseg.data.datasets.DataSet")
     return found

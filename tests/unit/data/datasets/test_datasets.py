@@ -307,7 +307,7 @@ def test_conditions_and_splits_are_those_described(data_set: Case, root: Path) -
     [
         ("kitti", "data set = 'kitti': choose from"),
         ("camvids", "did you mean 'camvid'"),
-        ("nosuchmodule:DATASET", "cannot be imported"),
+        ("nosuchmodule:DATASET", "cannot import nosuchmodule"),
         ("distseg.errors:DataError", "must be a distseg.data.datasets.DataSet"),
     ],
 )
