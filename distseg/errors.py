@@ -15,6 +15,8 @@ Programs print the message without a traceback (`--debug` shows it) and exit wit
 
 
 class DistsegError(Exception):
+    """Every error of distseg; `exit_code` is that of a program which ends by it."""
+
     exit_code = 1
 
 

@@ -13,13 +13,18 @@ from typing import Any
 
 
 def on_first_use(package: str, names_of: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """A `__getattr__` for `package` that finds each name in the module that `names_of` gives for it."""
-    module_of = {name: module for module, names in names_of.items() for name in names}
+    """A `__getattr__` for `package` that finds each name in the module that `names_of` gives for it.
+
+    "pack as pack_samples" gives it another name; a name may also be one of the module's own submodules.
+    """
+    places = {name.rpartition(" as ")[2]: (module, name) for module, names in names_of.items() for name in names}
 
     def get(name: str) -> Any:
-        if name not in module_of:
+        if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(module_of[name]), name)
+        module, attribute = places[name][0], places[name][1].partition(" as ")[0]
+        found = importlib.import_module(module)
+        value = getattr(found, attribute) if hasattr(found, attribute) else importlib.import_module(f"{module}.{name}")
         vars(importlib.import_module(package))[name] = value  # found at once the next time
         return value
 

@@ -1,9 +1,11 @@
 """Networks by name: `build_model` is the one way to make one.
 
-A `SegmentationModel` maps float images_B3HW, normalised (see `distseg.pixels`), to `Logits`: main_BKhw at the network's
-own resolution and, in training mode, aux_BKhw of the auxiliary head. Upsampling, losses and metrics are elsewhere. A
-`StyleNetwork` restyles images. Each network is one file of `distseg/models/networks`, which holds its options, too;
-`python -m distseg.models` lists them. Networks import torch and torchvision alone. Errors are ValueErrors of one line.
+A `SegmentationModel` maps float images_B3HW, normalised by ImageNet's mean and deviation, to `Logits`: main_BKhw at the
+network's own resolution and, in training mode, aux_BKhw of the auxiliary head. Upsampling, losses and metrics are
+elsewhere. A `StyleNetwork` restyles images.
+
+Each network is one file of `distseg/models/networks`, which holds its options, too; `python -m distseg.models` lists
+them. Networks import torch and torchvision alone. Errors are ValueErrors of one line.
 """
 
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ from distseg.training.restyling import (
     restyled_samples,
     style_place,
 )
-from distseg.training.segmenter import Segmenter, _load_pyfunc, check_classes, load_model
+from distseg.training.segmenter import Segmenter, _load_pyfunc, check_classes, load_model, load_segmenter
 from distseg.training.style import TowardsSource, check_style, fit_style, load_network
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "image_of",
     "load_model",
     "load_network",
+    "load_segmenter",
     "originals",
     "restyle",
     "restyled_samples",

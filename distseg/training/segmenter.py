@@ -50,6 +50,14 @@ class Segmenter:
         return labels_BHW
 
 
+def load_segmenter(uri: str, precision: Precision = "auto") -> Segmenter:
+    """The network of a checkpoint, of a run (its best by val/mIoU) or of a model's one file, at a path or s3:// URI.
+
+    Raises CheckpointError if there is none, or if it is damaged.
+    """
+    return Segmenter(resolve(uri)[1], precision)
+
+
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Segmenter:
     """MLflow's protocol. `path`: the model's file. `model_config`: {"precision": …}, as `load_model` was given it."""
     if not Path(path).is_file():

@@ -334,7 +334,7 @@ CASES = {
     "unknown recipe": Bad("train tonw", 2, ("'tonw'", "did you mean 'town'")),
     "recipe without function": Bad("train --recipe mine", 2, ("--recipe 'mine'", "module:function")),
     "recipe of no module": Bad("train --recipe no_such_module:f", 2, ("cannot import no_such_module",)),
-    "recipe that is not there": Bad("train --recipe distseg.recipes:none", 2, ("has no function none",)),
+    "recipe that is not there": Bad("train --recipe distseg.config.recipes:none", 2, ("has no function none",)),
     "recipe that is no function": Bad("train --recipe mine:NUMBER", 2, ("mine:NUMBER", "int", "function")),
     "recipe of a wrong type": Bad("train --recipe mine:recipe", 2, ("returned dict", "RunConfig")),
     "config not JSON": Bad("train --config {config_not_json}", 2, ("config_not_json", "not JSON")),
@@ -467,7 +467,7 @@ CASES = {
         2,
         ("--size (50, 50)", "multiples"),
     ),
-    "models: unknown": Bad("models.__main__ --only vgg", 2, ("--only vgg", "known are fcn-32s")),
+    "models: unknown": Bad("models.__main__ --only vgg", 2, ("--only vgg", "known are", "fcn-32s vgg16")),
     "study: unknown": Bad("study no-such", 2, ("no-such", "give one of dawn")),
     "a field the network lacks": Bad(
         TRAIN + " --model.width 0.5", 2, ("model.width = 0.5", "pspnet has no such option")
