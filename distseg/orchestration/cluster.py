@@ -58,9 +58,12 @@ def check_resources(config: RunConfig) -> None:
     """Raises ResourceError with the numbers if the cluster can never hold the workers.
 
     Machines that an autoscaler may add count, and so do resources that others use now, as they become free again.
-    Raises ConfigError if a change of the number of workers would begin again at step 0.
+    Raises ConfigError if a change of the number of workers would begin again at step 0, and for a checkpoint.uri in a
+    user's own object store: Ray writes checkpoints itself, and not by `distseg.storage`.
     """
-    scaling = config.scaling
+    uri, scaling = config.checkpoint.uri, config.scaling
+    if storage.is_remote(uri) and not storage.is_s3(uri):
+        raise ConfigError(f"checkpoint.uri = {uri}: Ray keeps checkpoints in directories and S3 only; give one")
     if scaling.min_workers and not config.checkpoint.every_steps + config.evaluate.every_steps:
         raise ConfigError(
             f"scaling.min_workers = {scaling.min_workers}: each change of the number of workers goes back to a "

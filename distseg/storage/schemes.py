@@ -9,7 +9,6 @@ The module is looked for in the working directory too. A scheme named there take
 """
 
 import functools
-import importlib
 import os
 
 from distseg import plugins
@@ -45,13 +44,13 @@ def is_remote(uri: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _remote_store(scheme: str, own_stores: str) -> Store | None:
+    """The store of a scheme; None if no store serves it. `own_stores` is the value of VARIABLE."""
+    what = f"{VARIABLE} {scheme}"
     own = _own_stores(own_stores)
     if scheme in own:
-        return _make(f"{VARIABLE} {scheme}", plugins.from_user(f"{VARIABLE} {scheme}", own[scheme]))
+        return _made(what, plugins.from_user(what, own[scheme], kind="class"))
     if scheme in plugins.names(_BUILT_IN):
-        module = importlib.import_module(f"{_BUILT_IN}.{scheme}")
-        made: Store = module.STORE()
-        return made
+        return _made(what, plugins.find(what, _BUILT_IN, "STORE", scheme))
     return None
 
 
@@ -64,7 +63,7 @@ def _own_stores(variable: str) -> dict[str, str]:
     return {scheme: target for scheme, _, target in pairs}
 
 
-def _make(what: str, kind: object) -> Store:
+def _made(what: str, kind: object) -> Store:
     if not isinstance(kind, type) or not issubclass(kind, Store):
         raise ConfigError(f"{what}: {kind!r} is not a class derived from distseg.storage.Store")
     if missing := sorted(kind.__abstractmethods__):

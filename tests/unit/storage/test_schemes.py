@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distseg import storage
+from distseg.config import CheckpointConfig, RunConfig
 from distseg.data.shards.inspection import verify
 from distseg.data.shards.packing import pack
 from distseg.errors import ConfigError, StorageError
+from distseg.orchestration import check_resources
 from distseg.storage import join
 from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
@@ -125,9 +127,9 @@ def test_it_takes_precedence_over_one_of_ours(monkeypatch: pytest.MonkeyPatch) -
     [
         ("mem", "DISTSEG_STORES = 'mem': give scheme=module:Class, separated by commas"),
         ("a-b=m:C", "DISTSEG_STORES = 'a-b=m:C': give scheme=module:Class"),
-        ("mem=MODULE", "DISTSEG_STORES mem 'MODULE': give it as module:name"),
-        ("mem=nowhere:Store", "DISTSEG_STORES mem 'nowhere': cannot be imported"),
-        ("mem=MODULE:Haff", "DISTSEG_STORES mem 'MODULE:Haff': MODULE has no Haff; did you mean 'Half'?"),
+        ("mem=MODULE", "DISTSEG_STORES mem 'MODULE': give it as module:class"),
+        ("mem=nowhere:Store", "DISTSEG_STORES mem 'nowhere:Store': cannot import nowhere ("),
+        ("mem=MODULE:Haff", "DISTSEG_STORES mem 'MODULE:Haff': MODULE has no class Haff; did you mean 'Half'?"),
         ("mem=MODULE:number", "DISTSEG_STORES mem: 3 is not a class derived from distseg.storage.Store"),
         (
             "mem=MODULE:Half",
@@ -173,3 +175,10 @@ def test_a_data_set_is_packed_and_read_there(monkeypatch: pytest.MonkeyPatch, tm
         ) as reader:
             batches.append([batch.keys for batch in itertools.islice(reader, 6)])
     assert batches[0] == batches[1] == batches[2]
+
+
+def test_checkpoints_cannot_be_kept_there_by_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTSEG_STORES", "mem=examples.own_store:MemoryStore")
+    config = RunConfig(name="r", checkpoint=CheckpointConfig(uri="mem://bucket/runs"))
+    with pytest.raises(ConfigError, match=r"checkpoint.uri = mem://bucket/runs: Ray keeps checkpoints in directories"):
+        check_resources(config)
