@@ -3,22 +3,24 @@
 The part before the last slash is the section of MLflow's charts. Values are fractions, not percent.
 """
 
-TRAIN_LOSS = "train/loss"
-TRAIN_AUX_LOSS = "train/aux_loss"
-TRAIN_KL_LOSS = "train/kl_loss"
-TRAIN_CONTENT_LOSS = "train/content_loss"
-TRAIN_STYLE_LOSS = "train/style_loss"
-LEARNING_RATE = "train/lr"
-IMAGES_PER_S = "train/images_per_s"
-DATA_WAIT_FRACTION = "train/data_wait_fraction"
-RESUMED_AT = "train/resumed_at"
+from typing import Final
 
-MIOU = "val/mIoU"
-MIOU_MEAN_CONDITIONS = "val/mIoU_mean_conditions"
-MIOU_WORST = "val/mIoU_worst"
-MIOU_GAP = "val/mIoU_gap"
+TRAIN_LOSS: Final = "train/loss"
+TRAIN_AUX_LOSS: Final = "train/aux_loss"
+TRAIN_KL_LOSS: Final = "train/kl_loss"
+TRAIN_CONTENT_LOSS: Final = "train/content_loss"
+TRAIN_STYLE_LOSS: Final = "train/style_loss"
+LEARNING_RATE: Final = "train/lr"
+IMAGES_PER_S: Final = "train/images_per_s"
+DATA_WAIT_FRACTION: Final = "train/data_wait_fraction"
+RESUMED_AT: Final = "train/resumed_at"
 
-EVALUATION = "val/"
+MIOU: Final = "val/mIoU"
+MIOU_MEAN_CONDITIONS: Final = "val/mIoU_mean_conditions"
+MIOU_WORST: Final = "val/mIoU_worst"
+MIOU_GAP: Final = "val/mIoU_gap"
+
+EVALUATION: Final = "val/"
 """Begins the name of every metric of an evaluation."""
 
 

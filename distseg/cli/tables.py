@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from distseg.metric_names import MIOU
+
 
 def print_conditions(tables: dict[str, Any], title: str) -> None:
     """The metrics of each condition, worst first, then those of all images together."""
@@ -27,7 +29,7 @@ def print_conditions(tables: dict[str, Any], title: str) -> None:
     add_row("all images", tables)
     Console(width=max(100, Console().width) if not sys.stdout.isatty() else None).print(table)
     print(
-        f"val/mIoU {_number(tables['mIoU'])}   mean over conditions {_number(tables['mIoU_mean_conditions'])}   "
+        f"{MIOU} {_number(tables['mIoU'])}   mean over conditions {_number(tables['mIoU_mean_conditions'])}   "
         f"worst {tables['worst_condition']} {_number(tables['mIoU_worst'])}   gap {_number(tables['mIoU_gap'])}"
     )
 

@@ -17,6 +17,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from distseg.metric_names import DATA_WAIT_FRACTION, IMAGES_PER_S, MIOU, MIOU_WORST, RESUMED_AT, TRAIN_LOSS
+
 
 class TrainingDisplay:
     """Shows one run. A context manager, since a live display has an end."""
@@ -60,7 +62,7 @@ class TrainingDisplay:
     def __call__(self, step: int, metrics: Mapping[str, float], worst_condition: str = "") -> None:
         self._first = self._first or (step, self._clock())
         place = f"step {step}/{self._max_steps}"
-        if "train/loss" in metrics:
+        if TRAIN_LOSS in metrics:
             self._numbers, eta = numbers(metrics), ""
             steps_per_s = self._steps_per_s(step)
             if steps_per_s is not None:
@@ -70,10 +72,10 @@ class TrainingDisplay:
             self._bar.update(self._task, completed=step, eta=eta)
             if self._live is None:
                 print("  ".join(filter(None, (place, self._numbers, eta))), flush=True)
-        elif "val/mIoU" in metrics:
+        elif MIOU in metrics:
             self._say(f"{place}  {score(metrics, worst_condition)}")
             self._score = score(metrics, worst_condition, step)
-        elif "train/resumed_at" in metrics:
+        elif RESUMED_AT in metrics:
             self._say(f"{place}  resumed")
         if self._live is not None:
             line = Text("  ".join(filter(None, (self._numbers, self._score))), no_wrap=True, overflow="ellipsis")
@@ -94,19 +96,19 @@ class TrainingDisplay:
 
 def numbers(metrics: Mapping[str, float]) -> str:
     """What was logged of training, in one line."""
-    parts = [f"loss {metrics['train/loss']:.4f}"]
-    if "train/images_per_s" in metrics:
-        parts.append(f"{metrics['train/images_per_s']:.1f} images/s")
-    if "train/data_wait_fraction" in metrics:
-        parts.append(f"data wait {metrics['train/data_wait_fraction']:.0%}")
+    parts = [f"loss {metrics[TRAIN_LOSS]:.4f}"]
+    if IMAGES_PER_S in metrics:
+        parts.append(f"{metrics[IMAGES_PER_S]:.1f} images/s")
+    if DATA_WAIT_FRACTION in metrics:
+        parts.append(f"data wait {metrics[DATA_WAIT_FRACTION]:.0%}")
     return "  ".join(parts)
 
 
 def score(metrics: Mapping[str, float], worst_condition: str, step: int | None = None) -> str:
     """What was logged of an evaluation, in one line, with its step if that is not said beside it."""
     at = "" if step is None else f" at {step}"
-    worst = f", worst {worst_condition} {metrics['val/mIoU_worst']:.4f}" if "val/mIoU_worst" in metrics else ""
-    return f"val/mIoU {metrics['val/mIoU']:.4f}{at}{worst}"
+    worst = f", worst {worst_condition} {metrics[MIOU_WORST]:.4f}" if MIOU_WORST in metrics else ""
+    return f"{MIOU} {metrics[MIOU]:.4f}{at}{worst}"
 
 
 def clock_time(seconds: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distseg.config.typed import require
+from distseg.metric_names import MIOU
 
 Precision = Literal["auto", "bf16", "fp32", "fp64"]
 Sampling = Literal["each", "condition", "class"]
@@ -281,7 +282,7 @@ class TrackingConfig:
     """When the run has finished, log the network of its best checkpoint as an MLflow model."""
     register: str | None = None
     """Also register that model under this name; it gets the alias champion if it beats the present one."""
-    objective: Champion = "val/mIoU"
+    objective: Champion = MIOU
     """What makes a champion."""
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from distseg import storage
 from distseg.errors import ConfigError, DataError
+from distseg.metric_names import MIOU, MIOU_WORST
 from distseg.review import markdown_table
 
 ObjectiveName = Literal["val/mIoU", "val/mIoU_worst", "mean_and_worst"]
@@ -28,7 +29,7 @@ SecondName = Literal["parameters", "latency_ms"]
 Algorithm = Literal["optuna", "random", "grid"]
 Scheduler = Literal["asha", "hyperband", "pbt", "none"]
 Status = Literal["running", "finished", "stopped", "failed"]
-OBJECTIVES: tuple[ObjectiveName, ...] = ("val/mIoU", "val/mIoU_worst", "mean_and_worst")
+OBJECTIVES: tuple[ObjectiveName, ...] = (MIOU, MIOU_WORST, "mean_and_worst")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Budget:
 def score(metrics: Mapping[str, float], objective: ObjectiveName) -> float:
     """The objective, to be maximised, of one evaluation."""
     if objective == "mean_and_worst":
-        return (metrics["val/mIoU"] + metrics["val/mIoU_worst"]) / 2
+        return (metrics[MIOU] + metrics[MIOU_WORST]) / 2
     return metrics[objective]
 
 

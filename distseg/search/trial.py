@@ -18,6 +18,7 @@ from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.data.shards import load_manifest
 from distseg.errors import DistsegError
 from distseg.evaluation import latency_ms, resolve_precision
+from distseg.metric_names import EVALUATION, MIOU
 from distseg.models import build_model
 from distseg.runs import find_run_in
 from distseg.search import population, records
@@ -108,10 +109,10 @@ class _Relay(TuneReportCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         reported = metrics[0]
-        if reported["val/mIoU"] == orchestration.NO_SCORE:  # a checkpoint without an evaluation
+        if reported[MIOU] == orchestration.NO_SCORE:  # a checkpoint without an evaluation
             return
         step = int(reported["step"])
-        values = {name: value for name, value in reported.items() if name.startswith("val/")}
+        values = {name: value for name, value in reported.items() if name.startswith(EVALUATION)}
         records.record(self._folder, step, values)
         if self._tells_tune:
             objective = records.score(values, self._objective)

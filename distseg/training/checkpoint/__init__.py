@@ -38,6 +38,7 @@ from distseg.config import (
 from distseg.data import LabelSpace
 from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, ConfigError, DataError, StorageError, first_line
+from distseg.metric_names import MIOU
 
 log = logging.getLogger(__name__)
 
@@ -258,14 +259,14 @@ def newest(run_uri: str) -> tuple[str, Checkpoint] | None:
     return chosen
 
 
-def best(run_uri: str, metric: str = "val/mIoU") -> tuple[str, Checkpoint] | None:
+def best(run_uri: str, metric: str = MIOU) -> tuple[str, Checkpoint] | None:
     """(uri, checkpoint) of the best by a metric, else the newest."""
     found = found_in(run_uri)
     ranked = sorted(found, key=lambda f: f.metrics.get(metric, float("-inf")), reverse=True)
     return next(readable(ranked), None)
 
 
-def prune(run_uri: str, metric: str = "val/mIoU") -> None:
+def prune(run_uri: str, metric: str = MIOU) -> None:
     """Deletes all but the newest and the best by a metric (Ray Train does the same for its own runs)."""
     found = found_in(run_uri)
     ranked = sorted(found, key=lambda f: f.metrics.get(metric, float("-inf")), reverse=True)
