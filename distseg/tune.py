@@ -170,7 +170,7 @@ def _retrain(
     contenders = {"best": search.best_config(best, base)}
     if space.first:
         contenders["first"] = replace(with_overrides(base, space.first[0]), name="first")
-    objectives: tuple[search.ObjectiveName, ...] = ("val/mIoU", "val/mIoU_worst", wanted.objective)
+    objectives: tuple[search.ObjectiveName, ...] = (MIOU, MIOU_WORST, wanted.objective)
     rows = []
     for name, config in contenders.items():
         scores = []

@@ -72,5 +72,5 @@ def test_its_errors_are_the_users(working_directory: Path) -> None:
     (working_directory / "raw/masks/val/rain_2.png").write_bytes(b"")
     with pytest.raises(DataError, match="'rain' is no weather"):
         pack.main([*WHERE, "--num_processes", "1"])
-    with pytest.raises(ConfigError, match="my_data has no .* DATASETS.*'DATASET'"):
+    with pytest.raises(ConfigError, match=r"my_data has no .* DATASETS.*'DATASET'"):
         pack.main(["my_data:DATASETS", *WHERE[1:]])
