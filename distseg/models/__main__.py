@@ -74,17 +74,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def choose(only: Sequence[str] = ()) -> dict[str, ModelConfig]:
-    """The variants that the networks name, or those whose name begins with one of `only`; a user's own too.
+    """The variants of all networks that segment, by name; or those whose name begins with one of `only`.
 
-    Raises ConfigError for a beginning that no network has.
+    A `module:Class` in `only` adds the variants of a user's own network. Raises ConfigError if nothing is left.
     """
-    rows: dict[str, ModelConfig] = {}
-    for network in (*network_names(), *(name for name in only if ":" in name)):
-        rows |= {n: config for n, config in options_class(network).variants().items() if not config.is_style_network}
-    chosen = {n: config for n, config in rows.items() if not only or n.startswith(tuple(only))}
+    known = {name: config for network in network_names() for name, config in _variants(network).items()}
+    chosen = {name: config for name, config in known.items() if not only or name.startswith(tuple(only))}
+    for own in (name for name in only if ":" in name):
+        chosen |= _variants(own)
     if not chosen:
-        raise ConfigError(f"--only {' '.join(only)}: no network begins so; known are {', '.join(rows)}")
+        raise ConfigError(f"--only {' '.join(only)}: no network begins so; known are {', '.join(known)}")
     return chosen
+
+
+def _variants(network: str) -> dict[str, ModelConfig]:
+    found = options_class(network).variants()
+    return {name: config for name, config in found.items() if not config.is_style_network}
 
 
 def _row(name: str, config: ModelConfig, options: Arguments, ms: float | None) -> Row:

@@ -34,9 +34,10 @@ class SegmentationModel(nn.Module):
         return logits
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Copies a state dict in the layout of others: torchvision's of the backbone, or the authors' of it all.
+        """Copies a state dict that was not made by distseg: of the backbone, or of the whole network by its authors.
 
-        Keys and shapes must match exactly. Raises ValueError naming those that do not, or that there is no such layout.
+        Keys and shapes must match exactly. Raises ValueError that names those which do not. A network that knows no
+        such state dict leaves this as it is.
         """
         raise ValueError(f"{type(self).__name__} has no backbone that takes a state dict")
 

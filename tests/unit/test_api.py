@@ -16,9 +16,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 
 def test_recipes_come_without_torch() -> None:
-    code = (
-        "import sys; from distseg import recipes; print(recipes.town.__name__, 'torch' in sys.modules)"
-    )
+    code = "import sys; from distseg import recipes; print(recipes.town.__name__, 'torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (ended.stdout, ended.stderr) == ("town False\n", "")
 

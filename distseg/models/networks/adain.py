@@ -97,7 +97,7 @@ class StyleNetwork(nn.Module):
         return self
 
     def taps(self, images_B3HW: Tensor) -> list[Tensor]:
-        """The stem's output and those of the first `depth` stages."""
+        """What the encoder sees: the outputs of its stem and of its first `depth` stages."""
         return self.backbone.taps(images_B3HW, self.depth)
 
     def forward(self, content_B3HW: Tensor, style_B3HW: Tensor) -> StyleLosses:

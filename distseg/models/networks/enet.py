@@ -45,7 +45,7 @@ class InitialBlock(nn.Module):
         return out
 
 
-class Bottleneck(nn.Module):
+class ENetBottleneck(nn.Module):
     """x + (1x1 down, `conv`, 1x1 up, dropout), activated after the sum (figure 2b)."""
 
     def __init__(
@@ -159,7 +159,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.initial = InitialBlock()
         self.down1 = Downsampling(16, 64, dropout / 10)
-        self.stage1 = nn.Sequential(*(Bottleneck(64, dropout / 10) for _ in range(4)))
+        self.stage1 = nn.Sequential(*(ENetBottleneck(64, dropout / 10) for _ in range(4)))
         self.down2 = Downsampling(64, 128, dropout)
         self.stage2 = _dilated_stage(dropout)
         self.stage3 = _dilated_stage(dropout)
@@ -177,14 +177,14 @@ class Encoder(nn.Module):
 def _dilated_stage(dropout: float) -> nn.Sequential:
     """Bottlenecks 2.1 to 2.8 of table 1."""
     return nn.Sequential(
-        Bottleneck(128, dropout),
-        Bottleneck(128, dropout, dilation=2),
-        Bottleneck(128, dropout, is_asymmetric=True),
-        Bottleneck(128, dropout, dilation=4),
-        Bottleneck(128, dropout),
-        Bottleneck(128, dropout, dilation=8),
-        Bottleneck(128, dropout, is_asymmetric=True),
-        Bottleneck(128, dropout, dilation=16),
+        ENetBottleneck(128, dropout),
+        ENetBottleneck(128, dropout, dilation=2),
+        ENetBottleneck(128, dropout, is_asymmetric=True),
+        ENetBottleneck(128, dropout, dilation=4),
+        ENetBottleneck(128, dropout),
+        ENetBottleneck(128, dropout, dilation=8),
+        ENetBottleneck(128, dropout, is_asymmetric=True),
+        ENetBottleneck(128, dropout, dilation=16),
     )
 
 
@@ -199,9 +199,9 @@ class ENet(SegmentationModel):
         dropout = config.dropout
         self.backbone = Encoder(dropout)
         self.up4 = Upsampling(128, 64, dropout)
-        self.stage4 = nn.Sequential(*(Bottleneck(64, dropout, is_decoder=True) for _ in range(2)))
+        self.stage4 = nn.Sequential(*(ENetBottleneck(64, dropout, is_decoder=True) for _ in range(2)))
         self.up5 = Upsampling(64, 16, dropout)
-        self.stage5 = Bottleneck(16, dropout, is_decoder=True)
+        self.stage5 = ENetBottleneck(16, dropout, is_decoder=True)
         self.classifier = nn.ConvTranspose2d(16, num_classes, 2, stride=2, bias=False)
 
     def forward(self, images_B3HW: Tensor) -> Logits:

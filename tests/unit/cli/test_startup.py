@@ -16,6 +16,12 @@ def test_what_packs_and_lists_is_there_without_torch(program: str) -> None:
     assert (ended.stdout, ended.stderr) == ("set()\n", "")
 
 
+def test_recipes_are_listed_without_torch() -> None:
+    ended = python("import sys; from distseg import train; train.main(['--list']); print('torch' in sys.modules)")
+    lines = ended.stdout.splitlines()
+    assert (lines[0].split()[0], lines[-1], ended.stderr) == ("town", "False", "")
+
+
 def test_a_network_is_checked_without_torchs_compiler() -> None:
     ended = python(
         "import sys, torch\n"
