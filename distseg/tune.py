@@ -13,19 +13,28 @@ training as `distseg.train` makes it, on workers of its own, as many at a time a
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from distseg import cli, search, storage
 from distseg.config import RunConfig, recipes, with_overrides
 from distseg.data.embedded import ensure_town
 from distseg.errors import ConfigError, TrainingError
+from distseg.evaluation import as_metrics
 from distseg.metric_names import MIOU, MIOU_WORST
 from distseg.review import markdown_table, mean_and_spread
 from distseg.runs import with_absolute_paths
 
 PROG = "python -m distseg.tune"
+
+
+def _one_of(names: Iterable[str]) -> Any:
+    """How --help shows an argument that takes one of these names, or the user's own."""
+    return tyro.conf.arg(metavar="|".join([*names, "MODULE:NAME"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +47,13 @@ class Arguments:
     """The URI of a search that was stopped, as it printed itself."""
     num_trials: int | None = None
     """In place of the space's budget."""
-    objective: search.ObjectiveName | None = None
+    objective: Annotated[str | None, _one_of(search.OBJECTIVES)] = None
     """In place of the space's; it is maximised."""
-    second: search.SecondName | None = None
+    second: Annotated[str | None, _one_of(search.cost_names())] = None
     """Also minimise this, which gives a Pareto front."""
-    algorithm: search.Algorithm | None = None
+    algorithm: Annotated[str | None, _one_of(search.algorithm_names())] = None
     """By default optuna; random where trials are paused (hyperband, pbt)."""
-    scheduler: search.Scheduler | None = None
+    scheduler: Annotated[str | None, _one_of(search.scheduler_names())] = None
     """What stops or changes bad trials early; by default asha."""
     hours: float | None = None
     """After so many hours no trial begins or goes on."""
@@ -71,12 +80,12 @@ def main(arguments: Sequence[str]) -> int:
         print(search.list_spaces())
         return 0
     if (name is None) == (options.resume is None):
-        raise ConfigError(f"give a space ({', '.join(search.known_spaces())}) or --resume URI, one of the two")
+        raise ConfigError(f"give a space ({', '.join(search.space_names())}) or --resume URI, one of the two")
     if name is None and overrides:
         raise ConfigError(f"{overrides[0]}: a search that is resumed keeps its configuration")
     if name is None:
         assert options.resume is not None
-        space, wanted, base = search.asked_before(storage.absolute(options.resume))
+        space, wanted, base = search.read_question(storage.absolute(options.resume))
     else:
         space = search.load_space(name)
         base = with_absolute_paths(_base(space, options, overrides))
@@ -87,19 +96,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _search(space: "search.Space", wanted: "search.Search", base: RunConfig, *, resume: bool) -> "search.Trial":
+def _search(space: search.Space, wanted: search.SearchConfig, base: RunConfig, *, resume: bool) -> search.TrialRecord:
     """The best trial. Raises TrainingError if none was evaluated."""
     if base.data.uri == storage.absolute(recipes.TOWN_URI):
         ensure_town(base.data.uri)
     storage.check_writable(wanted.uri.rpartition("/")[0])
     search.check(wanted, base)
     wanted = replace(wanted, parent_run_id=search.open_parent_run(wanted, base))
-    search.keep_question(space, wanted, base)
+    search.write_question(space, wanted, base)
     print(f"search      {wanted.uri}", flush=True)
     status = "FAILED"
     try:
         with search.SearchDisplay(wanted.objective) as display:
-            search.run(wanted, base, resume=resume, show=display)
+            search.run(wanted, base, resume=resume, on_progress=display)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -115,7 +124,7 @@ def _search(space: "search.Space", wanted: "search.Search", base: RunConfig, *, 
 # ---- what is asked
 
 
-def _base(space: "search.Space", options: Arguments, overrides: Sequence[str]) -> RunConfig:
+def _base(space: search.Space, options: Arguments, overrides: Sequence[str]) -> RunConfig:
     if options.recipe and options.config:
         raise ConfigError("give only one of --recipe and --config")
     if options.config:
@@ -136,24 +145,24 @@ def _base(space: "search.Space", options: Arguments, overrides: Sequence[str]) -
     return parsed
 
 
-def _wanted(space: "search.Space", options: Arguments, base: RunConfig) -> "search.Search":
+def _wanted(space: search.Space, options: Arguments, base: RunConfig) -> search.SearchConfig:
     budget = replace(
         space.budget,
         num_trials=options.num_trials if options.num_trials is not None else space.budget.num_trials,
         max_steps=base.optim.max_steps,
         evaluate_every=base.evaluate.every_steps or base.optim.max_steps,
     )
-    algorithm: search.Algorithm = options.algorithm or ("random" if options.scheduler in search.PAUSING else "optuna")
-    ranks_whole = options.second is not None or options.seeds_per_trial > 1 or algorithm == "grid"
+    algorithm = options.algorithm or search.default_algorithm(options.scheduler)
+    scheduler = options.scheduler or search.default_scheduler(algorithm, options.second, options.seeds_per_trial)
     name = f"{space.name.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return search.Search(
+    return search.SearchConfig(
         uri=storage.join(base.checkpoint.uri, name),
         **search.points_of(space, algorithm),
         objective=options.objective or space.objective,
         budget=budget,
         second=options.second,
         algorithm=algorithm,
-        scheduler=options.scheduler or ("none" if ranks_whole else "asha"),
+        scheduler=scheduler,
         seeds_per_trial=options.seeds_per_trial,
         hours=options.hours,
         keep=options.keep,
@@ -164,22 +173,22 @@ def _wanted(space: "search.Space", options: Arguments, base: RunConfig) -> "sear
 
 
 def _retrain(
-    space: "search.Space", wanted: "search.Search", base: RunConfig, best: "search.Trial", seeds: Sequence[int]
+    space: search.Space, wanted: search.SearchConfig, base: RunConfig, best: search.TrialRecord, seeds: Sequence[int]
 ) -> None:
     """Trains the best and the first point with each seed; goes on where it was stopped."""
     contenders = {"best": search.best_config(best, base)}
     if space.first:
         contenders["first"] = replace(with_overrides(base, space.first[0]), name="first")
-    objectives: tuple[search.ObjectiveName, ...] = (MIOU, MIOU_WORST, wanted.objective)
     rows = []
     for name, config in contenders.items():
         scores = []
         for seed in seeds:
             place = replace(config.checkpoint, uri=storage.join(wanted.uri, "retrained", f"{name}-s{seed}"))
             tables = cli.train_once(replace(config, seed=seed, checkpoint=place))["tables"]
-            scores.append({MIOU: tables["mIoU"], MIOU_WORST: tables["mIoU_worst"]})
-        values = search.values_text(best.params if name == "best" else space.first[0])
-        cells = [mean_and_spread([search.score(s, objective) for s in scores]) for objective in objectives]
+            scores.append(as_metrics(tables))
+        names = (MIOU, MIOU_WORST, wanted.objective)
+        cells = [mean_and_spread([search.score(s, objective) for s in scores]) for objective in names]
+        values = search.format_values(best.params if name == "best" else space.first[0])
         rows.append([f"{name}: {values}", *cells])
     table = markdown_table(["", MIOU, "worst condition", wanted.objective], rows, escape=False) + "\n"
     storage.write_bytes(storage.join(wanted.uri, "retrained.md"), table.encode())

@@ -1,73 +1,102 @@
-"""Searches over Ray Tune: a space of values -> trials, each a training -> the best configuration.
+"""Searches: a space of configurations -> trials, trained side by side -> the best configuration, with its evidence.
 
-A space is a module with SPACE, OBJECTIVE and BUDGET (`distseg.search.space` says more). `check` and `run` carry out a
-search. Its records are plain files under its URI (`distseg.search.records`): it is resumed and judged by them.
+In: a `Space` (a module of `tune_spaces`), a `Budget` and a base `RunConfig`, together a `SearchConfig`.
+Out: plain files below the search's URI, listed in records.py; `read_trials` reads them. A score is what the objective
+makes of an evaluation's metrics (fractions), to be maximised; a cost is minimised.
 
-Importing this package loads neither Ray nor torch: a space needs only `Budget`.
+    load_space(name), list_spaces()               search spaces
+    write_question(…), read_question(uri)         what is asked, kept for --resume
+    check(search, base), run(search, base, …)     the search itself, by Ray Tune; `run` also goes on after a crash
+    conclude(…)                                   the table and the best configuration, printed, written and in MLflow
+    Scheduler, Algorithm                          base classes for a user's own, see schedulers/ and algorithms/
+    OBJECTIVES, scheduler_names() …               what the command line offers
+
+Raises ConfigError for what makes no sense, ResourceError if the cluster can never hold a trial, DataError for a damaged
+record. A failed trial is recorded and does not stop the others.
+
+Importing this package imports neither Ray nor torch, so a space can import `Budget` from here.
 """
 
 from typing import TYPE_CHECKING
 
 from distseg.lazy import on_first_use
-from distseg.search.display import SearchDisplay
-from distseg.search.records import (
-    OBJECTIVES,
-    Algorithm,
-    Budget,
-    ObjectiveName,
-    Scheduler,
-    SecondName,
-    Trial,
-    ranked,
-    read_trials,
-    score,
-    short,
-    values_text,
-)
-from distseg.search.space import Space, known_spaces, list_spaces, load_space
+from distseg.search.algorithms import Algorithm
+from distseg.search.algorithms import names as algorithm_names
+from distseg.search.costs import names as cost_names
+from distseg.search.objectives import OBJECTIVES, score
+from distseg.search.records import Evaluation, TrialRecord, read_trials
+from distseg.search.schedulers import Scheduler
+from distseg.search.schedulers import names as scheduler_names
+from distseg.search.search_config import Budget, SearchConfig, default_algorithm, default_scheduler
+from distseg.search.spaces import Space, list_spaces, load_space, space_names
 
 if TYPE_CHECKING:
     from distseg.search.conclusion import best_config, close_running, conclude, open_parent_run
-    from distseg.search.question import asked_before, keep_question, points_of
-    from distseg.search.tuner import PAUSING, Progress, Search, check, run
+    from distseg.search.display import SearchDisplay
+    from distseg.search.progress import TrialProgress
+    from distseg.search.question import points_of, read_question, write_question
+    from distseg.search.results import format_value, format_values, ranked
+    from distseg.search.tuner import check, run
 
 __all__ = [
     "OBJECTIVES",
-    "PAUSING",
     "Algorithm",
     "Budget",
-    "ObjectiveName",
-    "Progress",
+    "Evaluation",
     "Scheduler",
-    "Search",
+    "SearchConfig",
     "SearchDisplay",
-    "SecondName",
     "Space",
-    "Trial",
-    "asked_before",
+    "TrialProgress",
+    "TrialRecord",
+    "algorithm_names",
     "best_config",
     "check",
     "close_running",
     "conclude",
-    "keep_question",
-    "known_spaces",
+    "cost_names",
+    "default_algorithm",
+    "default_scheduler",
+    "format_value",
+    "format_values",
     "list_spaces",
     "load_space",
     "open_parent_run",
     "points_of",
     "ranked",
+    "read_question",
     "read_trials",
     "run",
+    "scheduler_names",
     "score",
-    "short",
-    "values_text",
+    "space_names",
+    "write_question",
 ]
 
 __getattr__ = on_first_use(
     __name__,
     {
-        "distseg.search.conclusion": ("best_config", "close_running", "conclude", "open_parent_run"),
-        "distseg.search.question": ("asked_before", "keep_question", "points_of"),
-        "distseg.search.tuner": ("PAUSING", "Progress", "Search", "check", "run"),
+        "distseg.search.conclusion": (
+            "best_config",
+            "close_running",
+            "conclude",
+            "open_parent_run",
+        ),
+        "distseg.search.display": ("SearchDisplay",),
+        "distseg.search.progress": ("TrialProgress",),
+        "distseg.search.question": (
+            "points_of",
+            "read_question",
+            "write_question",
+        ),
+        "distseg.search.results": (
+            "format_value",
+            "format_values",
+            "ranked",
+        ),
+        "distseg.search.tuner": (
+            "check",
+            "run",
+        ),
     },
 )

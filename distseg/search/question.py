@@ -1,4 +1,4 @@
-"""What a search was asked, kept in `search.json` so that it can be resumed."""
+"""search.json: what a search was asked, so that it can be resumed."""
 
 import json
 from dataclasses import asdict
@@ -7,17 +7,16 @@ from typing import Any
 from distseg import storage
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.errors import DataError
-from distseg.search.records import Budget, read_json
-from distseg.search.space import Space, load_space
-from distseg.search.tuner import Search, choices, grid
+from distseg.search import algorithms
+from distseg.search.records import read_json
+from distseg.search.search_config import Budget, SearchConfig
+from distseg.search.spaces import Space, load_space
 
 
 def points_of(space: Space, algorithm: str) -> dict[str, Any]:
-    """The space, and the points of it that are tried before all others."""
-    if algorithm != "grid":
-        return {"space": space.space, "first": space.first}
-    points = grid(space.grid)
-    return {"space": choices(points), "first": points}
+    """The space, and the points of it that are tried before all others, as fields of SearchConfig."""
+    searched, first = algorithms.find(algorithm).points(space.space, space.first, space.grid)
+    return {"space": searched, "first": first}
 
 
 _PLAIN_FIELDS = (
@@ -33,13 +32,13 @@ _PLAIN_FIELDS = (
 )
 
 
-def keep_question(space: Space, wanted: Search, base: RunConfig) -> None:
-    question = {name: getattr(wanted, name) for name in _PLAIN_FIELDS}
-    question |= {"space": space.name, "budget": asdict(wanted.budget), "config": to_dict(base)}
-    storage.write_bytes(storage.join(wanted.uri, "search.json"), json.dumps(question, indent=1).encode())
+def write_question(space: Space, search: SearchConfig, base: RunConfig) -> None:
+    question = {name: getattr(search, name) for name in _PLAIN_FIELDS}
+    question |= {"space": space.name, "budget": asdict(search.budget), "config": to_dict(base)}
+    storage.write_bytes(storage.join(search.uri, "search.json"), json.dumps(question, indent=1).encode())
 
 
-def asked_before(uri: str) -> tuple[Space, Search, RunConfig]:
+def read_question(uri: str) -> tuple[Space, SearchConfig, RunConfig]:
     """A search's question, with the space's module as it is now. Raises DataError if there is none at `uri`."""
     file = storage.join(uri, "search.json")
     if not storage.exists(file):
@@ -48,11 +47,11 @@ def asked_before(uri: str) -> tuple[Space, Search, RunConfig]:
     try:
         space = load_space(question["space"])
         plain = {name: question[name] for name in _PLAIN_FIELDS} | {"uri": uri}
-        wanted = Search(
+        search = SearchConfig(
             **points_of(space, plain["algorithm"]),
             budget=Budget(**question["budget"]),
             **plain,
         )
-        return space, wanted, from_dict(question["config"])
+        return space, search, from_dict(question["config"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{file}: damaged ({error!r}); search anew") from None

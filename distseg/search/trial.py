@@ -1,6 +1,6 @@
-"""One trial of a search: its driver begins or takes up its training, or one per seed, and tells Ray Tune how it goes.
+"""One trial of a search: its driver begins or resumes its training, or one per seed, and tells Ray Tune how it goes.
 
-The driver runs on the head and reserves no CPU, so that trials and their workers cannot wait for each other.
+The driver runs on the head and reserves no CPU. Else trials could hold CPUs for which their own workers wait.
 """
 
 import re
@@ -9,58 +9,65 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from distseg import orchestration, storage
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
-from distseg.data.shards import load_manifest
 from distseg.errors import DistsegError
-from distseg.evaluation import latency_ms, resolve_precision
 from distseg.metric_names import EVALUATION, MIOU
-from distseg.models import build_model
 from distseg.runs import find_run_in
-from distseg.search import population, records
-from distseg.search.records import ObjectiveName, SecondName
+from distseg.search import costs, objectives, records
+from distseg.search.algorithms import SCORE
+from distseg.search.params import TAKES_OVER, parameters
+from distseg.search.results import format_value
+from distseg.search.schedulers.pbt import take_over
 from distseg.tracking import VARIED_TAG
 
 
 def drive(params: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Drives one trial: what Ray Tune calls, in an actor on the head. `options` as `ray_tune.run` makes them."""
+    """Drives one trial. Ray Tune calls it in an actor on the head; `options` are made by `tuner.run`.
+
+    Ray Tune finds a resumed search's trials by the name of this function: it must stay.
+    """
     trial_id = str(tune.get_context().get_trial_id())
     folder = records.trial_folder(options["search_uri"], trial_id)
     try:
         _train(params, options, trial_id, folder)
     except Exception as error:
-        records.end(folder, "failed", str(error) if isinstance(error, DistsegError) else repr(error)[:300])
+        records.write_end(folder, "failed", str(error) if isinstance(error, DistsegError) else repr(error)[:300])
         raise
-    records.end(folder, "finished")
+    records.write_end(folder, "finished")
 
 
 def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str, folder: str) -> None:
-    """The training, or those with different seeds one after the other, begun or taken up again."""
+    """Begins or resumes the training, or those with different seeds one after the other."""
     number = int(tune.get_context().get_trial_name() or 0)
-    other = params.get(population.TAKES_OVER)
-    params = population.parameters(params)
-    named_by = {} if options["is_population"] else params
+    other = params.get(TAKES_OVER)
+    params = parameters(params)
+    named_by = {} if options["changes_values"] else params
     config = config_of(from_dict(options["config"]), params, number, folder, named_by)
     if other is not None:
-        population.take_over(config, options["search_uri"], trial_id, other["trial_id"], other["step"])
-    costs = {options["second"]: _cost(config, options["second"])} if options["second"] else {}
-    begun = records.Trial(trial_id=trial_id, number=number, params=dict(params), config=to_dict(config), costs=costs)
-    records.begin(options["search_uri"], begun)
+        take_over(config, options["search_uri"], trial_id, other["trial_id"], other["step"])
+    cost = {options["second"]: costs.find(options["second"])(config)} if options["second"] else {}
+    about: dict[str, Any] = {
+        "trial_id": trial_id,
+        "number": number,
+        "params": dict(params),
+        "config": to_dict(config),
+        "costs": cost,
+    }
+    records.write_trial(options["search_uri"], records.TrialRecord(**about))
     tags = {"stage": "trial", "mlflow.parentRunId": options["parent_run_id"], VARIED_TAG: ",".join(params)}
     seeds = range(config.seed, config.seed + options["seeds"])
     if len(seeds) == 1:
-        relay = _Relay(folder, options["objective"], costs, tells_tune=True)
+        relay = _Relay(folder, options["objective"], cost, tells_tune=True)
         orchestration.train(config, resume=find_run_in(folder), tags=tags, callbacks=[relay], job=options["job"])
     else:
         metrics = _mean_over_seeds(config, seeds, folder, tags, options)
-        records.record(folder, config.optim.max_steps, metrics)
-        tune.report(
-            {"objective": records.score(metrics, options["objective"]), "step": config.optim.max_steps, **costs}
-        )
+        records.write_evaluation(folder, config.optim.max_steps, metrics)
+        score = objectives.score(metrics, options["objective"])
+        tune.report({SCORE: score, "step": config.optim.max_steps, **cost})
 
 
 def _mean_over_seeds(
@@ -74,7 +81,7 @@ def _mean_over_seeds(
         if not records.has_ended(place):
             relay = _Relay(place, options["objective"], {}, tells_tune=False)
             orchestration.train(seeded, resume=find_run_in(place), tags=tags, callbacks=[relay], job=options["job"])
-            records.end(place, "finished")
+            records.write_end(place, "finished")
         last.append(records.read_evaluations(place)[-1].metrics)
     return {name: statistics.fmean(metrics[name] for metrics in last) for name in last[0]}
 
@@ -82,30 +89,19 @@ def _mean_over_seeds(
 def config_of(
     base: RunConfig, params: Mapping[str, Any], number: int, folder: str, named_by: Mapping[str, Any]
 ) -> RunConfig:
-    """The base with the trial's values, named by what distinguishes it for good."""
+    """The base with the trial's values. Its name has its number and those values that never change."""
     config = with_overrides(base, params)
-    values = "-".join(re.sub(r"[^A-Za-z0-9_-]", "", records.short(v).replace(".", "_")) for v in named_by.values())
+    values = "-".join(re.sub(r"[^A-Za-z0-9_-]", "", format_value(v).replace(".", "_")) for v in named_by.values())
     name = f"t{number:02d}-{values}"[:60].rstrip("-")
     return replace(config, name=name, checkpoint=replace(config.checkpoint, uri=folder))
 
 
-def _cost(config: RunConfig, second: SecondName) -> float:
-    num_classes = load_manifest(config.data.uri).label_space.num_classes
-    if second == "parameters":
-        with torch.device("meta"):
-            model = build_model(config.model, num_classes, aux=False)
-        return float(sum(parameter.numel() for parameter in model.parameters()))
-    device = torch.device("cpu")
-    model = build_model(config.model, num_classes, aux=False)
-    return latency_ms(model, config.data.crop_px, resolve_precision("auto", device), device)
-
-
 class _Relay(TuneReportCallback):
-    """In the training's controller: every evaluation is recorded, and told to Ray Tune where it may stop the trial."""
+    """In the training's controller: writes every evaluation, and tells it to Ray Tune, which may stop the trial."""
 
-    def __init__(self, folder: str, objective: ObjectiveName, costs: Mapping[str, float], tells_tune: bool) -> None:
+    def __init__(self, folder: str, objective: str, cost: Mapping[str, float], tells_tune: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._folder, self._objective, self._costs, self._tells_tune = folder, objective, dict(costs), tells_tune
+        self._folder, self._objective, self._cost, self._tells_tune = folder, objective, dict(cost), tells_tune
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         reported = metrics[0]
@@ -113,7 +109,7 @@ class _Relay(TuneReportCallback):
             return
         step = int(reported["step"])
         values = {name: value for name, value in reported.items() if name.startswith(EVALUATION)}
-        records.record(self._folder, step, values)
+        records.write_evaluation(self._folder, step, values)
         if self._tells_tune:
-            objective = records.score(values, self._objective)
-            super().after_report(run_context, [{"objective": objective, "step": step, **self._costs}], None)
+            score = objectives.score(values, self._objective)
+            super().after_report(run_context, [{SCORE: score, "step": step, **self._cost}], None)

@@ -11,8 +11,8 @@ import pytest
 from mlflow.entities import Run
 
 from distseg.config import RunConfig, ScalingConfig, from_dict
-from distseg.search import records
-from distseg.search.records import Trial
+from distseg.search import records, results
+from distseg.search.records import TrialRecord
 from tests import programs
 from tests.chaos.conftest import NUM_STEPS, write_config
 from tests.recorded import Recorded
@@ -57,12 +57,12 @@ def test_a_search_outlives_a_trial_and_its_driver(
     assert (after[3].trial_id, after[3].status, after[3].steps) == (before[3].trial_id, "finished", NUM_STEPS)
     assert "the loss of step 2 is nan" in after[2].error and f"- trial 2: {after[2].error}" in ended.out
 
-    best = records.ranked(after.values(), "val/mIoU")[0]
+    best = results.ranked(after.values(), "val/mIoU")[0]
     assert from_dict(json.loads((folder / "best.json").read_text())).optim.lr == best.params["optim.lr"]
     assert_recorded(config, after, best)
 
 
-def assert_recorded(config: RunConfig, trials: dict[int, Trial], best: Trial) -> None:
+def assert_recorded(config: RunConfig, trials: dict[int, TrialRecord], best: TrialRecord) -> None:
     """One closed MLflow run for the search, one for each trial, each step in it once."""
     client = mlflow.MlflowClient(tracking_uri=config.tracking.uri)
     experiment = client.get_experiment_by_name(config.tracking.experiment)

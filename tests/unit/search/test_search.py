@@ -8,23 +8,24 @@ import pytest
 
 from distseg.errors import ConfigError, DataError
 from distseg.runs import find_run_in
-from distseg.search import records
-from distseg.search.records import Budget, Evaluation, Trial
+from distseg.search import objectives, records, results
+from distseg.search.records import Evaluation, TrialRecord
+from distseg.search.search_config import Budget
 
 
-def trial(number: int, scores: dict[int, float], at: float = 0.0, **fields: Any) -> Trial:
+def trial(number: int, scores: dict[int, float], at: float = 0.0, **fields: Any) -> TrialRecord:
     """`scores`: val/mIoU by step; the worst condition has half of it. Evaluated a second apart, from `at` on."""
     evaluations = tuple(
         Evaluation(step=step, time_s=at + turn, metrics={"val/mIoU": value, "val/mIoU_worst": value / 2})
         for turn, (step, value) in enumerate(scores.items())
     )
     defaults: dict[str, Any] = {"params": {"loss.aux_weight": number / 10}, "config": {}, "status": "finished"}
-    return Trial(trial_id=f"id{number}", number=number, evaluations=evaluations, **(defaults | fields))
+    return TrialRecord(trial_id=f"id{number}", number=number, evaluations=evaluations, **(defaults | fields))
 
 
 def test_the_objectives() -> None:
     metrics = {"val/mIoU": 0.6, "val/mIoU_worst": 0.2}
-    assert [records.score(metrics, name) for name in records.OBJECTIVES] == pytest.approx([0.6, 0.2, 0.4])
+    assert [objectives.score(metrics, name) for name in objectives.OBJECTIVES] == pytest.approx([0.6, 0.2, 0.4])
 
 
 def test_a_trial_is_judged_by_its_last_evaluation() -> None:
@@ -40,11 +41,11 @@ def test_ranking_puts_whole_trials_before_stopped_ones_and_leaves_out_failures()
         trial(4, {4: 0.9, 8: 0.9}, status="failed"),
         trial(5, {}, status="running"),
     ]
-    assert [t.number for t in records.ranked(trials, "val/mIoU")] == [3, 1, 2]
+    assert [t.number for t in results.ranked(trials, "val/mIoU")] == [3, 1, 2]
 
 
 def test_of_equal_trials_the_earlier_is_better() -> None:
-    assert [t.number for t in records.ranked([trial(2, {8: 0.4}), trial(1, {8: 0.4})], "val/mIoU")] == [1, 2]
+    assert [t.number for t in results.ranked([trial(2, {8: 0.4}), trial(1, {8: 0.4})], "val/mIoU")] == [1, 2]
 
 
 def test_the_pareto_front_has_what_nobody_beats_in_both() -> None:
@@ -52,12 +53,12 @@ def test_the_pareto_front_has_what_nobody_beats_in_both() -> None:
         trial(number, {8: value}, costs={"parameters": cost})
         for number, value, cost in ((1, 0.5, 10.0), (2, 0.6, 20.0), (3, 0.55, 30.0), (4, 0.4, 10.0), (5, 0.7, 40.0))
     ]
-    assert [t.number for t in records.pareto_front(trials, "val/mIoU", "parameters")] == [1, 2, 5]
+    assert [t.number for t in results.pareto_front(trials, "val/mIoU", "parameters")] == [1, 2, 5]
 
 
 def test_best_so_far_counts_the_steps_of_all_trials() -> None:
     trials = [trial(1, {4: 0.3, 8: 0.5}, at=0.0), trial(2, {4: 0.4, 8: 0.45}, at=0.5)]
-    assert records.best_so_far(trials, "val/mIoU") == [(4, 0.3), (8, 0.4), (12, 0.5), (16, 0.5)]
+    assert results.best_so_far(trials, "val/mIoU") == [(4, 0.3), (8, 0.4), (12, 0.5), (16, 0.5)]
 
 
 def test_records_come_back(tmp_path: Path) -> None:
@@ -67,12 +68,12 @@ def test_records_come_back(tmp_path: Path) -> None:
         trial(2, {}, params={"model.bins": (1, 2)}, costs={"parameters": 5.0}),
     )
     for begun in (second, first):
-        records.begin(uri, begun)
+        records.write_trial(uri, begun)
     folder = records.trial_folder(uri, "id2")
-    records.record(folder, 8, {"val/mIoU": 0.25})
-    records.record(folder, 4, {"val/mIoU": 0.125})
-    records.record(folder, 8, {"val/mIoU": 0.5})  # done again after a crash
-    records.end(folder, "failed", "the reason")
+    records.write_evaluation(folder, 8, {"val/mIoU": 0.25})
+    records.write_evaluation(folder, 4, {"val/mIoU": 0.125})
+    records.write_evaluation(folder, 8, {"val/mIoU": 0.5})  # done again after a crash
+    records.write_end(folder, "failed", "the reason")
     (tmp_path / "s/trials/id2/t02/deep").mkdir(parents=True)
     (tmp_path / "s/trials/id2/t02/run.json").write_text("{}")
     read = records.read_trials(uri)
@@ -85,7 +86,7 @@ def test_records_come_back(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    records.begin(str(tmp_path), trial(1, {}))
+    records.write_trial(str(tmp_path), trial(1, {}))
     (tmp_path / "trials/id1/trial.json").write_text('{"number": ')
     with pytest.raises(DataError, match=r"trial\.json: damaged .*search anew"):
         records.read_trials(str(tmp_path))
@@ -96,7 +97,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 
 def test_the_table_has_every_trial_best_first_and_says_why_some_failed() -> None:
     trials = [trial(1, {8: 0.25}), trial(2, {8: 0.5}), trial(3, {}, status="failed", error="no such thing")]
-    lines = records.markdown(trials, "val/mIoU_worst", importances={"loss.aux_weight": 1.0}).splitlines()
+    lines = results.markdown(trials, "val/mIoU_worst", importances={"loss.aux_weight": 1.0}).splitlines()
     best, _, whole = lines[0].partition(" Trial 1, the first point to try, has 0.1250. ")
     assert best == "Trial 2 is the best of 3 by val/mIoU_worst: 0.2500, loss.aux_weight 0.2."
     assert whole.startswith("2 trials were trained to step 8. ")
@@ -108,7 +109,7 @@ def test_the_table_has_every_trial_best_first_and_says_why_some_failed() -> None
 
 def test_trials_are_comparable_where_all_of_them_came() -> None:
     trials = [trial(1, {4: 0.2, 8: 0.6}), trial(2, {4: 0.3}, status="stopped"), trial(3, {}, status="failed")]
-    assert records.comparable_step(trials) == 4
+    assert results.comparable_step(trials) == 4
     assert [t.score("val/mIoU", 4) for t in trials] == [0.2, 0.3, None]
 
 
@@ -120,22 +121,22 @@ def test_random_search_is_the_expected_best_of_a_draw() -> None:
         trial(4, {}, status="failed"),
     ]
     # Of two of three: (0.4 + 0.6 + 0.6) / 3.
-    steps, expected = zip(*records.random_search(trials, "val/mIoU", 8), strict=True)
+    steps, expected = zip(*results.random_search(trials, "val/mIoU", 8), strict=True)
     assert steps == (8, 16, 24) and expected == pytest.approx((0.4, 1.6 / 3, 0.6))
-    lines = records.markdown(trials, "val/mIoU", max_steps=8).splitlines()
+    lines = results.markdown(trials, "val/mIoU", max_steps=8).splitlines()
     assert lines[-3:] == ["| 8 | 0.2000 | 0.4000 |", "| 16 | 0.6000 | 0.5333 |", "| 24 | 0.6000 | 0.6000 |"]
 
 
 def test_who_took_over_whom_is_recorded_and_told(tmp_path: Path) -> None:
     uri = str(tmp_path)
     for number in (1, 2):
-        records.begin(uri, trial(number, {}))
+        records.write_trial(uri, trial(number, {}))
     taker = records.trial_folder(uri, trial(2, {}).trial_id)
     assert not records.has_taken_over(taker, trial(1, {}).trial_id, 8)
-    records.record_take_over(taker, trial(1, {}).trial_id, 8)
+    records.write_take_over(taker, trial(1, {}).trial_id, 8)
     assert records.has_taken_over(taker, trial(1, {}).trial_id, 8)
     assert not records.has_taken_over(taker, trial(1, {}).trial_id, 16)
-    assert "- step 8: trial 2 went on as trial 1" in records.markdown(records.read_trials(uri), "val/mIoU").splitlines()
+    assert "- step 8: trial 2 went on as trial 1" in results.markdown(records.read_trials(uri), "val/mIoU").splitlines()
 
 
 def test_a_budget_of_nothing_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Experiment
 
-from distseg import search
 from distseg.config import RunConfig, StyleConfig, dotted_fields, recipes, with_overrides
 from distseg.errors import ConfigError
-from distseg.search import population, tuner
+from distseg.search import SearchConfig, Space, list_spaces, load_space, params, schedulers, tuner
 from distseg.search import trial as trial_module
-from distseg.search.records import Budget, Evaluation, Trial
-from distseg.search.tuner import Search
+from distseg.search.algorithms import grid
+from distseg.search.algorithms import random as random_search
+from distseg.search.progress import trial_number
+from distseg.search.records import Evaluation, TrialRecord
+from distseg.search.search_config import Budget
 from tests.conftest import REPOSITORY
 
 SPACES = ("aux_loss", "depth", "improved_pspnet", "optim", "pyramid_bins", "se_ratio")
@@ -28,48 +31,50 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY))
 
 
-def base_of(space: search.Space) -> RunConfig:
+def base_of(space: Space) -> RunConfig:
     config = recipes.find(space.recipe)
     if any(name.startswith("style.") for name in space.space):
         config = replace(config, style=StyleConfig(network="a style network", conditions=("night",)))
     return config
 
 
-def wanted(**fields: object) -> Search:
+def wanted(**fields: object) -> SearchConfig:
     budget = Budget(num_trials=4, max_steps=8, evaluate_every=2)
     defaults = {"uri": "somewhere", "space": {}, "first": (), "objective": "val/mIoU", "budget": budget}
-    return Search(**(defaults | fields))  # type: ignore[arg-type]
+    return SearchConfig(**(defaults | fields))  # type: ignore[arg-type]
 
 
 def test_all_spaces_are_listed() -> None:
-    lines = search.list_spaces().splitlines()
+    lines = list_spaces().splitlines()
     assert tuple(line.split()[0] for line in lines) == SPACES
     assert all(len(line.split()) > 4 for line in lines)
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_point_of_a_space_is_a_configuration(name: str) -> None:
-    space = search.load_space(name)
+    space = load_space(name)
     base = base_of(space)
     random.seed(0)
-    points = [{field: domain.sample() for field, domain in space.space.items()} for _ in range(200)]
+    points: list[Mapping[str, Any]] = [
+        {field: domain.sample() for field, domain in space.space.items()} for _ in range(200)
+    ]
     points += [dict(point) for point in space.first]
     if name in ("aux_loss", "depth", "pyramid_bins"):
-        points += tuner.grid(space.grid)
+        points += grid.points_of(space.grid)
     for point in points:
         assert set(point) == set(space.space)
         with_overrides(base, point)
 
 
 def test_the_grids_are_the_papers_tables() -> None:
-    assert [point["loss.aux_weight"] for point in tuner.grid(search.load_space("aux_loss").grid)] == [
+    assert [point["loss.aux_weight"] for point in grid.points_of(load_space("aux_loss").grid)] == [
         0.0,
         0.3,
         0.4,
         0.6,
         0.9,
     ]
-    assert len(tuner.grid(search.load_space("pyramid_bins").grid)) == 7
+    assert len(grid.points_of(load_space("pyramid_bins").grid)) == 7
 
 
 def test_a_grid_of_points_is_those_points() -> None:
@@ -77,19 +82,19 @@ def test_a_grid_of_points_is_those_points() -> None:
         {"model.bins": (), "model.pool": "avg"},
         {"model.bins": (1, 2), "model.pool": "avg"},
     ]
-    assert tuner.grid(points) == points
-    space = tuner.choices(points)
-    assert tuner.grid(space) == points
+    assert grid.points_of(points) == points
+    space = grid.smallest_space(points)
+    assert grid.points_of(space) == points
     with pytest.raises(ConfigError, match="GRID must be a space of choices, or points that have the same fields"):
-        tuner.grid([{"seed": 0}, {"optim.lr": 0.1}])
+        grid.points_of([{"seed": 0}, {"optim.lr": 0.1}])
 
 
 @pytest.mark.parametrize("name", ["pyramid_bins", "aux_loss"])
 def test_a_grid_is_tried_point_by_point_no_more_at_once_than_there_is_room(name: str) -> None:
     """Ray Tune's own search takes a tuple for a part of the space, and heeds no limit but its own."""
-    points = tuner.grid(search.load_space(name).grid)
-    variants = tuner.plain_search(points, 2, 0)
-    space = population.space_of_wholes(tuner.choices(points))
+    points = grid.points_of(load_space(name).grid)
+    variants = random_search.Random().build({}, points, second=None, at_once=2, seed=0)
+    space = params.encoded_space(grid.smallest_space(points))
     variants.add_configurations(Experiment("x", lambda config: None, config=space, num_samples=len(points)))
     trials = []
     while (first := variants.next_trial()) is not None:
@@ -98,13 +103,13 @@ def test_a_grid_is_tried_point_by_point_no_more_at_once_than_there_is_room(name:
         for trial in filter(None, pair):
             trials.append(trial)
             variants.on_trial_complete(trial.trial_id)
-    assert [population.parameters(trial.config) for trial in trials] == points
-    assert [tuner._number(trial) for trial in trials] == list(range(1, len(points) + 1))
+    assert [params.parameters(trial.config) for trial in trials] == points
+    assert [trial_number(trial) for trial in trials] == list(range(1, len(points) + 1))
 
 
 def test_a_range_has_no_grid() -> None:
     with pytest.raises(ConfigError, match=r"--algorithm grid: optim\.lr is a range"):
-        tuner.grid(search.load_space("optim").space)
+        grid.points_of(load_space("optim").space)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +127,12 @@ def test_a_space_that_is_wrong_is_refused(
     (tmp_path / f"{name}.py").write_text(content)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=problem):
-        search.load_space(name)
+        load_space(name)
 
 
 def test_a_space_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'pyramids': no such space .*known here are aux_loss, "):
-        search.load_space("pyramids")
+        load_space("pyramids")
 
 
 @pytest.mark.parametrize(
@@ -147,8 +152,12 @@ def test_a_search_that_makes_no_sense_is_refused(fields: dict[str, object], prob
         wanted(**fields)
 
 
+def built(search: SearchConfig) -> Any:
+    return schedulers.find(search.scheduler).build(search.budget, search.space, num_trials=4, seed=0)
+
+
 def test_asha_stops_bad_trials_but_none_at_its_end() -> None:
-    scheduler: Any = tuner._scheduler(wanted(), 4, 0)  # evaluated at steps 2, 4, 6, 8
+    scheduler: Any = built(wanted())  # evaluated at steps 2, 4, 6, 8
     assert scheduler.set_search_properties("objective", "max")
     said = {}
     for name, objective in (("good", 0.9), ("bad", 0.1)):
@@ -159,20 +168,20 @@ def test_asha_stops_bad_trials_but_none_at_its_end() -> None:
     assert [said["bad", step] for step in (2, 4, 8)] == ["STOP", "STOP", "CONTINUE"]
     assert {said["good", step] for step in (2, 4, 6, 8)} == {"CONTINUE"}
     whole = Budget(num_trials=4, max_steps=8, evaluate_every=8)
-    assert tuner._scheduler(wanted(budget=whole), 4, 0) is None
+    assert built(wanted(budget=whole)) is None
 
 
 def test_a_parameter_is_not_important_because_trials_with_it_were_trained_longer() -> None:
-    space = {name: tuner.choices([{name: 0.0}, {name: 1.0}])[name] for name in ("helps", "goes_on")}
+    space = {name: grid.smallest_space([{name: 0.0}, {name: 1.0}])[name] for name in ("helps", "goes_on")}
     trials = []
     for number, (helps, goes_on) in enumerate(5 * list(itertools.product((0.0, 1.0), repeat=2))):
         early = Evaluation(step=2, time_s=0.0, metrics={"val/mIoU": 0.1 + helps / 10 + number / 1000})
         late = Evaluation(step=8, time_s=1.0, metrics={"val/mIoU": 0.9})
         evaluations = (early, late) if goes_on else (early,)
-        params = {"helps": helps, "goes_on": goes_on}
+        point = {"helps": helps, "goes_on": goes_on}
         trials.append(
-            Trial(
-                trial_id=str(number), number=number, params=params, config={}, evaluations=evaluations, status="stopped"
+            TrialRecord(
+                trial_id=str(number), number=number, params=point, config={}, evaluations=evaluations, status="stopped"
             )
         )
     found = tuner.importances(wanted(space=space), trials)
@@ -180,7 +189,7 @@ def test_a_parameter_is_not_important_because_trials_with_it_were_trained_longer
 
 
 def test_a_trial_is_named_by_what_distinguishes_it() -> None:
-    params = {"model.bins": (1, 2, 3, 6), "model.se_ratio": None, "optim.lr": 0.00123}
-    config = trial_module.config_of(recipes.find("town"), params, 3, "folder", params)
+    point = {"model.bins": (1, 2, 3, 6), "model.se_ratio": None, "optim.lr": 0.00123}
+    config = trial_module.config_of(recipes.find("town"), point, 3, "folder", point)
     assert (config.name, config.checkpoint.uri) == ("t03-1236-None-0_00123", "folder")
     assert (dotted_fields(config)["model.bins"], config.optim.lr) == ([1, 2, 3, 6], 0.00123)

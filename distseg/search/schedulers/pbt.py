@@ -1,19 +1,16 @@
-"""Population based training (Jaderberg et al. 2017, section 3), as a scheduler of Ray Tune.
+"""Population based training (Jaderberg et al. 2017, section 3).
 
 The trials wait for each other at every evaluation but the last. Then each of the worst quarter takes over a trial of
-the best quarter: its weights, optimiser and values, of which those that may change in the middle of a training are
-perturbed. Ray's own PopulationBasedTraining copies checkpoints that Ray Tune keeps; here each training keeps its own.
+the best quarter: its weights, optimiser and values. Values that may change in the middle of a training are perturbed.
+Ray's own PopulationBasedTraining copies checkpoints that Ray Tune keeps; here each training keeps its own.
 """
 
-import json
-import logging
 import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
@@ -23,54 +20,48 @@ from distseg.config import RunConfig
 from distseg.errors import CheckpointError, ConfigError
 from distseg.runs import Run, find_run_in
 from distseg.search import records
+from distseg.search.params import TAKES_OVER, parameters
+from distseg.search.schedulers import Scheduler
+from distseg.search.search_config import Budget
 from distseg.training import checkpoint
-
-log = logging.getLogger(__name__)
 
 QUANTILE = 0.25
 RESAMPLE_PROBABILITY = 0.25
 FACTORS = (0.8, 1.2)
-TAKES_OVER = "takes_over"  # beside the parameters in a trial's config: {"trial_id", "step"} of the trial it takes over
 
-_OPTIM = ("lr", "head_lr_scale", "poly_power", "momentum", "weight_decay")
-_STYLE = ("probability", "kl_weight")
-_MAY_CHANGE = (*(f"optim.{name}" for name in _OPTIM), *(f"style.{name}" for name in _STYLE))
+MAY_CHANGE = (
+    "optim.lr",
+    "optim.head_lr_scale",
+    "optim.poly_power",
+    "optim.momentum",
+    "optim.weight_decay",
+    "style.probability",
+    "style.kl_weight",
+)
+"""Fields that may change in the middle of a training, and every field of the loss."""
 
 
 def may_change(name: str) -> bool:
-    """Whether a dotted field can take another value in the middle of a training."""
-    return name in _MAY_CHANGE or name.startswith("loss.")
+    """Whether a dotted field may take another value in the middle of a training."""
+    return name in MAY_CHANGE or name.startswith("loss.")
 
 
-_TUPLE = "tuple "
+class PopulationBased(Scheduler):
+    pauses_trials = True
+    changes_values = True
+
+    def build(self, budget: Budget, space: Mapping[str, Domain], *, num_trials: int, seed: int) -> "Population":
+        return Population(space, num_trials, budget.max_steps, seed=seed)
 
 
-def as_whole(value: Any) -> Any:
-    """A tuple, as a pyramid's bins, as one word: Ray Tune's own search would take it for a part of the space."""
-    return f"{_TUPLE}{json.dumps(value)}" if isinstance(value, tuple | list) else value
-
-
-def space_of_wholes(space: Mapping[str, Domain]) -> dict[str, Domain]:
-    """The space as Ray Tune's own search is to see it."""
-    wholes = dict(space)
-    for name, domain in space.items():
-        if isinstance(domain, Categorical):
-            wholes[name] = tune.choice([as_whole(value) for value in domain.categories])
-    return wholes
-
-
-def parameters(trial_config: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's parameters: its config as Ray Tune knows it, tuples as such, without what Population adds."""
-    return {name: _as_was(value) for name, value in trial_config.items() if name != TAKES_OVER}
-
-
-def _as_was(value: Any) -> Any:
-    is_tuple = isinstance(value, str) and value.startswith(_TUPLE)
-    return tuple(json.loads(value.removeprefix(_TUPLE))) if is_tuple else value
+SCHEDULER = PopulationBased
 
 
 class Population(FIFOScheduler):
-    """Raises ConfigError if nothing in the space may change in the middle of a training."""
+    """The scheduler for Ray Tune, which pickles it: searches that were made before keep the names of its attributes.
+
+    Raises ConfigError if nothing in the space may change in the middle of a training.
+    """
 
     def __init__(self, space: Mapping[str, Domain], num_trials: int, max_steps: int, *, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -78,19 +69,19 @@ class Population(FIFOScheduler):
         if not self._space:
             raise ConfigError(
                 f"--scheduler pbt: nothing of {', '.join(space)} may change in the middle of a training "
-                f"({', '.join(_MAY_CHANGE)} and loss.… may); choose asha"
+                f"({', '.join(MAY_CHANGE)} and loss.… may); choose asha"
             )
         self._num_trials, self._max_steps = num_trials, max_steps
-        self._perturbed_at = 0  # step; paused trials that are not beyond may go on
+        self._perturbed_at = 0  # step; paused trials that are not beyond it may go on
         self._random = random.Random(seed)  # noqa: S311 — no secret
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Each evaluation but the last is waited at."""
+        """A trial waits at each evaluation but the last."""
         is_last = int(result.get("step", self._max_steps)) >= self._max_steps
         return str(self.CONTINUE if is_last else self.PAUSE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The paused trial that is to go on; those that have not begun are started by Ray Tune itself."""
+        """The paused trial that is to go on. Ray Tune itself starts those that have not begun."""
         trials = tune_controller.get_trials()
         going = [trial for trial in trials if not trial.is_finished()]
         paused = [trial for trial in going if trial.status == Trial.PAUSED]
@@ -116,7 +107,10 @@ def _step(trial: Trial) -> int:
 
 
 def perturbed(values: Mapping[str, Any], space: Mapping[str, Domain], rng: random.Random) -> dict[str, Any]:
-    """Each value of the space times 0.8 or 1.2, of a choice its neighbour; now and then drawn anew. Never outside."""
+    """The values with each parameter of the space changed, but never to a value outside the space.
+
+    A number is multiplied by 0.8 or 1.2, a choice moves to its neighbour; now and then either is drawn anew.
+    """
     changed = dict(values)
     for name, domain in space.items():
         if isinstance(domain, Categorical):
@@ -136,10 +130,10 @@ def perturbed(values: Mapping[str, Any], space: Mapping[str, Domain], rng: rando
 
 
 def take_over(config: RunConfig, search_uri: str, trial_id: str, other_id: str, step: int) -> None:
-    """Makes a trial's training go on as another's with `config`, from about that step; doing it again changes nothing.
+    """Lets a trial's training go on from another's checkpoint of about that step, with `config`.
 
-    In MLflow a new run takes the place of the trial's, with all that the other had logged until then. Raises
-    CheckpointError if the other has no checkpoint that can be read.
+    Called again for the same step, it changes nothing. In MLflow a new run replaces the trial's, with all that the
+    other had logged until then. Raises CheckpointError if the other has no checkpoint that can be read.
     """
     folder, others = records.trial_folder(search_uri, trial_id), records.trial_folder(search_uri, other_id)
     if records.has_taken_over(folder, other_id, step):
@@ -154,4 +148,4 @@ def take_over(config: RunConfig, search_uri: str, trial_id: str, other_id: str, 
         raise CheckpointError(f"{folder}: cannot take over {others}: none of its checkpoints can be read")
     orchestration.forget_checkpoints(run_uri)
     Run.read(run_uri).adopt_checkpoint(other_uri, replace(saved[1], config=config))
-    records.record_take_over(folder, other_id, step)
+    records.write_take_over(folder, other_id, step)

@@ -17,7 +17,8 @@ from distseg.config import RunConfig
 from distseg.errors import CheckpointError, ConfigError
 from distseg.runs.run import Run
 from distseg.search import records
-from distseg.search.population import FACTORS, TAKES_OVER, Population, parameters, perturbed, take_over
+from distseg.search.params import TAKES_OVER, parameters
+from distseg.search.schedulers.pbt import FACTORS, Population, perturbed, take_over
 from distseg.training import checkpoint
 from tests import scripted
 from tests.recorded import Recorded

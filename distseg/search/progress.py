@@ -1,0 +1,123 @@
+"""What happens to the trials of a search while it runs: told to the user, recorded, and cleaned up after."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ray import tune
+
+from distseg import storage
+from distseg.errors import DistsegError
+from distseg.runs import Run, finalize_run, find_run_in
+from distseg.search import records, results
+from distseg.search.algorithms import SCORE
+from distseg.search.params import parameters
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialProgress:
+    """How a trial goes."""
+
+    number: int
+    params: Mapping[str, Any]
+    status: records.Status
+    step: int = 0
+    score: float | None = None
+    error: str = ""
+
+
+class SearchCallback(tune.Callback):
+    """Tells how trials go, closes the runs of stopped trials, and deletes the losers' checkpoints.
+
+    Checkpoints stay of trials that run, and of the `keep` best of those that ended. Ray Tune pickles this object:
+    searches that were made before keep the names of its attributes.
+    """
+
+    # Of the class, since Ray Tune pickles instances: a resumed search has another display and may have been moved.
+    on_progress: ClassVar[Callable[[TrialProgress], None]]
+    search_uri: ClassVar[str]
+
+    def __init__(self, objective: str, keep: int) -> None:
+        self._objective, self._keep = objective, keep
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial, "running", trial.last_result)  # it has a result if it was paused
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if SCORE in result:
+            self._tell(trial, "running", result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with _never_stopping_the_search():
+            folder = records.trial_folder(self.search_uri, trial.trial_id)
+            status: records.Status = "finished" if records.has_ended(folder) else "stopped"
+            if status == "stopped":
+                records.write_end(folder, status)
+                close_run(folder, "FINISHED")
+            self._tell(trial, status, trial.last_result)
+            self._delete_losers()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with _never_stopping_the_search():
+            folder = records.trial_folder(self.search_uri, trial.trial_id)
+            if not records.has_ended(folder):
+                records.write_end(folder, "failed", "the process that drove it was lost")
+            close_run(folder, "FAILED")
+            self._tell(trial, "failed", trial.last_result, records.read_error(folder))
+
+    @staticmethod
+    def _tell(trial: Any, status: records.Status, result: Mapping[str, Any] | None = None, error: str = "") -> None:
+        result = result or {}
+        SearchCallback.on_progress(
+            TrialProgress(
+                number=trial_number(trial),
+                params=parameters(trial.config),
+                status=status,
+                step=int(result.get("step", 0)),
+                score=result.get(SCORE),
+                error=error,
+            )
+        )
+
+    def _delete_losers(self) -> None:
+        trials = records.read_trials(self.search_uri)
+        ended = results.ranked([trial for trial in trials if trial.status in ("finished", "stopped")], self._objective)
+        for loser in ended[self._keep :]:
+            delete_checkpoints(records.trial_folder(self.search_uri, loser.trial_id))
+
+
+def trial_number(trial: Any) -> int:
+    """The number of a trial of Ray Tune in its search, from 1."""
+    counted = re.fullmatch(r".*_(\d{5,})", trial.trial_id)  # from 0, by Ray Tune's own search
+    return int(counted[1]) + 1 if counted else int(trial.experiment_tag.partition("_")[0])  # as Optuna's trials have it
+
+
+def close_run(folder: str, status: str) -> None:
+    """Closes the MLflow run of a trial whose own process was killed."""
+    run_uri = find_run_in(folder)
+    if run_uri is not None:
+        finalize_run(Run.read(run_uri), status)
+
+
+def delete_checkpoints(folder: str) -> None:
+    """All checkpoints below a trial's folder."""
+    uris = {entry.uri.rpartition("/")[0] for entry in storage.list_files(folder)}
+    for uri in uris:
+        if uri.rpartition("/")[2].startswith("checkpoint_"):
+            storage.delete_tree(uri)
+
+
+@contextlib.contextmanager
+def _never_stopping_the_search() -> Iterator[None]:
+    """Ray Tune ends a search when a callback raises."""
+    try:
+        yield
+    except DistsegError as error:
+        log.warning("%s", error)
