@@ -16,13 +16,13 @@ from PIL import Image, ImageDraw
 from distseg import cli, deployment, storage, training
 from distseg.data.shards import Manifest, load_manifest, pack
 from distseg.models import StyleNetwork
-from distseg.training import Place, Restyling, load_network
+from distseg.training import PackedImage, RestylingOptions, load_style_network
 
 PROG = "python -m distseg.stylize"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apply(Restyling, cli.Workers):
+class Apply(RestylingOptions, cli.Workers):
     """Pack a data set anew, with restyled copies of its training images."""
 
     out: str
@@ -31,12 +31,12 @@ class Apply(Restyling, cli.Workers):
     """Replace the shards that are there."""
 
     def __post_init__(self) -> None:
-        Restyling.__post_init__(self)
+        RestylingOptions.__post_init__(self)
         cli.Workers.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(Restyling):
+class Show(RestylingOptions):
     """Draw images beside their restyled copies."""
 
     out: str
@@ -57,12 +57,12 @@ def main(arguments: Sequence[str]) -> int:
         out=storage.absolute(options.out),
     )
     manifest = load_manifest(options.data)
-    load_network(options.network)  # fails now rather than in each task
+    load_style_network(options.network)  # fails now rather than in each task
     return apply(options, manifest) if isinstance(options, Apply) else show(options, manifest)
 
 
 def apply(options: Apply, manifest: Manifest) -> int:
-    splits = {split: list(training.originals(manifest, split)) for split in manifest.splits}
+    splits = {split: list(training.original_samples(manifest, split)) for split in manifest.splits}
     splits[options.split] += list(training.restyled_samples(options, manifest))
     num_images = sum(len(samples) for samples in splits.values())
     with cli.progress("restyling", "images") as progress:
@@ -82,8 +82,8 @@ def apply(options: Apply, manifest: Manifest) -> int:
 
 
 def show(options: Show, manifest: Manifest) -> int:
-    network = load_network(options.network)
-    chosen = training.chosen(options, manifest)
+    network = load_style_network(options.network)
+    chosen = training.images_to_restyle(options, manifest)
     rows = [chosen[i * len(chosen) // options.rows] for i in range(min(options.rows, len(chosen)))]
     drawn = [_row(options, manifest, network, place, number) for number, place in enumerate(rows)]
     sheet = Image.new("RGB", (drawn[0].width, sum(row.height for row in drawn)), "white")
@@ -96,13 +96,13 @@ def show(options: Show, manifest: Manifest) -> int:
     return 0
 
 
-def _row(options: Show, manifest: Manifest, network: StyleNetwork, place: Place, number: int) -> Image.Image:
+def _row(options: Show, manifest: Manifest, network: StyleNetwork, place: PackedImage, number: int) -> Image.Image:
     """The image, then for each target the image whose style is taken and the composite."""
-    content = training.image_of(manifest, place)
+    content = training.load_image(manifest, place)
     cells = [(content, place.shard.condition)]
     for target in options.to:
-        style = training.image_of(manifest, training.style_place(manifest, options, target, number))
-        cells += [(style, target), (training.restyle(network, content, style, options.strength), f"as {target}")]
+        style = training.load_image(manifest, training.style_image_for(manifest, options, target, number))
+        cells += [(style, target), (training.restyle_image(network, content, style, options.strength), f"as {target}")]
     row = Image.new("RGB", (content.width * len(cells), content.height + 14), "white")
     for column, (image, caption) in enumerate(cells):
         row.paste(image.resize(content.size), (column * content.width, 14))

@@ -1,4 +1,4 @@
-"""Runs `fit` as N real ranks (processes, gloo on loopback) and gives back what rank 0 reported."""
+"""Runs `train_run` as N real ranks (processes, gloo on loopback) and gives back what rank 0 reported."""
 
 import contextlib
 import json
@@ -17,8 +17,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.evaluation import World
-from distseg.runs.run import fit_run
-from distseg.training import checkpoint
+from distseg.training import checkpoint, train_run
 from distseg.training.checkpoint import Checkpoint
 
 
@@ -28,7 +27,7 @@ class StoppedError(Exception):
 
 @dataclass
 class Recorder:
-    """A Report that remembers, and that writes checkpoints into `folder` if one is given."""
+    """A Reporter that remembers, and that writes checkpoints into `folder` if one is given."""
 
     folder: Path | None = None
     stop_at: int | None = None
@@ -94,7 +93,7 @@ def _rank(rank: int, num_ranks: int, options: Mapping[str, Any]) -> None:
     found = checkpoint.newest(str(folder)) if folder and folder.exists() else None
     recorder = Recorder(folder, options["stop_at"])
     with contextlib.suppress(StoppedError):
-        fit_run(
+        train_run(
             from_dict(options["config"]),
             World(rank, num_ranks),
             recorder,

@@ -135,7 +135,6 @@ def snapshot(config: RunConfig, step: int, report: RunReporter, is_drawn: bool) 
         label_space=LABELS,
         model={"weight": torch.full((1,), float(step))},
         optimizer={},
-        next_micro_batch=step,
         manifest_digest=load_manifest(config.data.uri).digest,
         metrics=evaluation(step),
         tables=shown.table if is_drawn else {},

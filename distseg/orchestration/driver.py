@@ -31,12 +31,11 @@ from distseg.runs import (
     Outcome,
     ProgressCallback,
     Run,
-    check_run,
+    check_resume,
     finalize_run,
-    load_resume_checkpoint,
     with_absolute_paths,
 )
-from distseg.training import checkpoint
+from distseg.training import check_run, checkpoint
 
 RESIZE_INTERVAL_S = 300.0  # taking in a machine that comes back is a restart, so not at once (Ray Train: 60)
 COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
@@ -63,7 +62,7 @@ def train(
     manifest = check_run(config)
     run = Run.resume(resume, config) if resume else Run.new(config)
     run.tags |= tags or {}
-    saved = load_resume_checkpoint(run, config, manifest)
+    saved = check_resume(run, config, manifest)
     storage.check_writable(run.uri.rpartition("/")[0])
     if config.scaling.min_workers:
         environment.set_defaults(environment.ELASTIC)

@@ -21,8 +21,8 @@ from distseg.evaluation import World
 from distseg.metric_names import EVALUATION, MIOU
 from distseg.orchestration import watcher
 from distseg.orchestration.metrics import Exporter
-from distseg.runs import NullReporter, ProgressCallback, Run, RunReporter, fit_run
-from distseg.training import checkpoint
+from distseg.runs import NullReporter, ProgressCallback, Run, RunReporter
+from distseg.training import checkpoint, train_run
 from distseg.training.checkpoint import Checkpoint
 
 NO_SCORE = -1.0  # the val/mIoU of a checkpoint without an evaluation; Ray Train complains of each that has none
@@ -48,7 +48,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
 
             report = _RayReporter(config, run, saved, show)
         opened.enter_context(contextlib.closing(report))
-        fit_run(config, world, report, resume=saved, run_id=run.run_id)
+        train_run(config, world, report, resume=saved, run_id=run.run_id)
 
 
 def _world(config: RunConfig) -> World:

@@ -22,10 +22,9 @@ from distseg import storage, tracking
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, ConfigError, TrackingError
-from distseg.evaluation import World
 from distseg.runs.provenance import data_inputs, opening_tags
-from distseg.training import Report, check, check_style, checkpoint, fit, fit_style
-from distseg.training.checkpoint import Checkpoint
+from distseg.training import checkpoint
+from distseg.training.checkpoint import Checkpoint, ResumePoint
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class Run:
             tracking.delete_replaced(*place, self._name_of(earlier), replaced_by=run_id)
         return run_id
 
-    def open(self, config: RunConfig, manifest: Manifest, saved: Checkpoint | None) -> None:
+    def open(self, config: RunConfig, manifest: Manifest, saved: Checkpoint | ResumePoint | None) -> None:
         """Creates or re-opens the MLflow run, and writes config.json and run.json.
 
         `saved`: the checkpoint it goes on from. A dead server costs a warning, after at most tracking's OPEN_WAIT_S.
@@ -122,9 +121,9 @@ class Run:
         storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
         self.write_run_json()
         if saved is not None:
-            checkpoint.set_damaged_aside(self.uri, saved.step)
+            checkpoint.quarantine(self.uri, saved.step)
 
-    def _changes_plan(self, config: RunConfig, saved: Checkpoint | None) -> bool:
+    def _changes_plan(self, config: RunConfig, saved: Checkpoint | ResumePoint | None) -> bool:
         """Whether steps were logged that the new optim.max_steps does differently, or never reaches.
 
         The learning rate depends on max_steps. MLflow cannot delete logged values, and takes the value of the highest
@@ -221,17 +220,6 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return replace(config, checkpoint=replace(config.checkpoint, uri=storage.absolute(config.checkpoint.uri)))
 
 
-def check_run(config: RunConfig) -> Manifest:
-    """`check` of what the run trains: a network that segments, or one that restyles."""
-    return check_style(config) if config.model.is_style_network else check(config)
-
-
-def fit_run(config: RunConfig, world: World, report: Report, *, resume: Checkpoint | None, run_id: str) -> None:
-    """`fit` of what the run trains."""
-    train = fit_style if config.model.is_style_network else fit
-    train(config, world, report, resume=resume, run_id=run_id)
-
-
 def load_resume_checkpoint(run: Run, config: RunConfig, manifest: Manifest) -> Checkpoint | None:
     """The checkpoint that a resumed run goes on from; None for a new run.
 
@@ -242,3 +230,14 @@ def load_resume_checkpoint(run: Run, config: RunConfig, manifest: Manifest) -> C
         return None
     checkpoint.check_resumable(config, manifest, found[1])
     return found[1]
+
+
+def check_resume(run: Run, config: RunConfig, manifest: Manifest) -> ResumePoint | None:
+    """What `load_resume_checkpoint` would load, for a process that does not train and so needs no weights.
+
+    Raises as `load_resume_checkpoint` does.
+    """
+    point = checkpoint.resume_point(run.uri) if run.is_resumed else None
+    if point is not None:
+        checkpoint.check_resumable(config, manifest, point)
+    return point

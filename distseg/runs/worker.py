@@ -9,7 +9,8 @@ from distseg.errors import ResourceError
 from distseg.evaluation import World, torchrun_world
 from distseg.runs.finalize import Outcome, finalize_run
 from distseg.runs.reporter import NullReporter, RunReporter
-from distseg.runs.run import ProgressCallback, Run, check_run, fit_run, load_resume_checkpoint, with_absolute_paths
+from distseg.runs.run import ProgressCallback, Run, load_resume_checkpoint, with_absolute_paths
+from distseg.training import check_run, train_run
 
 
 def train_without_ray(
@@ -33,7 +34,7 @@ def train_without_ray(
         report = RunReporter(config, run, saved, show)
     status = "FAILED"
     try:
-        fit_run(config, world, report, resume=saved, run_id=run.run_id)
+        train_run(config, world, report, resume=saved, run_id=run.run_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

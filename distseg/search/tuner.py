@@ -15,13 +15,13 @@ from ray.util.state import list_actors
 from distseg import orchestration, storage
 from distseg.config import RunConfig, to_dict, with_overrides
 from distseg.errors import ConfigError, ResourceError, first_line
-from distseg.runs import check_run
 from distseg.search import algorithms, legacy, records, results, schedulers, trial
 from distseg.search.algorithms import SCORE
 from distseg.search.algorithms.optuna import importances_of, tuples_as_choices
 from distseg.search.params import encoded_space
 from distseg.search.progress import SearchCallback, TrialProgress, trial_number
 from distseg.search.search_config import SearchConfig
+from distseg.training import check_run
 
 HEAD = {"node:__internal_head__": 0.001}  # where trials' drivers run; it reserves nothing that a worker could use
 _STATE = "state"  # Ray Tune's own folder below a search's

@@ -1,39 +1,55 @@
-"""TODO distseg.training."""
+"""Training: configuration and ranks in, reports and checkpoints out. Free of Ray and MLflow.
 
-from distseg.training.fit import check, fit
-from distseg.training.loop import Report
-from distseg.training.restyling import (
-    Place,
-    Restyling,
-    chosen,
-    image_of,
-    originals,
-    restyle,
+    check_run(config)                     everything that can fail before a cluster is asked for anything
+    train_run(config, world, reporter)    the loop, for every kind of network; `Reporter` says where results go
+    checkpoint                            a package of its own: what a checkpoint holds, and where it is kept
+    load_model, load_segmenter            a checkpoint's network; MLflow loads a logged model as a Segmenter
+    losses, optim, batchnorm              the numerics (inside)
+    load_style_network, RestylingOptions and the functions beside it: restyled copies of a data set
+
+Images are uint8 RGB (B, 3, H, W) from the readers, normalised on the device; labels are train ids, uint8 (B, H, W),
+255 is void. Losses and metrics are logged under the names of `distseg.metric_names`; values are fractions.
+
+Raises ConfigError, DataError, StorageError and CheckpointError before the first step for what is asked for and is not
+there, TrainingError if the loss becomes NaN or infinite.
+
+A kind of training is added as a class that is an `Objective` (objective.py) and a line in `objective_of`; a loss as a
+file in losses/terms, or outside as `--loss.terms module:name`.
+"""
+
+from distseg.training.objective import EvaluationResult, Objective
+from distseg.training.restyled_copies import (
+    PackedImage,
+    RestylingOptions,
+    images_to_restyle,
+    load_image,
+    original_samples,
+    restyle_image,
     restyled_samples,
-    style_place,
+    style_image_for,
 )
+from distseg.training.restyling import load_style_network
 from distseg.training.segmenter import Segmenter, _load_pyfunc, check_classes, load_model, load_segmenter
-from distseg.training.style import TowardsSource, check_style, fit_style, load_network
+from distseg.training.trainer import Reporter, check_run, train_run
 
 __all__ = [
-    "Place",
-    "Report",
-    "Restyling",
+    "EvaluationResult",
+    "Objective",
+    "PackedImage",
+    "Reporter",
+    "RestylingOptions",
     "Segmenter",
-    "TowardsSource",
     "_load_pyfunc",
-    "check",
     "check_classes",
-    "check_style",
-    "chosen",
-    "fit",
-    "fit_style",
-    "image_of",
+    "check_run",
+    "images_to_restyle",
+    "load_image",
     "load_model",
-    "load_network",
     "load_segmenter",
-    "originals",
-    "restyle",
+    "load_style_network",
+    "original_samples",
+    "restyle_image",
     "restyled_samples",
-    "style_place",
+    "style_image_for",
+    "train_run",
 ]

@@ -27,7 +27,7 @@ Pretrained = Checkpoint | dict[str, Tensor]
 def load_pretrained(model: ModelConfig) -> Pretrained | None:
     """What model.pretrained names: a checkpoint of distseg, a state dict, or None.
 
-    Raises CheckpointError or StorageError if it is not to be had.
+    Raises CheckpointError or StorageError if it cannot be loaded.
     """
     if model.pretrained is None:
         return None
@@ -39,13 +39,15 @@ def load_pretrained(model: ModelConfig) -> Pretrained | None:
     return _in_file(model.pretrained)
 
 
-def put_into(network: SegmentationModel, pretrained: Pretrained, model: ModelConfig, labels: LabelSpace) -> None:
-    """Copies what `load_pretrained` gave into the network of `model`, which is for the classes of `labels`.
+def load_pretrained_(
+    network: SegmentationModel, pretrained: Pretrained, model: ModelConfig, labels: LabelSpace
+) -> None:
+    """Copies what `load_pretrained` gave into the network of `model`, whose classes are those of `labels`; in place.
 
     Raises CheckpointError naming the keys, or the fields of the configuration, that do not match.
     """
     if isinstance(pretrained, Checkpoint):
-        _put_checkpoint_into(network, pretrained, model, labels)
+        _load_checkpoint_(network, pretrained, model, labels)
         return
     if model.known_backbone is None:
         raise CheckpointError(
@@ -61,10 +63,10 @@ def put_into(network: SegmentationModel, pretrained: Pretrained, model: ModelCon
         ) from None
 
 
-def _put_checkpoint_into(network: SegmentationModel, saved: Checkpoint, model: ModelConfig, labels: LabelSpace) -> None:
-    """All weights, but those that depend on the number of classes where the classes are others: these stay random.
+def _load_checkpoint_(network: SegmentationModel, saved: Checkpoint, model: ModelConfig, labels: LabelSpace) -> None:
+    """Copies all weights. If the classes differ, those whose shape depends on their number stay random, and are logged.
 
-    Left out is also an auxiliary head that this network does not have.
+    An auxiliary head is left out if this network has none.
     """
     free: dict[str, Any] = {"pretrained": None, "dropout": 0.0}
     theirs, ours = asdict(replace(saved.config.model, **free)), asdict(replace(model, **free))

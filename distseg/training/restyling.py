@@ -1,149 +1,149 @@
-"""Restyled copies of packed images, as samples to be packed or drawn.
+"""Restyling by AdaIN in training and at evaluation (Song et al. 2021, part b).
 
-chosen         the images that `Restyling` names
-style_place    the image that lends its style to one of them
-originals, restyled_samples    what a new data set is packed of; loaded in packing processes or Ray tasks
+A style network gives an image (the content) the style of another one; the result is called their composite. Content
+images are those of data.train_conditions, style images those of style.conditions, both of the train split.
 """
 
-import functools
-import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from distseg import evaluation
-from distseg.data import LabelledImage, Sample
-from distseg.data.shards import IndexEntry, Manifest, Shard, load_manifest, read_index, read_sample
-from distseg.errors import ConfigError
-from distseg.models import StyleNetwork
-from distseg.training.style import in_range, load_network
+from distseg.config import AugmentConfig, RunConfig
+from distseg.data.loading import Batch, DatasetPart, TrainReader, eval_samples
+from distseg.data.shards import Manifest, Shard
+from distseg.errors import CheckpointError, first_line
+from distseg.evaluation import World
+from distseg.models import Logits, SegmentationModel, Statistics, StyleNetwork, build_style_network
+from distseg.training import checkpoint
+from distseg.training.data_selection import open_reader
+from distseg.training.process import dtype_of
+
+STYLE_SEED = 7919  # style images come in another order than the content images they are paired with
+SOURCE_IMAGES = 64  # whose mean statistics are the training set's style
+
+BLACK_131 = -torch.tensor(evaluation.MEAN_RGB).view(3, 1, 1) / torch.tensor(evaluation.STD_RGB).view(3, 1, 1)
+WHITE_131 = (255 - torch.tensor(evaluation.MEAN_RGB).view(3, 1, 1)) / torch.tensor(evaluation.STD_RGB).view(3, 1, 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Restyling:
-    network: str
-    """A checkpoint or run of `distseg.stylize train`."""
-    data: str
-    """Packed data: a directory or s3:// prefix."""
-    to: tuple[str, ...]
-    """Target conditions; their images of the split lend the styles."""
-    conditions: tuple[str, ...] = ()
-    """Conditions to restyle; none: all but the targets."""
-    split: str = "train"
-    strength: float = 1.0
-    """Between the image's own style (0) and the target's (1)."""
-    seed: int = 0
-    """Decides which target image lends its style to which image."""
-
-    def __post_init__(self) -> None:
-        if not self.to:
-            raise ConfigError("--to: name at least one condition")
-        if not 0 <= self.strength <= 1:
-            raise ConfigError(f"--strength {self.strength}: must be in [0, 1]")
-        if self.seed < 0:
-            raise ConfigError(f"--seed {self.seed}: must not be negative")
+def load_style_network(uri: str) -> StyleNetwork:
+    """The style network of a checkpoint or run of `distseg.stylize train`, in eval mode. Raises CheckpointError."""
+    found, saved = checkpoint.resolve(uri)
+    if not saved.config.model.is_style_network:
+        raise CheckpointError(
+            f"{found}: a checkpoint of {saved.config.model.name}, not of a style network; "
+            "train one with python -m distseg.stylize train"
+        )
+    network = build_style_network(saved.config.model)
+    try:
+        network.load_state_dict(saved.evaluated)
+    except RuntimeError as error:
+        raise CheckpointError(f"{found}: its weights do not fit its style network: {first_line(error)}") from None
+    return network.requires_grad_(False).eval()
 
 
-class Place(NamedTuple):
-    """A sample of packed data."""
-
-    shard: Shard
-    entry: IndexEntry
-
-
-def restyle(network: StyleNetwork, content: Image.Image, style: Image.Image, strength: float) -> Image.Image:
-    """The composite, of the content's size."""
-    content_13HW, style_13HW = (
-        evaluation.normalize(torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2), "fp32")
-        for image in (content, style)
-    )
-    composite_3HW = in_range(network.restyle(content_13HW, network.style_of(style_13HW), strength))[0]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (evaluation.MEAN_RGB, evaluation.STD_RGB))
-    pixels_HW3 = (composite_3HW * std + mean).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(pixels_HW3.numpy())
+def in_range(images_B3HW: Tensor) -> Tensor:
+    """Normalised colours, clamped between black and white."""
+    limits = (limit.to(images_B3HW) for limit in (BLACK_131, WHITE_131))
+    return images_B3HW.clamp(*limits)
 
 
-def chosen(options: Restyling, manifest: Manifest) -> list[Place]:
-    """The images to restyle. Raises DataError for a condition that is not there, ConfigError if none is left."""
-    conditions = options.conditions or tuple(c for c in manifest.conditions(options.split) if c not in options.to)
-    if not conditions:
-        raise ConfigError(f"--to names every condition of {options.split}: name the --conditions to restyle")
-    manifest.select(options.split, options.to)
-    return list(_places(manifest, options.split, conditions))
+# ---------------------------------------------------------------------------------------------------------- in training
 
 
-def _places(manifest: Manifest, split: str, conditions: Sequence[str] = ()) -> Iterator[Place]:
-    for shard in manifest.select(split, conditions):
-        for entry in read_index(manifest, shard).entries:
-            yield Place(shard, entry)
+class Restyler:
+    """Restyles training images towards those of other conditions, the same ones on any number of ranks."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, world: World, precision: str, step: int) -> None:
+        assert config.style.network is not None
+        self.style, self.seed, self.precision, self.world = config.style, config.seed, precision, world
+        self.network = load_style_network(config.style.network).to(world.device, dtype_of(precision))
+        self.reader = open_styles(config, manifest, world, step)
+
+    def composites(self, images_B3HW: Tensor) -> Tensor:
+        """The next batch's images, normalised, each in the style of an image of the target conditions."""
+        style_B3HW = next(self.reader).images_B3HW.to(images_B3HW.device, non_blocking=True)
+        with evaluation.autocast(self.precision, images_B3HW.device):
+            wanted = self.network.style_of(evaluation.normalize(style_B3HW, self.precision))
+            return in_range(self.network.restyle(images_B3HW, wanted, self.style.strength)).to(images_B3HW.dtype)
+
+    def chosen(self, batch: Batch) -> Tensor:
+        """Which images of a batch are restyled, (B,) bool: a function of the seed and the position in the stream."""
+        drawn = [np.random.default_rng([self.seed, STYLE_SEED, p]).random() for p in batch.positions]
+        return torch.tensor(drawn) < self.style.probability
+
+    def close(self) -> None:
+        self.reader.close()
 
 
-def style_place(manifest: Manifest, options: Restyling, target: str, number: int) -> Place:
-    places = _cached_places(manifest.uri, options.split, target)
-    return places[int(np.random.default_rng([options.seed, number]).integers(len(places)))]
+def style_shards(config: RunConfig, manifest: Manifest) -> tuple[Shard, ...]:
+    """Of the target conditions, train split only. Raises DataError for a condition that is not there."""
+    return manifest.select(config.data.train_split, config.style.conditions)
 
 
-@functools.lru_cache(maxsize=64)
-def _cached_places(uri: str, split: str, condition: str) -> list[Place]:
-    return list(_places(load_manifest(uri), split, (condition,)))
+def open_images(
+    config: RunConfig, manifest: Manifest, shards: tuple[Shard, ...], world: World, step: int
+) -> TrainReader:
+    """This rank's images to restyle, mirrored and scaled only, from a step on."""
+    augment = AugmentConfig(mirror=True, scale=config.augment.scale, rotate_deg=0.0, blur=0.0)
+    return open_reader(config, [DatasetPart(manifest, shards)], world, step, augment)
 
 
-def originals(manifest: Manifest, split: str) -> Iterator[Sample]:
-    for place in _places(manifest, split):
-        yield _sample(place, place.entry.key, place.shard.condition, functools.partial(_read, manifest.uri, place))
+def open_styles(config: RunConfig, manifest: Manifest, world: World, step: int) -> TrainReader:
+    """This rank's images to take styles from, in another order than the content images they meet."""
+    other_order = replace(config, seed=config.seed + STYLE_SEED)
+    return open_images(other_order, manifest, style_shards(config, manifest), world, step)
 
 
-def restyled_samples(options: Restyling, manifest: Manifest) -> Iterator[Sample]:
-    for number, place in enumerate(chosen(options, manifest)):
-        for target in options.to:
-            style = style_place(manifest, options, target, number)
-            load = functools.partial(_read_restyled, manifest.uri, place, style, options.network, options.strength)
-            yield _sample(place, f"{place.entry.key}-as-{target}", f"{place.shard.condition}-as-{target}", load)
+# -------------------------------------------------------------------------------------------------------- at evaluation
 
 
-def _sample(place: Place, key: str, condition: str, load: "functools.partial[LabelledImage]") -> Sample:
-    return Sample(
-        key=key,
-        condition=condition,
-        site=place.shard.site,
-        sequence="",
-        split=place.shard.split,
-        source=f"{place.shard.name}/{place.entry.key}",
-        load=load,
-    )
+class SourceStyle(NamedTuple):
+    """The style of the training set, and the network that gives it to images: of style.direction to_source."""
+
+    network: StyleNetwork
+    statistics: Statistics
+
+    @classmethod
+    def of_run(
+        cls, config: RunConfig, manifest: Manifest, device: torch.device, precision: str
+    ) -> "SourceStyle | None":
+        """None for a run that does not restyle at evaluation."""
+        if config.style.network is None or config.style.direction != "to_source":
+            return None
+        network = load_style_network(config.style.network).to(device, dtype_of(precision))
+        return cls(network, _mean_style(network, config, manifest, device))
 
 
-def _read(uri: str, place: Place) -> LabelledImage:
-    """As it was packed, byte for byte."""
-    files = read_sample(_manifest(uri), *place)
-    image_format = "png" if files.image.startswith(b"\x89PNG") else "jpg"
-    label_HW = np.asarray(Image.open(io.BytesIO(files.label)))
-    return LabelledImage(files.image, cast(Literal["jpg", "png"], image_format), label_HW)
+def _mean_style(network: StyleNetwork, config: RunConfig, manifest: Manifest, device: torch.device) -> Statistics:
+    """The mean statistics of up to SOURCE_IMAGES training images, evenly spread; the same on every rank."""
+    shards = manifest.select(config.data.train_split, config.data.train_conditions)
+    num_images = sum(shard.num_samples for shard in shards)
+    every = max(1, num_images // SOURCE_IMAGES)
+    found: list[Statistics] = []
+    samples = eval_samples(manifest, shards, num_threads=config.data.num_threads, deadline_s=config.data.deadline_s)
+    for i, sample in enumerate(samples):
+        if i % every == 0 and len(found) < SOURCE_IMAGES:
+            image_13HW = evaluation.normalize(sample.image_3HW[None].to(device), "fp32")
+            found.append(network.style_of(image_13HW.to(next(network.parameters()).dtype)))
+    mean, std = (torch.stack(list(parts)).mean(0) for parts in zip(*found, strict=True))
+    return Statistics(mean, std)
 
 
-def _read_restyled(uri: str, place: Place, style: Place, network_uri: str, strength: float) -> LabelledImage:
-    """In a packing process: the composite as PNG, with the labels of the content."""
-    manifest = _manifest(uri)
-    composite = restyle(_network(network_uri), image_of(manifest, place), image_of(manifest, style), strength)
-    buffer = io.BytesIO()
-    composite.save(buffer, format="PNG")
-    return LabelledImage(buffer.getvalue(), "png", _read(uri, place).label_HW)
+class TowardsSource(SegmentationModel):
+    """A segmentation network whose images are first given the style of its training set."""
 
+    def __init__(self, model: SegmentationModel, source: SourceStyle, strength: float) -> None:
+        super().__init__()
+        self.model, self.network, self.strength = model, source.network, strength
+        self.backbone, self.output_stride = model.backbone, model.output_stride
+        self.wanted = source.statistics
 
-def image_of(manifest: Manifest, place: Place) -> Image.Image:
-    return Image.open(io.BytesIO(read_sample(manifest, *place).image)).convert("RGB")
-
-
-@functools.lru_cache(maxsize=4)
-def _manifest(uri: str) -> Manifest:
-    return load_manifest(uri)
-
-
-@functools.lru_cache(maxsize=1)
-def _network(uri: str) -> StyleNetwork:
-    torch.set_num_threads(1)  # the processes share the cores
-    return load_network(uri)
+    def forward(self, images_B3HW: Tensor) -> Logits:
+        wanted = Statistics(*(x.to(images_B3HW) for x in self.wanted))
+        restyled_B3HW = in_range(self.network.restyle(images_B3HW, wanted, self.strength))
+        logits: Logits = self.model(restyled_B3HW.to(images_B3HW.dtype))
+        return logits

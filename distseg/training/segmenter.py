@@ -20,7 +20,7 @@ from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, DataError
 from distseg.models import SegmentationModel, Statistics, build_model
 from distseg.training.checkpoint import Checkpoint, resolve
-from distseg.training.style import TowardsSource, load_network
+from distseg.training.restyling import SourceStyle, TowardsSource, load_style_network
 
 
 class Segmenter:
@@ -77,12 +77,14 @@ def load_model(saved: Checkpoint, device: torch.device, precision: str) -> Segme
     if saved.source_style:
         assert saved.config.style.network is not None
         style = Statistics(saved.source_style["mean_BC11"], saved.source_style["std_BC11"])
-        model = TowardsSource(model, load_network(saved.config.style.network), style, saved.config.style.strength)
+        source = SourceStyle(load_style_network(saved.config.style.network), style)
+        model = TowardsSource(model, source, saved.config.style.strength)
     dtype = torch.float64 if precision == "fp64" else torch.float32
     return model.to(device, dtype).to(memory_format=torch.channels_last).eval()
 
 
 def check_classes(saved: Checkpoint, manifest: Manifest) -> None:
+    """Raises CheckpointError if the checkpoint's classes are not those of the data."""
     if saved.label_space.classes != manifest.label_space.classes:
         raise CheckpointError(
             f"the checkpoint predicts {saved.label_space.num_classes} classes ({saved.label_space.name}), the data has "

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from distseg.config import ModelConfig, OptimConfig, model_config
+from distseg.config import LossConfig, ModelConfig, OptimConfig, model_config
 from distseg.models import build_model
 from distseg.training.batchnorm import synchronise
-from distseg.training.losses import Objective, segmentation_loss
+from distseg.training.losses import SegmentationLoss
 from distseg.training.optim import build_optimizer
 
 LIMIT = 1.2
@@ -63,7 +63,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(images_B3HW)
         normaliser = labels_BHW.numel() * WORLD
-        loss = segmentation_loss(logits, labels_BHW, Objective(), normaliser=normaliser)
+        loss = SegmentationLoss(LossConfig())(logits, labels_BHW, normaliser=normaliser)
         loss.total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -53,7 +53,7 @@ from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards.manifest import Index, Manifest, Shard, load_manifest, read_index, read_sample
 from distseg.data.shards.packing import pack
 from distseg.evaluation import World
-from distseg.training.fit import prepare, train_step
+from distseg.training.segmentation import Segmentation
 from tests.readers import train_reader
 
 SIZE_PX = (360, 480)
@@ -431,17 +431,17 @@ def bench_step(bench: Bench) -> None:
         checkpoint=CheckpointConfig(uri=str(bench.files.folder / "runs")),
         tracking=TrackingConfig(uri="off"),
     )
-    training = prepare(config, World())
+    training = Segmentation(config, World())
     crop_px, augment = config.data.crop_px, config.augment
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     with train_reader(
-        training.manifest, training.train_shards, batch_size=4, crop_px=crop_px, augment=augment, seed=0
+        training.manifest, training.data.parts[0].shards, batch_size=4, crop_px=crop_px, augment=augment, seed=0
     ) as reader:
         kept = next(reader)
         for step in range(bench.num_steps + 2):
             for name in ("ours", "peer") if step % 2 else ("peer", "ours"):
                 began_s = time.perf_counter()
-                train_step(training, [next(reader) if name == "ours" else kept])
+                training.train_step([next(reader) if name == "ours" else kept], step=0)
                 if step >= 2:  # the first allocate and choose kernels
                     seconds[name].append(time.perf_counter() - began_s)
     fresh, cached = (1 / statistics.median(seconds[name]) for name in ("ours", "peer"))

@@ -32,7 +32,8 @@ from distseg.data.shards.packing import pack
 from distseg.evaluation import World
 from distseg.runs.finalize import finalize_run
 from distseg.runs.reporter import RunReporter
-from distseg.runs.run import Run, check_run, fit_run
+from distseg.runs.run import Run
+from distseg.training import check_run, train_run
 
 LIMIT = 0.01
 FIRST_STEP = 10
@@ -68,7 +69,7 @@ def measure(config: RunConfig) -> float:
     run = Run.new(config)
     run.open(config, manifest, None)
     report = Timed(config, run, None)
-    fit_run(config, World(0, 1), report, resume=None, run_id=run.run_id)
+    train_run(config, World(0, 1), report, resume=None, run_id=run.run_id)
     report.close()
     finalize_run(run, "FINISHED")
     return report.share()

@@ -27,8 +27,7 @@ from distseg.evaluation.overlays import (
     overlays_to_tensors,
 )
 from distseg.evaluation.panels import Overlay
-from distseg.training import checkpoint
-from distseg.training.fit import fit
+from distseg.training import checkpoint, train_run
 from tests import ranks
 from tests.conftest import free_port
 from tests.unit.reviews import LABELS
@@ -134,7 +133,7 @@ def test_every_evaluation_shows_the_same_images_and_none_if_none_are_asked_for(
     config = replace(tiny_config, optim=OptimConfig(max_steps=2), evaluate=EvaluateConfig(every_steps=1))
     config = replace(config, precision="fp32")
     recorder = ranks.Recorder(tmp_path)
-    fit(config, World(), recorder)
+    train_run(config, World(), recorder)
     found = [checkpoint.read(f.uri) for f in checkpoint.found_in(str(tmp_path))]
     fixed = [[o.key for o in overlays_from_tensors(s.evaluation["overlays"]) if o.kind == "fixed"] for s in found]
     assert len(fixed) == 2 and fixed[0] == fixed[1] and len(fixed[0]) == 18
@@ -144,7 +143,7 @@ def test_every_evaluation_shows_the_same_images_and_none_if_none_are_asked_for(
 
     without = ranks.Recorder()
     once = replace(config, optim=OptimConfig(max_steps=1), evaluate=EvaluateConfig(overlays_per_condition=0))
-    fit(once, World(), without)
+    train_run(once, World(), without)
     assert without.drawn == {1: {}}
     with pytest.raises(ConfigError, match=r"overlays_per_condition = 9: must be in \[0, 8\]"):
         EvaluateConfig(overlays_per_condition=9)

@@ -60,7 +60,6 @@ def saved() -> Checkpoint:
         label_space=town.LABELS,
         model=model.state_dict(),
         optimizer={},
-        next_micro_batch=0,
         manifest_digest="d" * 64,
         metrics=SCORES,
         tables={"conditions": {"fog": {}, "dawn": {}}, "worst_condition": "fog"},

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distseg.config import OptimConfig, model_config
+from distseg.config import LossConfig, OptimConfig, model_config
 from distseg.models import build_model
 from distseg.training.batchnorm import SyncBatchNorm2d, synchronise
-from distseg.training.losses import Objective, segmentation_loss, valid_weight
+from distseg.training.losses import SegmentationLoss, valid_weight
 from distseg.training.optim import build_optimizer
 from tests.ranks import start_ranks
 
@@ -102,12 +102,11 @@ def train_steps(rank: int, world: int, num_steps: int = 2) -> dict[str, Tensor]:
     labels = torch.randint(3, (4, 33, 33))
     labels[0, :20] = 255
     share = slice(rank * 4 // world, (rank + 1) * 4 // world)
-    losses = []
+    loss, losses = SegmentationLoss(LossConfig()), []
     for _ in range(num_steps):
-        parts = segmentation_loss(
+        parts = loss(
             trained(images[share]),
             labels[share],
-            Objective(),
             normaliser=valid_weight(labels),
         )
         (parts.total * world).backward()

@@ -16,8 +16,10 @@ from distseg.errors import ConfigError, DataError, TrainingError
 from distseg.evaluation import World
 from distseg.training import checkpoint
 from distseg.training.checkpoint import check_same_run
-from distseg.training.fit import fit, objective_of, select_data
+from distseg.training.data_selection import select_data
 from distseg.training.losses import class_weights
+from distseg.training.segmentation import Segmentation, loss_of
+from distseg.training.trainer import train_run
 from tests import ranks
 
 
@@ -80,12 +82,12 @@ def test_the_moving_average_is_what_is_evaluated_and_goes_on_where_it_was(
 ) -> None:
     config = replace(light_config, optim=replace(light_config.optim, ema_decay=0.5, max_steps=4))
     config = replace(config, checkpoint=CheckpointConfig(every_steps=2))
-    fit(config, World(), ranks.Recorder(tmp_path / "whole"))
+    train_run(config, World(), ranks.Recorder(tmp_path / "whole"))
     with pytest.raises(ranks.StoppedError):
-        fit(config, World(), ranks.Recorder(tmp_path / "cut", stop_at=2))
+        train_run(config, World(), ranks.Recorder(tmp_path / "cut", stop_at=2))
     halfway = checkpoint.newest(str(tmp_path / "cut"))
     assert halfway is not None
-    fit(config, World(), ranks.Recorder(tmp_path / "cut"), resume=halfway[1])
+    train_run(config, World(), ranks.Recorder(tmp_path / "cut"), resume=halfway[1])
     ends = [checkpoint.newest(str(tmp_path / name)) for name in ("whole", "cut")]
     assert ends[0] is not None and ends[1] is not None
     whole, resumed = ends[0][1], ends[1][1]
@@ -100,14 +102,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(light_con
     config = replace(light_config, optim=replace(light_config.optim, lr=1e30, warmup_steps=0))
     recorder = ranks.Recorder()
     with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf) on train/.*tar/"):
-        fit(config, World(), recorder)
+        train_run(config, World(), recorder)
     assert all(math.isfinite(loss) for loss in recorder.losses())
 
 
 def test_without_an_auxiliary_head_every_parameter_still_learns(tiny_config: RunConfig) -> None:
     config = replace(tiny_config, loss=replace(tiny_config.loss, aux_weight=0.0))
     config = replace(config, optim=replace(config.optim, max_steps=1))
-    training = fit(config, World(), ranks.Recorder())
+    training = train_run(config, World(), ranks.Recorder())
+    assert isinstance(training, Segmentation)
+    assert isinstance(training, Segmentation)
     assert all(parameter.grad is not None for parameter in training.model.parameters())
 
 
@@ -116,7 +120,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ) -> None:
     config = replace(light_config, checkpoint=CheckpointConfig(every_steps=2))
     config = replace(config, optim=replace(config.optim, max_steps=4))
-    fit(config, World(), ranks.Recorder(run_folder))
+    train_run(config, World(), ranks.Recorder(run_folder))
     newest = checkpoint.found_in(str(run_folder))[0]
     damage = Path(newest.uri) / checkpoint.WEIGHTS_FILE
     content = bytearray(damage.read_bytes())
@@ -131,7 +135,7 @@ def test_a_resumed_run_may_change_how_it_runs_but_not_what_it_computes(
     light_config: RunConfig, run_folder: Path
 ) -> None:
     config = replace(light_config, optim=replace(light_config.optim, max_steps=1))
-    fit(config, World(), ranks.Recorder(run_folder))
+    train_run(config, World(), ranks.Recorder(run_folder))
     found = checkpoint.newest(str(run_folder))
     assert found is not None
     longer = replace(config, optim=replace(config.optim, max_steps=2), scaling=replace(config.scaling, num_workers=2))
@@ -140,7 +144,7 @@ def test_a_resumed_run_may_change_how_it_runs_but_not_what_it_computes(
         check_same_run(replace(config, optim=replace(config.optim, lr=0.5)), found[1])
     changed = replace(found[1], manifest_digest="0" * 64)
     with pytest.raises(DataError, match="the manifest changed since"):
-        fit(longer, World(), ranks.Recorder(), resume=changed)
+        train_run(longer, World(), ranks.Recorder(), resume=changed)
 
 
 @pytest.fixture(scope="session")
@@ -173,14 +177,14 @@ def test_a_resumed_mixture_must_be_the_same_data_wherever_it_lies(
     light_config: RunConfig, tiny_fog: str, run_folder: Path, tmp_path: Path
 ) -> None:
     config = mixing(replace(light_config, optim=replace(light_config.optim, max_steps=1)), tiny_fog)
-    fit(config, World(), ranks.Recorder(run_folder))
+    train_run(config, World(), ranks.Recorder(run_folder))
     found = checkpoint.newest(str(run_folder))
     assert found is not None
     longer = replace(config, optim=replace(config.optim, max_steps=2))
     moved = shutil.copytree(tiny_fog, tmp_path / "moved")
-    fit(mixing(longer, str(moved)), World(), ranks.Recorder(), resume=found[1])
+    train_run(mixing(longer, str(moved)), World(), ranks.Recorder(), resume=found[1])
     with pytest.raises(DataError, match="the manifest changed since"):
-        fit(mixing(longer), World(), ranks.Recorder(), resume=found[1])
+        train_run(mixing(longer), World(), ranks.Recorder(), resume=found[1])
     with pytest.raises(ConfigError, match=r"data.mix_weights = \[1.0, 2.0\]: the run being resumed has \[\]"):
         check_same_run(mixing(longer, tiny_fog, mix_weights=(1.0, 2.0)), found[1])
     with pytest.raises(ConfigError, match=r"data\.sampling = 'class': the run being resumed has 'each'"):
@@ -203,9 +207,9 @@ def test_class_weights_are_of_the_mixture(tiny_config: RunConfig, tiny_fog: str)
     )
     nums = [sum(shard.num_samples for shard in part.shards) for part in parts]
     for shares, times in (((), 1), ((nums[0] / 2, float(nums[1])), 2)):
-        objective = objective_of(mixing(tiny_config, tiny_fog, mix_weights=shares), parts, torch.device("cpu"))
+        loss = loss_of(mixing(tiny_config, tiny_fog, mix_weights=shares), parts, torch.device("cpu"))
         expected = class_weights((first + times * other).int().tolist(), "inverse_sqrt")
-        torch.testing.assert_close(objective.class_weights_K, expected)
+        torch.testing.assert_close(loss.class_weights_K, expected)
 
 
 def test_training_and_evaluation_data_must_not_overlap(tiny_config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""What every training loop is made of: the memory of a process that trains on CPUs."""
+"""What a training sets up in its process: the memory of one that trains on CPUs."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from distseg.training.loop import keep_freed_memory
+from distseg.training.process import keep_freed_memory
 
 
 def step():

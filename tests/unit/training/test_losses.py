@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from distseg.config import LossConfig
 from distseg.label_maps import IGNORE_INDEX
 from distseg.models import Logits
 from distseg.training.losses import (
-    Objective,
+    SegmentationLoss,
     class_weights,
     cross_entropy_sum,
-    segmentation_loss,
     valid_weight,
 )
 
@@ -102,9 +102,9 @@ def test_all_void_is_zero_with_zero_gradients() -> None:
     aux = main.clone().requires_grad_()
     main.requires_grad_()
     void = torch.full_like(labels, IGNORE_INDEX)
-    parts = segmentation_loss(Logits(main, aux), void, Objective(), normaliser=valid_weight(void))
+    parts = SegmentationLoss(LossConfig())(Logits(main, aux), void, normaliser=valid_weight(void))
     parts.total.backward()
-    assert [part.item() for part in parts] == [0, 0, 0]
+    assert [part.item() for part in (parts.total, parts.main, parts.aux)] == [0, 0, 0]
     for logits in (main, aux):
         assert logits.grad is not None and torch.equal(logits.grad, torch.zeros_like(logits))
 
@@ -120,11 +120,12 @@ def test_auxiliary_loss_is_weighted() -> None:
     main, labels = random_case(0)
     aux, _ = random_case(1)
     count = valid_weight(labels)
-    parts = segmentation_loss(Logits(main, aux), labels, Objective(), normaliser=count)
+    loss = SegmentationLoss(LossConfig())
+    parts = loss(Logits(main, aux), labels, normaliser=count)
     assert parts.main.item() == pytest.approx((cross_entropy_sum(main, labels)[0] / count).item())
     assert parts.aux.item() == pytest.approx((cross_entropy_sum(aux, labels)[0] / count).item())
     assert parts.total.item() == pytest.approx(parts.main.item() + 0.4 * parts.aux.item())
-    alone = segmentation_loss(Logits(main, None), labels, Objective(), normaliser=float(count))
+    alone = loss(Logits(main, None), labels, normaliser=float(count))
     assert alone.total.item() == alone.main.item() == pytest.approx(parts.main.item())
     assert alone.aux.item() == 0
 
@@ -135,16 +136,9 @@ def test_shares_of_a_batch_add_up_to_the_whole(weights: Tensor | None) -> None:
     labels[1] = IGNORE_INDEX  # a rank without any valid pixel
     labels[2, :9] = IGNORE_INDEX  # and one with few: the mean of the ranks' means would differ
     normaliser = valid_weight(labels, weights)
-    whole = segmentation_loss(Logits(logits, None), labels, Objective(class_weights_K=weights), normaliser=normaliser)
-    shares = [
-        segmentation_loss(
-            Logits(logits[i : i + 1], None),
-            labels[i : i + 1],
-            Objective(class_weights_K=weights),
-            normaliser=normaliser,
-        ).total
-        for i in range(3)
-    ]
+    loss = SegmentationLoss(LossConfig(), weights)
+    whole = loss(Logits(logits, None), labels, normaliser=normaliser)
+    shares = [loss(Logits(logits[i : i + 1], None), labels[i : i + 1], normaliser=normaliser).total for i in range(3)]
     torch.testing.assert_close(torch.stack(shares).sum(), whole.total, rtol=1e-12, atol=0)
     expected = F.cross_entropy(
         resized(logits, labels),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distseg.config import OptimConfig, model_config
 from distseg.models import SegmentationModel, build_model
-from distseg.training.loop import restore_states
+from distseg.training.checkpoint import restore_states
 from distseg.training.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
 
 

@@ -13,8 +13,8 @@ from distseg.errors import CheckpointError, ConfigError
 from distseg.models import build_model
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
-from distseg.training.fit import new_model
 from distseg.training.pretrained import load_pretrained
+from distseg.training.segmentation import new_model
 
 PSPNET = model_config(backbone="resnet18", dropout=0.0)
 
@@ -35,7 +35,6 @@ def trained(model: ModelConfig, *, aux: bool = True) -> Checkpoint:
         label_space=ROADS,
         model=network.state_dict(),
         optimizer={},
-        next_micro_batch=0,
         manifest_digest="",
     )
 

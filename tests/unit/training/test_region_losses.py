@@ -8,17 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distseg.config import LossConfig
 from distseg.label_maps import IGNORE_INDEX
 from distseg.models import Logits
-from distseg.training.losses import (
-    Objective,
-    dice_loss,
-    hard_pixels,
-    kl_consistency,
-    lovasz_softmax,
-    segmentation_loss,
-    valid_weight,
-)
+from distseg.training.losses import SegmentationLoss, hard_pixels, kl_consistency, valid_weight
+from distseg.training.losses.terms.dice import dice_loss
+from distseg.training.losses.terms.lovasz import lovasz_softmax
 from tests.unit.training.test_losses import random_case, resized
 
 VOID = IGNORE_INDEX
@@ -90,33 +85,33 @@ def lovasz_by_definition(logits: Tensor, labels: Tensor) -> float:
     return sum(images) / len(images)
 
 
-REGION_LOSSES: dict[str, Objective] = {
-    "dice": Objective(dice_weight=1.0),
-    "lovasz": Objective(lovasz_weight=1.0),
-    "ohem": Objective(ohem_threshold=0.7),
+REGION_LOSSES: dict[str, LossConfig] = {
+    "dice": LossConfig(dice_weight=1.0),
+    "lovasz": LossConfig(lovasz_weight=1.0),
+    "ohem": LossConfig(ohem_threshold=0.7),
 }
 
 
-@pytest.mark.parametrize("objective", REGION_LOSSES.values(), ids=REGION_LOSSES.keys())
-def test_void_pixels_change_nothing_and_learn_nothing(objective: Objective) -> None:
+@pytest.mark.parametrize("config", REGION_LOSSES.values(), ids=REGION_LOSSES.keys())
+def test_void_pixels_change_nothing_and_learn_nothing(config: LossConfig) -> None:
     logits, labels = random_case(1)
     logits = resized(logits, labels).requires_grad_()
-    loss = segmentation_loss(Logits(logits, None), labels, objective, normaliser=valid_weight(labels)).total
+    loss = SegmentationLoss(config)(Logits(logits, None), labels, normaliser=valid_weight(labels)).total
     loss.backward()
     void_B1HW = (labels == VOID)[:, None].expand_as(logits)
     assert logits.grad is not None and logits.grad[void_B1HW].abs().max() == 0
     assert logits.grad.abs().sum() > 0
     other = torch.where(void_B1HW, torch.randn_like(logits), logits)
-    again = segmentation_loss(Logits(other, None), labels, objective, normaliser=valid_weight(labels)).total
+    again = SegmentationLoss(config)(Logits(other, None), labels, normaliser=valid_weight(labels)).total
     assert again.item() == pytest.approx(loss.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("objective", REGION_LOSSES.values(), ids=REGION_LOSSES.keys())
-def test_all_void_is_zero(objective: Objective) -> None:
+@pytest.mark.parametrize("config", REGION_LOSSES.values(), ids=REGION_LOSSES.keys())
+def test_all_void_is_zero(config: LossConfig) -> None:
     logits, labels = random_case(2)
     logits.requires_grad_()
     void = torch.full_like(labels, VOID)
-    loss = segmentation_loss(Logits(logits, None), void, objective, normaliser=0.0).total
+    loss = SegmentationLoss(config)(Logits(logits, None), void, normaliser=0.0).total
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None and logits.grad.abs().max() == 0

@@ -17,8 +17,9 @@ from distseg.evaluation import World, normalize
 from distseg.models import build_model, build_style_network
 from distseg.models.networks.adain import Statistics, adain, statistics
 from distseg.training import checkpoint, load_model
-from distseg.training.fit import fit
-from distseg.training.style import Restyler, check_style, fit_style, load_network
+from distseg.training.restyling import Restyler, load_style_network
+from distseg.training.style_transfer import StyleTransfer
+from distseg.training.trainer import check_run, train_run
 from tests import programs, ranks
 from tests.unit.training.test_fit import losses
 
@@ -50,7 +51,7 @@ def style_config(tiny_config: RunConfig, encoder: str) -> RunConfig:
 @pytest.fixture
 def network_uri(style_config: RunConfig, tmp_path: Path) -> str:
     """A style network after a few steps."""
-    fit_style(style_config, World(), ranks.Recorder(tmp_path / "network"))
+    train_run(style_config, World(), ranks.Recorder(tmp_path / "network"))
     found = checkpoint.newest(str(tmp_path / "network"))
     assert found is not None
     return found[0]
@@ -102,7 +103,9 @@ def test_strength_0_only_encodes_and_decodes(encoder: str) -> None:
 def test_the_decoder_learns_and_the_encoder_does_not(style_config: RunConfig) -> None:
     config = replace(style_config, optim=replace(style_config.optim, max_steps=25))
     recorder = ranks.Recorder()
-    training = fit_style(config, World(), recorder)
+    training = train_run(config, World(), recorder)
+    assert isinstance(training, StyleTransfer)
+    assert isinstance(training, StyleTransfer)
     first, last = (np.mean(part) for part in np.array_split(recorder.losses(), 5)[:: len(recorder.losses()) // 5 - 1])
     assert last < first
     fresh = torch.load(str(config.model.pretrained), weights_only=True)
@@ -162,9 +165,9 @@ def test_styles_are_of_the_train_split_and_the_target_conditions(restyled_config
 
 def test_what_cannot_be_is_refused(style_config: RunConfig, restyled_config: RunConfig) -> None:
     with pytest.raises(ConfigError, match=r"model.pretrained = None: a style network needs a trained encoder"):
-        check_style(replace(style_config, model=replace(style_config.model, pretrained=None)))
+        check_run(replace(style_config, model=replace(style_config.model, pretrained=None)))
     with pytest.raises(DataError, match="no condition 'snow' in split 'train'"):
-        check_style(replace(style_config, style=StyleConfig(conditions=("snow",))))
+        check_run(replace(style_config, style=StyleConfig(conditions=("snow",))))
     with pytest.raises(ConfigError, match=r"optim.accumulate_steps = 2: adain has no such option; give 1"):
         replace(style_config, optim=replace(style_config.optim, accumulate_steps=2))
     with pytest.raises(ConfigError, match=r"style.kl_weight = 0.1: needs style.network"):
@@ -184,7 +187,7 @@ def test_a_style_network_whose_loss_is_not_finite_stops_and_names_the_samples(st
     config = replace(config, checkpoint=CheckpointConfig(every_steps=2))
     recorder = ranks.Recorder()
     with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf) on train/dawn-.*tar/"):
-        fit_style(config, World(), recorder)
+        train_run(config, World(), recorder)
 
 
 def test_a_style_network_segments_nothing(network_uri: str) -> None:
@@ -193,20 +196,22 @@ def test_a_style_network_segments_nothing(network_uri: str) -> None:
 
 
 def test_a_segmentation_network_is_no_style_network(light_config: RunConfig, tmp_path: Path) -> None:
-    fit(replace(light_config, optim=replace(light_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
+    train_run(replace(light_config, optim=replace(light_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
     with pytest.raises(CheckpointError, match="a checkpoint of unet, not of a style network"):
-        load_network(str(tmp_path))
+        load_style_network(str(tmp_path))
 
 
 def test_the_encoder_may_be_that_of_a_distseg_checkpoint(
     style_config: RunConfig, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
-    fit(replace(tiny_config, optim=replace(tiny_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
+    train_run(replace(tiny_config, optim=replace(tiny_config.optim, max_steps=1)), World(), ranks.Recorder(tmp_path))
     found = checkpoint.newest(str(tmp_path))
     assert found is not None
     config = replace(style_config, model=replace(style_config.model, pretrained=found[0]))
     config = replace(config, optim=replace(config.optim, max_steps=1), augment=AugmentConfig(scale=(1.0, 1.0)))
-    training = fit_style(config, World(), ranks.Recorder())
+    training = train_run(config, World(), ranks.Recorder())
+    assert isinstance(training, StyleTransfer)
+    assert isinstance(training, StyleTransfer)
     weight = training.network.backbone.state_dict()["conv1.weight"]
     torch.testing.assert_close(weight, found[1].model["backbone.conv1.weight"].to(weight.dtype))
 

@@ -1,0 +1,123 @@
+"""What a checkpoint holds, and how that becomes bytes: torch.save of plain containers and tensors.
+
+A field is added by one line in `Checkpoint`, with a default, so that older checkpoints still load.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distseg.config import (
+    CheckpointConfig,
+    DataConfig,
+    RunConfig,
+    StyleConfig,
+    TrackingConfig,
+    from_dict,
+    to_dict,
+)
+from distseg.data import LabelSpace
+from distseg.errors import CheckpointError, ConfigError, first_line
+
+FORMAT = 1
+_RETIRED = ("next_micro_batch", "rng")  # fields of older checkpoints, which nothing reads
+
+
+def _label_space_to_dict(space: LabelSpace) -> dict[str, Any]:
+    palette = [list(colour) for colour in space.palette]
+    return {"name": space.name, "classes": list(space.classes), "palette": palette}
+
+
+def _label_space_from_dict(data: dict[str, Any]) -> LabelSpace:
+    palette = tuple((r, g, b) for r, g, b in data["palette"])
+    return LabelSpace(name=data["name"], classes=tuple(data["classes"]), palette=palette)
+
+
+def _saved_as(encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> dict[str, Any]:
+    """Field metadata: the value in the file, and back."""
+    return {"encode": encode, "decode": decode}
+
+
+_ONLY_TO_RESUME = {"is_shared": False}
+"""Field metadata: left out of the one file that is given to others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything that a run needs to go on, and its newest evaluation. Tensors are on the CPU."""
+
+    step: int  # optimiser steps done
+    config: RunConfig = field(metadata=_saved_as(to_dict, from_dict))
+    label_space: LabelSpace = field(metadata=_saved_as(_label_space_to_dict, _label_space_from_dict))
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] = field(metadata=_ONLY_TO_RESUME)
+    averaged: dict[str, Tensor] = field(default_factory=dict)  # the moving average of the weights, if one is kept
+    source_style: dict[str, Tensor] = field(default_factory=dict)  # of style.direction to_source: mean and std
+    manifest_digest: str
+    run_id: str = field(default="", metadata=_ONLY_TO_RESUME)  # MLflow's
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)  # the evaluation as JSON, if one was made at this step
+    evaluation: dict[str, Any] = field(default_factory=dict)  # its tensors: confusion matrix, image counts, overlays
+    records: list[dict[str, Any]] = field(  # metrics that the tracking server has not confirmed
+        default_factory=list, metadata=_ONLY_TO_RESUME
+    )
+    code_version: str = ""
+
+    @property
+    def evaluated(self) -> dict[str, Tensor]:
+        """The weights that its metrics are of."""
+        return self.averaged or self.model
+
+
+def to_bytes(checkpoint: Checkpoint) -> bytes:
+    content: dict[str, Any] = {"format": FORMAT}
+    for each in dataclasses.fields(Checkpoint):
+        value = getattr(checkpoint, each.name)
+        content[each.name] = each.metadata["encode"](value) if "encode" in each.metadata else value
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes, uri: str) -> Checkpoint:
+    """The inverse of `to_bytes`; nothing in the data is executed. Raises CheckpointError naming `uri`."""
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 — whatever torch makes of bytes that are no checkpoint, such as a text's
+        raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({first_line(error)})") from None
+    try:
+        if content.pop("format") != FORMAT:
+            raise CheckpointError(f"{uri}: written by another version of distseg; use a matching one")
+        for name in _RETIRED:
+            content.pop(name, None)
+        for each in dataclasses.fields(Checkpoint):
+            if "decode" in each.metadata:
+                content[each.name] = each.metadata["decode"](content[each.name])
+        return Checkpoint(**content)
+    except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{uri}: not a distseg checkpoint ({error})") from None
+
+
+def as_one_file(checkpoint: Checkpoint) -> bytes:
+    """For others: the weights that its metrics are of, with label space, configuration, metrics and tables.
+
+    Left out is what only the run itself needs: optimiser, records, pictures, and the paths on its machine.
+    """
+    config = checkpoint.config
+    if checkpoint.source_style:
+        raise CheckpointError("style.direction = to_source evaluates with a second network; keep the whole checkpoint")
+    config = replace(config, checkpoint=CheckpointConfig(), tracking=TrackingConfig(), style=StyleConfig())
+    config = replace(config, data=replace(config.data, uri=DataConfig().uri))
+    shared: dict[str, Any] = {
+        each.name: type(getattr(checkpoint, each.name))()
+        for each in dataclasses.fields(Checkpoint)
+        if not each.metadata.get("is_shared", True)
+    }
+    evaluation = {name: value for name, value in checkpoint.evaluation.items() if name != "overlays"}
+    weights = {"model": checkpoint.evaluated, "averaged": {}}
+    return to_bytes(replace(checkpoint, **(shared | weights), config=config, evaluation=evaluation))

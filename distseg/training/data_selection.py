@@ -1,0 +1,112 @@
+"""Which data a run trains and is evaluated on, and the readers of the training images."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from distseg import evaluation
+from distseg.config import AugmentConfig, RunConfig, Sampling
+from distseg.data.loading import DatasetPart, ReadOptions, TrainReader
+from distseg.data.shards import Manifest, Shard, combined_digest, load_manifest
+from distseg.errors import ConfigError, DataError
+from distseg.evaluation import World
+
+
+class SelectedData(NamedTuple):
+    """The data of a segmentation."""
+
+    manifest: Manifest  # of data.uri; its digest is that of all data sets
+    parts: tuple[DatasetPart, ...]  # of the training: data.uri's, then those of data.mix
+    val_shards: tuple[Shard, ...]
+
+
+def load_first_manifest(config: RunConfig) -> Manifest:
+    """That of data.uri. Raises ConfigError if there is none."""
+    if not config.data.uri:
+        raise ConfigError("data.uri is empty: give the directory or s3:// prefix that `python -m distseg.pack` wrote")
+    return load_manifest(config.data.uri)
+
+
+def select_data(config: RunConfig) -> SelectedData:
+    """Raises ConfigError or DataError if something asked for is not there, or is both trained and evaluated on."""
+    try:
+        config.model.check_batch(config.micro_batch_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    data, manifest = config.data, load_first_manifest(config)
+    manifests = [manifest, *map(load_manifest, data.mix)]
+    check_mixable(manifests)
+    parts = tuple(DatasetPart(each, _train_shards(config, each, manifests)) for each in manifests)
+    val_shards = evaluation.evaluation_shards(manifest, data.val_split, data.val_conditions)
+    evaluation.check_disjoint(parts[0].shards, val_shards)
+    return SelectedData(replace(manifest, digest=combined_digest(manifests)), parts, val_shards)
+
+
+def check_mixable(manifests: Sequence[Manifest]) -> None:
+    """Raises DataError unless these are different data sets whose train ids mean the same."""
+    first, *others = manifests
+    for i, other in enumerate(others, 1):
+        for before in manifests[:i]:
+            if other.digest == before.digest:
+                raise DataError(f"data.mix: {other.uri} is the same data as {before.uri}; give one of them more weight")
+        pairs = itertools.zip_longest(other.label_space.classes, first.label_space.classes, fillvalue="none")
+        for train_id, (theirs, ours) in enumerate(pairs):
+            if theirs != ours:
+                raise DataError(
+                    f"data.mix: class {train_id} of {other.uri} ({other.label_space.name}) is {theirs}, of {first.uri} "
+                    f"({first.label_space.name}) {ours}; pack both with the same --relabel"
+                )
+
+
+def _train_shards(config: RunConfig, manifest: Manifest, manifests: Sequence[Manifest]) -> tuple[Shard, ...]:
+    """Of the conditions to train on, those that the data set has; in a mixture it need not have all."""
+    split, conditions = config.data.train_split, config.data.train_conditions
+    elsewhere = {c for other in manifests if other is not manifest for c in other.conditions(split)}
+    own = [c for c in conditions if c in manifest.conditions(split) or c not in elsewhere]
+    return manifest.select(split, own or conditions)
+
+
+def class_pixels(config: RunConfig, parts: Sequence[DatasetPart]) -> list[int]:
+    """Pixels of each class in the training conditions; a data set that a mixture shows twice as often counts twice."""
+    nums = [sum(shard.num_samples for shard in part.shards) for part in parts]
+    shares = config.data.mix_weights or nums
+    pixels_K = [0] * parts[0].manifest.label_space.num_classes
+    for (manifest, shards), num, share in zip(parts, nums, shares, strict=True):
+        counts = manifest.class_pixels[config.data.train_split]
+        times = share * nums[0] / (num * shares[0])
+        for condition in {shard.condition for shard in shards}:
+            pixels_K = [sum_ + round(times * n) for sum_, n in zip(pixels_K, counts[condition], strict=True)]
+    return pixels_K
+
+
+def open_reader(
+    config: RunConfig,
+    parts: Sequence[DatasetPart],
+    world: World,
+    step: int,
+    augment: AugmentConfig,
+    *,
+    sampling: Sampling = "each",
+    mix_weights: Sequence[float] = (),
+) -> TrainReader:
+    """This rank's micro-batches of the data sets' parts, mixed, from an optimiser step on."""
+    data = config.data
+    options = ReadOptions(
+        batch_size=config.micro_batch_size,
+        crop_px=data.crop_px,
+        augment=augment if data.augment else None,
+        seed=config.seed,
+        shuffle_window=data.shuffle_window,
+        num_threads=data.num_threads,
+        prefetch_batches=data.prefetch_batches,
+        on_bad_sample=data.on_bad_sample,
+        max_bad_samples=data.max_bad_samples,
+        deadline_s=data.deadline_s,
+        cache_bytes=data.cache_bytes,
+        cache_dir=data.cache_dir,
+        sampling=sampling,
+        mix_weights=mix_weights,
+    )
+    start_batch = step * config.optim.accumulate_steps
+    return TrainReader(parts, options, rank=world.rank, world=world.size, start_batch=start_batch)

@@ -1,0 +1,80 @@
+"""The watch on the losses and on the speed of a training."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distseg import metric_names
+from distseg.data.loading import Batch, TrainReader
+from distseg.errors import TrainingError
+from distseg.evaluation import World
+
+
+class _Pending(NamedTuple):
+    """The losses of a step that have not been looked at."""
+
+    step: int
+    names: tuple[str, ...]
+    own_P: Tensor  # this rank's parts
+    total_P: Tensor  # the sum over all ranks
+    micro_batches: Sequence[Batch]
+
+
+class LossMonitor:
+    """Adds the losses up over the ranks and stops the training on the first that is not finite.
+
+    The sum of one step is looked at when the next one has been queued, so that a GPU never waits for the host; `check`
+    looks at once, and is called before anything is reported or saved.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.pending: _Pending | None = None
+        self.newest: dict[str, float] = {}
+
+    def add(self, step: int, losses: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> None:
+        """This rank's parts of the losses of a step, the main loss first."""
+        self.check()
+        own_P = torch.stack([part.detach().to(torch.float64) for part in losses.values()])
+        self.pending = _Pending(step, tuple(losses), own_P, self.world.sum(own_P.clone()), micro_batches)
+
+    def check(self) -> dict[str, float]:
+        """The newest step's losses by name, on every rank. Raises TrainingError if they are not finite."""
+        if self.pending is None:
+            return self.newest
+        pending, self.pending = self.pending, None
+        self.newest = dict(zip(pending.names, pending.total_P.tolist(), strict=True))
+        if not torch.isfinite(pending.total_P).all():
+            self._stop(pending)
+        return self.newest
+
+    def _stop(self, pending: _Pending) -> None:
+        is_ours = not torch.isfinite(pending.own_P).all()
+        own_keys = [key for batch in pending.micro_batches for key in batch.keys] if is_ours else []
+        keys = [key for keys in self.world.gather(own_keys) for key in keys]
+        raise TrainingError(
+            f"the loss of step {pending.step} is {pending.total_P[0].item()} on {', '.join(keys)}; the last checkpoint "
+            "is kept. Lower optim.lr, warm up longer (optim.warmup_steps), or use precision fp32"
+        )
+
+
+class Throughput:
+    """Images per second and the fraction of time spent waiting for data, since the last time it was asked."""
+
+    def __init__(self, reader: TrainReader, batch_size: int, step: int, clock: Callable[[], float] = time.perf_counter):
+        self.reader, self.batch_size, self.clock = reader, batch_size, clock
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self.step, self.start_s, self.start_wait_s = step, self.clock(), self.reader.wait_s
+
+    def rates(self, step: int) -> dict[str, float]:
+        """By the names under which they are logged; starts anew from `step`."""
+        elapsed_s = max(self.clock() - self.start_s, 1e-9)
+        images = (step - self.step) * self.batch_size
+        waited = min(1.0, (self.reader.wait_s - self.start_wait_s) / elapsed_s)
+        self.restart(step)
+        return {metric_names.IMAGES_PER_S: images / elapsed_s, metric_names.DATA_WAIT_FRACTION: waited}

@@ -1,0 +1,248 @@
+"""The training of a network that segments."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from distseg import evaluation, metric_names
+from distseg.config import RunConfig
+from distseg.data import LabelSpace
+from distseg.data.loading import Batch, DatasetPart, TrainReader
+from distseg.data.shards import Manifest
+from distseg.errors import ConfigError
+from distseg.evaluation import World
+from distseg.models import Logits, SegmentationModel, build_model
+from distseg.training.batchnorm import synchronise
+from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
+from distseg.training.data_selection import class_pixels, open_reader, select_data
+from distseg.training.losses import LossParts, SegmentationLoss, class_weights, kl_consistency, valid_weight
+from distseg.training.objective import EvaluationResult
+from distseg.training.optim import build_optimizer, ema_decay
+from distseg.training.pretrained import Pretrained, load_pretrained, load_pretrained_
+from distseg.training.process import agreed_precision, dtype_of, gradients_exchanged_if, over_ranks
+from distseg.training.restyling import Restyler, SourceStyle, TowardsSource, load_style_network, style_shards
+
+
+class Segmentation:
+    """An `Objective`: trained by cross entropy and the extra losses, scored by mIoU per condition."""
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        self.config, self.world = config, world
+        self.data = select_data(config)
+        self.manifest = self.data.manifest
+        self.precision = agreed_precision(config, world)
+        torch.manual_seed(config.seed)
+        model = new_model(config, self.manifest.label_space, load_pretrained(config.model))
+        model.to(world.device, dtype_of(self.precision)).to(memory_format=torch.channels_last)
+        # The bare network is saved and evaluated, the wrapped one is trained.
+        self.model = cast(SegmentationModel, synchronise(model)) if world.size > 1 else model
+        wrapped = over_ranks(self.model, world)
+        self.wrapped: nn.Module = torch.compile(wrapped) if config.compile else wrapped  # type: ignore[assignment]
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.loss = loss_of(config, self.data.parts, world.device)
+        self.source = SourceStyle.of_run(config, self.manifest, world.device, self.precision)
+        self.averaged = _moving_average(self.model, config.optim.ema_decay)
+        self.restyler: Restyler | None = None
+
+    @classmethod
+    def check(cls, config: RunConfig) -> Manifest:
+        data = select_data(config)
+        if config.style.network is not None:
+            load_style_network(config.style.network)
+            style_shards(config, data.manifest)
+        SegmentationLoss(config.loss)
+        pretrained = load_pretrained(config.model)
+        with torch.device("cpu" if pretrained else "meta"):  # shapes alone say whether the network can be built
+            new_model(config, data.manifest.label_space, pretrained)
+        return data.manifest
+
+    @contextlib.contextmanager
+    def open_readers(self, step: int) -> Iterator[TrainReader]:
+        config = self.config
+        with contextlib.ExitStack() as opened:
+            reader = opened.enter_context(
+                open_reader(
+                    config,
+                    self.data.parts,
+                    self.world,
+                    step,
+                    config.augment,
+                    sampling=config.data.sampling,
+                    mix_weights=config.data.mix_weights,
+                )
+            )
+            if config.style.network is not None and config.style.direction == "to_target":
+                restyler = Restyler(config, self.manifest, self.world, self.precision, step)
+                self.restyler = opened.enter_context(contextlib.closing(restyler))
+            yield reader
+
+    # --------------------------------------------------------------------------------------------------------- one step
+
+    def train_step(self, micro_batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        self._seed_dropout(step)
+        self.wrapped.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        labels = [batch.labels_BHW.to(self.world.device, non_blocking=True) for batch in micro_batches]
+        normaliser = self._normaliser(labels)
+        sums = {name: torch.zeros((), dtype=torch.float64, device=self.world.device) for name in self._loss_names()}
+        for i, (batch, labels_BHW) in enumerate(zip(micro_batches, labels, strict=True)):
+            images_B3HW, labels_BHW = self._inputs(batch, labels_BHW)
+            with gradients_exchanged_if(i == len(micro_batches) - 1, self.wrapped):
+                with evaluation.autocast(self.precision, self.world.device):
+                    logits = self.wrapped(images_B3HW)
+                loss = self.loss(
+                    logits,
+                    labels_BHW,
+                    normaliser=normaliser,
+                    over_ranks=self.world.sum,
+                    num_micro_batches=len(micro_batches),
+                )
+                kl = self._kl(logits, len(micro_batches))
+                total = loss.total if kl is None else loss.total + self.config.style.kl_weight * kl
+                (total * self.world.size).backward()  # DDP averages gradients over ranks, the loss is a sum over them
+            for name, part in _by_name(loss, kl).items():
+                sums[name] += part.detach().to(torch.float64)
+        self._update()
+        return sums
+
+    def _seed_dropout(self, step: int) -> None:
+        """Its masks differ between ranks and steps, and are the same again when a step is done again."""
+        torch.manual_seed(((self.config.seed * 1_000_003 + step) * 4096 + self.world.rank) % (1 << 63))
+
+    def _normaliser(self, labels: list[Tensor]) -> Tensor:
+        """The weight of the valid pixels of the global batch, all micro-batches together."""
+        weights = [valid_weight(labels_BHW, self.loss.class_weights_K) for labels_BHW in labels]
+        weight = self.world.sum(stack_sum(weights))
+        return weight * 2 if self._has_composites else weight  # each image is there twice
+
+    @property
+    def _has_composites(self) -> bool:
+        """Whether each image is followed by its composite, whose segmentation must agree."""
+        return self.restyler is not None and self.config.style.kl_weight > 0
+
+    def _loss_names(self) -> list[str]:
+        kl = [metric_names.TRAIN_KL_LOSS] if self.config.style.kl_weight else []
+        terms = [metric_names.loss_term(name) for name in self.loss.term_names]
+        return [metric_names.TRAIN_LOSS, metric_names.TRAIN_AUX_LOSS, *kl, *terms]
+
+    def _inputs(self, batch: Batch, labels_BHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images and labels; some images replaced by their composites, or all followed by them."""
+        images_B3HW = batch.images_B3HW.to(self.world.device, non_blocking=True)
+        images_B3HW = evaluation.normalize(images_B3HW, self.precision)
+        if self.restyler is None:
+            return images_B3HW, labels_BHW
+        composites_B3HW = self.restyler.composites(images_B3HW)
+        if self._has_composites:
+            return torch.cat([images_B3HW, composites_B3HW]), torch.cat([labels_BHW, labels_BHW])
+        chosen_B111 = self.restyler.chosen(batch).to(images_B3HW.device)[:, None, None, None]
+        return torch.where(chosen_B111, composites_B3HW, images_B3HW), labels_BHW
+
+    def _kl(self, logits: Logits, num_micro_batches: int) -> Tensor | None:
+        if not self._has_composites:
+            return None
+        image_BKhw, composite_BKhw = logits.main_BKhw.chunk(2)
+        num_cells = image_BKhw.numel() // image_BKhw.shape[1] * self.world.size * num_micro_batches
+        return kl_consistency(image_BKhw, composite_BKhw, num_pixels=num_cells)
+
+    def _update(self) -> None:
+        if self.config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    # ------------------------------------------------------------------------------------------ evaluate, save, restore
+
+    def evaluate(self, step: int) -> EvaluationResult:
+        """Scores the evaluation shards over all ranks, every sample once."""
+        config, labels, shards = self.config, self.manifest.label_space, self.data.val_shards
+        conditions = (shard.condition for shard in shards)
+        overlays = evaluation.Overlays(conditions, labels.palette, config.evaluate.overlays_per_condition)
+        counted = evaluation.evaluate_shards(
+            self._evaluated_model(),
+            self.manifest,
+            shards,
+            self.world,
+            precision=self.precision,
+            num_threads=config.data.num_threads,
+            deadline_s=config.data.deadline_s,
+            overlays=overlays,
+        )
+        tables = evaluation.as_table(counted, labels) | {"step": step}
+        tensors = {
+            "matrix_KK": counted.matrices_GKK.sum(0),
+            "images": vars(counted.image_counts()),
+            "overlays": evaluation.overlays_to_tensors(overlays.gathered(self.world)),
+        }
+        return EvaluationResult(
+            metrics=evaluation.as_metrics(tables),
+            tables=tables,
+            tensors=tensors,
+            worst_condition=str(tables["worst_condition"] or ""),
+        )
+
+    def _evaluated_model(self) -> SegmentationModel:
+        model = self.model if self.averaged is None else cast(SegmentationModel, self.averaged.module)
+        return model if self.source is None else TowardsSource(model, self.source, self.config.style.strength)
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        return {
+            "model": to_cpu(self.model.state_dict()),
+            "averaged": {} if self.averaged is None else to_cpu(self.averaged.module.state_dict()),
+            "source_style": {} if self.source is None else to_cpu(self.source.statistics._asdict()),
+        }
+
+    def restore(self, saved: Checkpoint) -> None:
+        restore_states(self.model, self.optimizer, saved)
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(saved.averaged)
+            self.averaged.n_averaged.fill_(saved.step)
+
+
+def new_model(config: RunConfig, labels: LabelSpace, pretrained: Pretrained | None) -> SegmentationModel:
+    """The run's network, in fp32. Raises ConfigError for fields, CheckpointError for weights that do not fit."""
+    try:
+        model = build_model(config.model, labels.num_classes, aux=config.loss.aux_weight > 0)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if pretrained is not None:
+        load_pretrained_(model, pretrained, config.model, labels)
+    return model
+
+
+def loss_of(config: RunConfig, parts: Sequence[DatasetPart], device: torch.device) -> SegmentationLoss:
+    """The loss of the run; its class weights are from the pixel counts of the training conditions, as packed.
+
+    What data.sampling changes in them is not counted: weights and sampling by class do the same twice.
+    """
+    weights_K = None
+    if config.loss.class_weights != "none":
+        weights_K = class_weights(class_pixels(config, parts), config.loss.class_weights).to(device)
+    return SegmentationLoss(config.loss, weights_K)
+
+
+def stack_sum(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).sum(0)
+
+
+def _by_name(loss: LossParts, kl: Tensor | None) -> dict[str, Tensor]:
+    """The parts of the loss under the names by which they are logged."""
+    parts = {metric_names.TRAIN_LOSS: loss.main, metric_names.TRAIN_AUX_LOSS: loss.aux}
+    terms = {metric_names.loss_term(name): value for name, value in loss.terms.items()}
+    return parts | ({} if kl is None else {metric_names.TRAIN_KL_LOSS: kl}) | terms
+
+
+def _moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """The moving average of the weights, evaluated instead of them, with its own batch norm statistics."""
+    if decay is None:
+        return None
+
+    def average(averaged: Any, current: Any, num_averaged: Any) -> None:
+        # A constant decay would keep the random weights of the beginning for thousands of steps.
+        get_ema_multi_avg_fn(ema_decay(int(num_averaged), decay))(averaged, current, num_averaged)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
