@@ -1,4 +1,4 @@
-"""The former name of `distseg.training.segmenter`, by which models that are already logged in MLflow are loaded."""
+"""The former name of distseg.training.segmenter. Models that were logged in MLflow earlier are loaded by this name."""
 
 from distseg.training import Segmenter, _load_pyfunc
 

@@ -1,9 +1,9 @@
 """python -m distseg.sync RUN_URI [--uri MLFLOW]
 
-Sends what the tracking server has not of a run: the MLflow run itself if the server was never there, metrics with the
-times they were measured at, and of a run that has ended its tables, plots, pictures, report, tags, status and model.
-All of it is read from the run's directory, as `train` printed it. Doing it again sends nothing twice. Exit code 0: all
-is there.
+Sends a run to the tracking server, as far as the server does not have it: the MLflow run itself, the metrics with the
+times at which they were measured, and, if the run has ended, its tables, plots, pictures, report, tags, status and
+model. All of it is read from RUN_URI, the run's directory, as `train` printed it. Nothing is sent twice. Exit code 0:
+the server has everything.
 """
 
 import sys
@@ -20,18 +20,18 @@ PROG = "python -m distseg.sync"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Options:
     run: tyro.conf.Positional[str]
     """The directory of the run: a path or s3:// URI."""
     uri: str = ""
-    """Another MLflow server than that of the run's tracking.uri; the run itself stays with its own."""
+    """Send it to this MLflow server instead of the run's own, tracking.uri. The run keeps its own for later."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    wanted = cli.parse(Wanted, arguments, prog=PROG, description=__doc__ or "")
-    run = Run.read(wanted.run)
-    if wanted.uri:
-        run.set_tracking(tracking.checked_uri("--uri", wanted.uri), run.experiment)
+    options = cli.parse(Options, arguments, prog=PROG, description=__doc__ or "")
+    run = Run.read(options.run)
+    if options.uri:
+        run.set_tracking(tracking.checked_uri("--uri", options.uri), run.experiment)
     if not run.is_tracked:
         raise ConfigError(f"{run.uri}: was trained with tracking.uri off; name a server with --uri")
     try:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def show(run: Run, sent: Sent) -> None:
-    """One line for each kind of thing that was sent."""
+    """Prints one line for each kind of thing that was sent."""
     print(f"MLflow run  {sent.run_id}{' (created)' if sent.is_new else ''}")
     if sent.num_values:
         print(f"sent        {sent.num_values} values of metrics")

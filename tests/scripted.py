@@ -1,6 +1,7 @@
-"""A run without a network: what it logs and saves is a pure function of the step. For tests of what becomes of it.
+"""A run without a network, for tests of what happens to its metrics, files and status.
 
-Every step logs four metrics; every tenth, and the last, is evaluated and saved.
+What it logs and saves is a pure function of the step. Each step logs four metrics; every tenth step, and the last, is
+evaluated and saved.
 """
 
 import json
@@ -50,7 +51,7 @@ ARTIFACTS = OF_CONFIG | {
 
 @dataclass
 class Held:
-    """Seconds that a training stood still for its records."""
+    """Seconds that a training waited for its records."""
 
     opening: float = 0.0
     steps: float = 0.0
@@ -96,7 +97,7 @@ def train(
     before_step: Callable[[int], None] = lambda step: None,
     is_drawn: bool = True,
 ) -> Ended:
-    """As `rank.train_as_rank`; a KeyboardInterrupt of `before_step` ends it. Without `is_drawn` it has no report."""
+    """As `train_without_ray`. A KeyboardInterrupt from `before_step` ends it. Without `is_drawn` it has no report."""
     held_s, manifest = Held(), load_manifest(config.data.uri)
     run = Run.resume(resume, config) if resume else Run.new(config)
     found = checkpoint.newest(run.uri) if resume else None

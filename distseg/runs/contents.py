@@ -6,8 +6,8 @@
 
 All of it is made from the run's directory, so that `python -m distseg.sync` can send it at any time.
 
-To add an artifact: one entry in FILES, and its function. To add a tag: one entry in CLOSING_TAGS. What is made from an
-evaluation (plots, pages) is listed in FILES and drawn by distseg.review.
+To add a tag: one entry in CLOSING_TAGS. To add an artifact: one entry in FILES; a plot or page that is made from an
+evaluation is in FILES already, if distseg.review.run_files makes it.
 """
 
 import json
