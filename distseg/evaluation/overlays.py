@@ -1,12 +1,12 @@
-"""Which images of an evaluation are made into pictures: a few of each condition, the same each time, and its worst.
+"""Pictures of an evaluation: of each condition a few images that are the same each time, and the worst ones.
 
-The fixed ones of a condition are those whose keys have the lowest hashes, the worst those of the lowest
-`bootstrap.image_iou`: the same images on any number of ranks, whatever the order in which they are scored. Each rank
-keeps its own candidates, shrunken, while it scores; then the ranks agree, and who has a chosen one draws it.
+The fixed images of a condition have the lowest hashes of their keys, the worst the lowest `bootstrap.image_iou`. So the
+choice depends neither on the number of ranks nor on the order in which images are scored. While it scores, each rank
+keeps its own candidates, shrunken. Then the ranks agree on the lowest of all, and the rank that has an image draws it.
 
-Bounded: of C conditions a rank keeps 2 · count · C images of at most 5 · TILE_PX² bytes, and the ranks exchange at most
-2 · count · C · MAX_JPEG_BYTES, with 2 · count · C <= MAX_OVERLAYS: at most 84 MB and 16 MiB. With two images of each of
-nine conditions that is 12 MB and 2.3 MiB.
+Memory: with C conditions a rank keeps at most 2 · count · C images of 5 · TILE_PX² bytes, and the ranks exchange at
+most 2 · count · C · MAX_JPEG_BYTES. 2 · count · C is at most MAX_OVERLAYS, which makes 84 MB and 16 MiB. Two images of
+each of nine conditions take 12 MB and 2.3 MiB.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from distseg.evaluation.world import World
 
 log = logging.getLogger(__name__)
 
-MAX_OVERLAYS = 256  # of an evaluation
+MAX_OVERLAYS = 256  # pictures of one evaluation
 
 
-class _Rank(NamedTuple):
-    """Where an image stands among those of its condition: the lowest are chosen."""
+class _Candidate(NamedTuple):
+    """An image that may be chosen: those of the lowest score of each kind and condition are."""
 
     kind: Kind
     condition: str
@@ -38,10 +38,10 @@ class _Rank(NamedTuple):
 
 
 class Overlays:
-    """One rank's part of an evaluation: give it to `evaluate_shards`, then call `gathered` on every rank."""
+    """One rank's part of the choice: give it to `evaluate_shards`, then call `gathered` on every rank."""
 
     def __init__(self, conditions: Iterable[str], palette: Palette, per_condition: int) -> None:
-        """`per_condition`: as many fixed ones, and as many of the worst. Of many conditions fewer are kept."""
+        """`per_condition`: the number of fixed images, and of worst ones. With many conditions it is lowered."""
         names = sorted(set(conditions))
         self.conditions = frozenset(names[: MAX_OVERLAYS // 2])
         self.count = min(per_condition, MAX_OVERLAYS // (2 * max(1, len(self.conditions))))
@@ -52,51 +52,52 @@ class Overlays:
                 *(per_condition, len(names), MAX_OVERLAYS, self.count, len(self.conditions)),
             )
         self._palette = palette
-        self._kept: dict[tuple[Kind, str], list[tuple[_Rank, Segmented]]] = {
+        self._kept: dict[tuple[Kind, str], list[tuple[_Candidate, Segmented]]] = {
             (kind, name): [] for kind in get_args(Kind) for name in self.conditions
         }
 
     def update(self, sample: EvalSample, prediction_HW: Tensor, counts_3K: Tensor) -> None:
-        """Keeps the image if it is among the lowest so far. `counts_3K` is `bootstrap.class_counts` of it alone."""
+        """Keeps the image if it is among the lowest so far. `counts_3K`: `bootstrap.class_counts` of this image."""
         if not self.count or sample.condition not in self.conditions:
             return
         iou = image_iou(counts_3K)
-        places = [_Rank("fixed", sample.condition, _hash(sample.key), sample.key, iou)]
-        places += [] if iou is None else [_Rank("worst", sample.condition, iou, sample.key, iou)]
-        kept = [self._kept[place.kind, place.condition] for place in places]
+        candidates = [_Candidate("fixed", sample.condition, _hash(sample.key), sample.key, iou)]
+        if iou is not None:
+            candidates.append(_Candidate("worst", sample.condition, iou, sample.key, iou))
+        kept = [self._kept[candidate.kind, candidate.condition] for candidate in candidates]
         entering = [
-            (place, best)
-            for place, best in zip(places, kept, strict=True)
-            if len(best) < self.count or _order(place) < _order(best[-1][0])
+            (candidate, lowest)
+            for candidate, lowest in zip(candidates, kept, strict=True)
+            if len(lowest) < self.count or _order(candidate) < _order(lowest[-1][0])
         ]
         if entering:
             small = shrink(sample.image_3HW, sample.label_HW, prediction_HW)
-            for place, best in entering:
-                best.append((place, small))
-                best.sort(key=lambda item: _order(item[0]))
-                del best[self.count :]
+            for candidate, lowest in entering:
+                lowest.append((candidate, small))
+                lowest.sort(key=lambda item: _order(item[0]))
+                del lowest[self.count :]
 
     def gathered(self, world: World) -> list[Overlay]:
         """The pictures of all ranks, on every rank: by kind and condition, the lowest first."""
-        own = {place: small for best in self._kept.values() for place, small in best}
-        everyones = [_Rank(*place) for places in world.gather([tuple(place) for place in own]) for place in places]
-        chosen = [place for key in sorted(self._kept) for place in self._lowest(key, everyones)]
+        own = {candidate: small for lowest in self._kept.values() for candidate, small in lowest}
+        of_all = [_Candidate(*values) for of_rank in world.gather([tuple(each) for each in own]) for values in of_rank]
+        chosen = [candidate for key in sorted(self._kept) for candidate in self._lowest(key, of_all)]
         drawn: dict[str, bytes] = {}  # by key: one image may be of both kinds
-        for place in chosen:
-            if place in own and place.key not in drawn:
-                drawn[place.key] = as_jpeg(panel(own[place], self._palette))
-        jpegs = [drawn.get(place.key, b"") for place in chosen]
+        for candidate in chosen:
+            if candidate in own and candidate.key not in drawn:
+                drawn[candidate.key] = as_jpeg(panel(own[candidate], self._palette))
+        jpegs = all_gather_bytes([drawn.get(candidate.key, b"") for candidate in chosen], world)
         return [
-            Overlay(kind=place.kind, condition=place.condition, key=place.key, iou=place.iou, jpeg=jpeg)
-            for place, jpeg in zip(chosen, exchanged(jpegs, world), strict=True)
+            Overlay(kind=c.kind, condition=c.condition, key=c.key, iou=c.iou, jpeg=jpeg)
+            for c, jpeg in zip(chosen, jpegs, strict=True)
         ]
 
-    def _lowest(self, key: tuple[Kind, str], places: Sequence[_Rank]) -> list[_Rank]:
-        return sorted((p for p in places if (p.kind, p.condition) == key), key=_order)[: self.count]
+    def _lowest(self, key: tuple[Kind, str], candidates: Sequence[_Candidate]) -> list[_Candidate]:
+        return sorted((c for c in candidates if (c.kind, c.condition) == key), key=_order)[: self.count]
 
 
-def _order(place: _Rank) -> tuple[float, str]:
-    return place.score, place.key
+def _order(candidate: _Candidate) -> tuple[float, str]:
+    return candidate.score, candidate.key
 
 
 def _hash(key: str) -> float:
@@ -104,11 +105,11 @@ def _hash(key: str) -> float:
     return float(int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]))
 
 
-def exchanged(parts: Sequence[bytes], world: World) -> list[bytes]:
-    """Byte strings of which each rank has some and gives b"" for the others, whole on every rank.
+def all_gather_bytes(parts: Sequence[bytes], world: World) -> list[bytes]:
+    """All byte strings on every rank, where each rank has some of them and gives b"" for the others.
 
-    As sums over one buffer of the strings' total length, which does not grow with the number of ranks. Raises nothing
-    of its own; each part must be of one rank only.
+    Each string must come from one rank only: the ranks sum one buffer of the strings' total length, whose size does not
+    grow with the number of ranks.
     """
     lengths = world.sum(torch.tensor([len(part) for part in parts], dtype=torch.int64, device=world.device)).tolist()
     flat = torch.zeros(sum(lengths), dtype=torch.uint8)

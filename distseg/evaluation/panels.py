@@ -1,7 +1,8 @@
-"""Pictures of single images: input, truth, prediction and errors beside each other, as a person looks at them.
+"""A picture of one image: input, truth, prediction and errors as four tiles.
 
-Made where images are scored, also where nothing but numpy and PIL is installed, and small enough to be kept. Errors are
-orange (vermilion of Okabe & Ito 2008, safe for the colour-blind) on a faint grey image; void (255) is hatched.
+It is made by the rank that scores the image, with numpy and PIL alone, and is small enough to be kept in a checkpoint.
+Errors are orange (vermilion of Okabe & Ito 2008, safe for the colour-blind) on a faint grey image; void (255) is
+hatched.
 """
 
 import functools
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from distseg.label_maps import IGNORE_INDEX
+
 TILE_PX = 256  # the longer side of one of a panel's four tiles
 MAX_JPEG_BYTES = 64 << 10  # of a panel; most have 20 to 60 kB
 WRONG_RGB = (213, 94, 0)
@@ -22,7 +25,6 @@ Bytes = npt.NDArray[np.uint8]
 Palette = Sequence[tuple[int, int, int]]
 Kind = Literal["fixed", "worst"]
 
-_VOID = 255
 _CAPTION_PX, _MARGIN_PX = 20, 4
 _QUALITIES = (78, 60, 40, 20, 5)  # the first that is small enough
 
@@ -31,7 +33,7 @@ _QUALITIES = (78, 60, 40, 20, 5)  # the first that is small enough
 class Overlay:
     """One image of an evaluation as a picture."""
 
-    kind: Kind  # one of those shown at every evaluation, or of the worst of its condition
+    kind: Kind  # "fixed": shown at every evaluation; "worst": among the lowest IoUs of its condition
     condition: str
     key: str
     iou: float | None  # bootstrap.image_iou; None: all its pixels are void
@@ -39,12 +41,12 @@ class Overlay:
 
 
 class Segmented(NamedTuple):
-    """An image, what is in it and what was predicted, shrunken: at most 5 · TILE_PX² bytes (0.33 MB)."""
+    """A shrunken image with its true and predicted class ids: at most 5 · TILE_PX² bytes (0.33 MB)."""
 
     image_HW3: Bytes
     truth_HW: Bytes
     predicted_HW: Bytes
-    wrong: float | None  # share of the whole image's valid pixels; None: there are none
+    wrong: float | None  # share of wrong pixels among the valid ones of the whole image; None: all are void
 
 
 def shrink(
@@ -60,7 +62,7 @@ def shrink(
         raise ValueError(
             f"image {image_HW3.shape[:2]}, truth {truth.shape}, prediction {predicted.shape} differ in size"
         )
-    is_valid = truth != _VOID
+    is_valid = truth != IGNORE_INDEX
     num_valid = int(is_valid.sum())
     wrong = float(((truth != predicted) & is_valid).sum()) / num_valid if num_valid else None
     if max(truth.shape) > tile_px:
@@ -78,7 +80,7 @@ def panel(seen: Segmented, palette: Palette, tile_px: int = TILE_PX) -> Bytes:
     errors = photograph.convert("L").point(_FAINT).convert("RGB")
     errors.paste(WRONG_RGB, mask=_mask(truth != predicted))
     for tile in (true, errors):
-        tile.paste(_hatch(*size), mask=_mask(truth == _VOID))
+        tile.paste(_hatch(*size), mask=_mask(truth == IGNORE_INDEX))
     wrong = "all void" if seen.wrong is None else f"errors (orange): {seen.wrong:.0%}"
     return _two_by_two({"input": photograph, "truth": true, "prediction": guessed, wrong: errors}, *size)
 
@@ -97,7 +99,7 @@ def _mask(is_there_HW: npt.NDArray[np.bool_]) -> Image.Image:
 
 
 def as_jpeg(panel_HW3: Bytes) -> bytes:
-    """At most MAX_JPEG_BYTES, with thin lines of full colour; a picture of much detail loses some of it."""
+    """At most MAX_JPEG_BYTES: the quality is lowered until it fits. Colour is not subsampled, so thin lines keep it."""
     data = b""
     for quality in _QUALITIES:
         buffer = io.BytesIO()
@@ -109,7 +111,7 @@ def as_jpeg(panel_HW3: Bytes) -> bytes:
 
 
 def without_prediction(jpeg: bytes) -> bytes:
-    """A panel's upper half, input and truth, and nothing below: what there is to show before the first step."""
+    """A panel with its upper half alone, input and truth: shown at step 0, when nothing is predicted yet."""
     sheet = Image.open(io.BytesIO(jpeg)).convert("RGB")
     middle = sheet.height // 2
     sheet.paste("white", (0, middle, sheet.width, sheet.height))

@@ -32,7 +32,7 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
 
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} runs: a comparison needs at least two")
-    compared = _Compared(runs)
+    compared = Comparison(runs)
     best = _best_runs(compared)
     num_drawn = min(len(runs), len(figures.SERIES))  # those that can be told apart
     drawn = figures.runs_by_condition(
@@ -65,7 +65,7 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     )
 
 
-class _Compared:
+class Comparison:
     """Runs, their conditions ranked over the same classes, and the tests of their differences."""
 
     def __init__(self, runs: Sequence[RunReview]) -> None:
@@ -120,7 +120,7 @@ class _Best:
     is_real: str  # "yes", or why not; further lines explain it
 
 
-def _best_runs(compared: _Compared) -> list[_Best]:
+def _best_runs(compared: Comparison) -> list[_Best]:
     """Of each condition that several runs have scores of, the first run's worst one first."""
     found = []
     for condition in compared.conditions:
@@ -161,14 +161,14 @@ def _summary(best: Sequence[_Best]) -> str:
     return f"{text if leads else text[0].upper() + text[1:]}."
 
 
-def _notes(compared: _Compared) -> list[str]:
+def _notes(compared: Comparison) -> list[str]:
     pairs = [compared.pair(k) for k in range(1, len(compared.runs))]
     notes = [pair for pair in pairs if isinstance(pair, str)]
     notes += [f"Conditions are compared {ranking.note}." for ranking in compared.rankings if ranking.note]
     return list(dict.fromkeys(notes))
 
 
-def _answers(compared: _Compared) -> list[tuple[str, str]]:
+def _answers(compared: Comparison) -> list[tuple[str, str]]:
     def leader(scores: Sequence[float | None]) -> str:
         known = {k: score for k, score in enumerate(scores) if score is not None}
         if not known:
@@ -194,7 +194,7 @@ def _cost(run: RunReview, base: RunReview) -> str:
 # ---- scores
 
 
-def _against(compared: _Compared, k: int) -> str:
+def _against(compared: Comparison, k: int) -> str:
     """A sentence about run `k` and the first."""
     base, run = compared.rankings[0], compared.rankings[k]
     start = f"{compared.runs[k].name} against {compared.runs[0].name}:"
@@ -231,7 +231,7 @@ def _best_table(best: Sequence[_Best]) -> HtmlTable:
     return HtmlTable(header, rows, strong=[number for number, b in enumerate(best) if b.is_real == "yes"])
 
 
-def _scores(compared: _Compared) -> HtmlTable:
+def _scores(compared: Comparison) -> HtmlTable:
     """Rows are conditions, columns runs, each with its difference to the first."""
     runs, rankings = compared.runs, compared.rankings
     pairs = [compared.pair(k) for k in range(1, len(runs))]
@@ -282,7 +282,7 @@ def _difference(value: float | None, base: float | None, tested: Interval | None
 _PLACES = ("name", "checkpoint.uri", "tracking.uri", "tracking.experiment")  # say nothing of what was computed
 
 
-def _differing(compared: _Compared) -> HtmlTable:
+def _differing(compared: Comparison) -> HtmlTable:
     """The fields of the configurations that differ; no rows if none does."""
     flat = [dict(_dotted(run.config)) for run in compared.runs]
     names = list(dict.fromkeys(name for fields in flat for name in fields))
@@ -302,12 +302,12 @@ def _dotted(config: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, 
             yield f"{before}{name}", json.dumps(value, default=str)
 
 
-def _by_run(compared: _Compared, rows_of: Sequence[Sequence[tuple[str, str]]]) -> HtmlTable:
+def _by_run(compared: Comparison, rows_of: Sequence[Sequence[tuple[str, str]]]) -> HtmlTable:
     rows = [(cells[0][0], *(text for _, text in cells)) for cells in zip(*rows_of, strict=True)]
     return HtmlTable(("", *compared.names), rows)
 
 
-def _published(compared: _Compared) -> HtmlTable | None:
+def _published(compared: Comparison) -> HtmlTable | None:
     """The papers' tables beside ours, for the data set of the first run; None if there are none."""
     first = compared.runs[0]
     ours = [k for k, run in enumerate(compared.runs) if run.dataset == first.dataset]

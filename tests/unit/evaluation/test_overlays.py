@@ -21,7 +21,7 @@ from distseg.evaluation.metrics import confusion_matrix
 from distseg.evaluation.overlays import (
     MAX_OVERLAYS,
     Overlays,
-    exchanged,
+    all_gather_bytes,
     overlay_pictures,
     overlays_from_tensors,
     overlays_to_tensors,
@@ -93,7 +93,7 @@ def _one_rank(rank: int, num_ranks: int, port: int, folder: str) -> None:
     overlays = Overlays([s.condition for s in SAMPLES], LABELS.palette, 2)
     show(overlays, SAMPLES[rank::num_ranks])
     found = overlays.gathered(world)
-    parts = exchanged([b"" if rank else b"zero", b"one" if rank else b"", b""], world)
+    parts = all_gather_bytes([b"" if rank else b"zero", b"one" if rank else b"", b""], world)
     text = json.dumps([[o.key, o.jpeg.hex()] for o in found] + [part.decode() for part in parts])
     Path(folder, str(rank)).write_text(text)
     dist.destroy_process_group()

@@ -5,41 +5,9 @@ from dataclasses import replace
 import pytest
 
 from distseg.evaluation.bootstrap import Interval, Intervals, bootstrap_intervals
-from distseg.evaluation.ranking import rank_conditions
 from distseg.review.summary import lost_classes, remarks, summary
 from distseg.review.text import signed, span
 from tests.unit.reviews import HITS, example
-
-
-def test_ranking_is_worst_first_and_agrees_with_the_table() -> None:
-    table = example().table
-    s = rank_conditions(table)
-    assert list(s.miou) == ["night", "fog", "dawn"]
-    assert (s.worst, s.best, s.note) == (table["worst_condition"], "dawn", "")
-    assert s.worst is not None and s.best is not None
-    assert s.miou[s.worst] == pytest.approx(table["mIoU_worst"])
-    assert s.miou[s.best] - s.miou[s.worst] == pytest.approx(table["mIoU_gap"])
-
-
-def test_ranking_compares_classes_that_all_conditions_have() -> None:
-    table = example(absent=(("fog", 1),)).table
-    s = rank_conditions(table)
-    assert s.classes == ("road", "car")
-    assert s.note == "over the 2 classes that occur in every condition"
-    assert s.miou["night"] == pytest.approx(table["mIoU_worst"])
-    assert s.miou["dawn"] == pytest.approx(sum(table["conditions"]["dawn"]["classes"][n] for n in s.classes) / 2)
-
-
-def test_ranking_without_a_common_class_is_over_each_ones_own() -> None:
-    table = example(absent=(("dawn", 0), ("fog", 1), ("night", 2))).table
-    s = rank_conditions(table)
-    assert s.classes == ()
-    assert s.miou["fog"] == table["conditions"]["fog"]["mIoU"]
-    assert "compare with care" in s.note
-
-
-def test_ranking_takes_only_classes_that_other_tables_have_too() -> None:
-    assert rank_conditions(example().table, [example(absent=(("fog", 1),)).table]).classes == ("road", "car")
 
 
 def test_summary_in_one_sentence() -> None:
