@@ -1,7 +1,10 @@
 """An object store of your own in one class. This one keeps files in memory; a real one calls its server's client.
 
     export DISTSEG_STORES=mem=own_store:MemoryStore             scheme=module:Class; several are separated by commas
-    python -m distseg.pack town --out mem://bucket/town         (this one forgets it all when the process ends)
+
+A URI such as `mem://bucket/town` may then be given wherever an `s3://` URI may, except as checkpoint.uri of a training
+over Ray, which writes checkpoints itself. On a cluster all processes need the variable and the module. (The files of
+this example are seen by one process only.)
 
 `storage.Store` says what each method must do. Those below have no default; override a default where the server can do
 better, such as `upload` for large files. Try again what may pass, for at most `deadline_s` seconds without progress.

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 
 class Problem(NamedTuple):
+    """Why a call failed, and whether trying again can help."""
+
     text: str
     may_pass: bool
     is_expiry: bool = False
@@ -42,6 +44,7 @@ def code(error: Any) -> str:
 
 
 def diagnose(error: Exception, server: str) -> Problem:
+    """Of a ClientError or BotoCoreError. `server` is named in the text."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):

@@ -3,8 +3,8 @@
     with FaultProxy("http://127.0.0.1:9000") as proxy:
         proxy.spoil(".tar", [status(503, "SlowDown")] * 5)      the next five requests of a path that contains '.tar'
 
-The server has done what was asked when its answer is spoilt, unless `is_asked` is False. Signatures stay valid, as the
-request is passed on as it came, Host included. One connection to the server per request.
+The server still does what a spoilt request asks for, unless `is_asked` is False. Signatures stay valid, because the
+request is passed on unchanged, Host included. Each request has its own connection to the server.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def page(number: int, text: str) -> Fault:
 
 
 def reset(_: Answer) -> Answer:
-    """Before anything is answered."""
+    """Breaks the connection before anything is answered."""
     return Answer(0, {}, b"", 0)
 
 
@@ -57,7 +57,7 @@ def cut(answer: Answer) -> Answer:
 
 
 def flip(answer: Answer) -> Answer:
-    """One bit in the middle, on the way."""
+    """Changes one bit in the middle."""
     body = bytearray(answer.body)
     body[len(body) // 2] ^= 0x10
     return answer._replace(body=bytes(body))
@@ -111,7 +111,7 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._proxy.server_port}"
 
     def spoil(self, part_of_path: str, faults: Iterable[Fault], *, is_asked: bool = True) -> None:
-        """From now on; what was left of the faults before is forgotten."""
+        """Spoils the next requests. Faults that an earlier call left are dropped."""
         self.num_spoilt, self._part_of_path, self._faults, self._is_asked = 0, part_of_path, deque(faults), is_asked
 
     def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> Answer:
