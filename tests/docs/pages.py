@@ -37,8 +37,24 @@ class Block:
         return self.comment.removeprefix("file: ") if self.comment.startswith("file: ") else None
 
     @property
+    def product_file(self) -> str | None:
+        """The file of distseg that the block is added to."""
+        return self.comment.removeprefix("added to: ") if self.comment.startswith("added to: ") else None
+
+    @property
     def is_run(self) -> bool:
-        return self.language in ("bash", "python") and not self.comment.startswith(("not run: ", "file: "))
+        content = self.comment.startswith(("not run: ", "file: ", "added to: "))
+        return self.language in ("bash", "python") and not content
+
+    @property
+    def needs_ray(self) -> bool:
+        return self.comment.startswith("on Ray")
+
+    @property
+    def added_flags(self) -> str:
+        """That make a training or a search short."""
+        found = re.search(r"\bwith: (--.+)", self.comment) if self.is_run else None
+        return found[1] if found else ""
 
     @property
     def commands(self) -> list[str]:
@@ -58,6 +74,11 @@ class Invocation:
     @property
     def is_training(self) -> bool:
         return self.program in ("train", "stylize train")
+
+    @property
+    def takes_fields(self) -> bool:
+        """Any field of a configuration is a flag of it."""
+        return self.is_training or self.program == "tune"
 
     @property
     def flags(self) -> set[str]:

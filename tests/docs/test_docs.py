@@ -5,7 +5,9 @@ above it changes that:
 
     <!-- not run: REASON -->     it is not run; its programs must have its flags, and `train` must take its arguments
     <!-- run with: FLAGS -->     it is run with these flags of `train` added, so that it takes seconds
+    <!-- on Ray, with: FLAGS --> the same, in a test of its own that starts a Ray cluster
     <!-- file: NAME -->          it is the content of a file, which is written before later blocks run
+    <!-- added to: FILE -->      it is added to this file of distseg, in a copy that later blocks of the page use
 
 In the blocks RUN stands for the run that the README's commands make, OTHER_RUN for a second one, URI for the packed
 data, IMAGES for a folder of photographs.
@@ -20,6 +22,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +38,7 @@ from tests.docs.pages import Block, Invocation
 
 pytestmark = pytest.mark.timeout(600)
 
-README = REPOSITORY / "README.md"
+README, EXTENDING = REPOSITORY / "README.md", pages.DOCS / "extending.md"
 PAGES = pages.pages()
 SIZE_HW = (64, 96)
 LANGUAGES = ("bash", "python", "json", "csv", "text")
@@ -95,7 +98,9 @@ def test_blocks_are_marked_in_a_way_that_is_known(page: Path) -> None:
     for block in pages.blocks(page):
         assert block.language in LANGUAGES, f"{block.where}: ```{block.language}"
         if block.language == "bash":
-            assert re.fullmatch(r"|not run: .{5,}|run with: --.+", block.comment), f"{block.where}: {block.comment}"
+            assert re.fullmatch(r"|not run: .{5,}|(run|on Ray,) with: --.+", block.comment), (
+                f"{block.where}: {block.comment}"
+            )
     commands = re.findall(r"^ {4,}(?:python -m |distseg |make ).*$", pages.prose(page), re.MULTILINE)
     assert not commands, f"{page.name}: not in a block between ``` lines: {commands}"
 
@@ -179,11 +184,16 @@ def follow(block: Block, folder: Path) -> None:
         path = folder / block.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text)
-    elif block.is_run:
-        run(block, folder)
+    elif block.product_file is not None:
+        if not (copy := folder / "distseg").exists():  # `python -m` finds it before the one that is tested
+            shutil.copytree(REPOSITORY / "distseg", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        with (folder / block.product_file).open("a") as source:
+            source.write(f"\n\n{block.text}")
+    elif block.is_run and not block.needs_ray:
+        run(block, folder, programs.alone())
 
 
-def run(block: Block, folder: Path) -> None:
+def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
     if block.language == "python":
         command = [sys.executable, "-c", filled(block.text, folder)]
     else:
@@ -192,7 +202,7 @@ def run(block: Block, folder: Path) -> None:
     done = subprocess.run(
         command,
         cwd=folder,
-        env=programs.alone() | {"PATH": bin_and_path},
+        env=environment | {"PATH": bin_and_path},
         capture_output=True,
         text=True,
         timeout=300,
@@ -202,9 +212,8 @@ def run(block: Block, folder: Path) -> None:
 
 
 def with_added_flags(block: Block) -> list[str]:
-    added = block.comment.removeprefix("run with: ")
-    trains = [any(i.is_training for i in pages.invocations(command)) for command in block.commands]
-    return [f"{c} {added}" if added and is_train else c for c, is_train in zip(block.commands, trains, strict=True)]
+    takes_them = [any(i.takes_fields for i in pages.invocations(command)) for command in block.commands]
+    return [f"{c} {block.added_flags}" if takes else c for c, takes in zip(block.commands, takes_them, strict=True)]
 
 
 def filled(text: str, folder: Path) -> str:
@@ -224,5 +233,23 @@ def test_the_readme_ends_with_a_table_and_label_maps(place: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != README], ids=lambda page: page.name)
 def test_the_commands_and_the_code_of_a_page_work(page: Path, place: Path) -> None:
-    for block in pages.blocks(page):
-        follow(block, place)
+    try:
+        for block in pages.blocks(page):
+            follow(block, place)
+        if page == EXTENDING:
+            table = json.loads((place / "kappa.json").read_text())
+            assert -1 <= table["conditions"]["day"]["kappa"] <= 1
+    finally:
+        shutil.rmtree(place / "distseg", ignore_errors=True)
+
+
+@pytest.mark.ray
+def test_a_search_with_parts_of_ones_own_works_on_ray(place: Path) -> None:
+    for block in pages.blocks(EXTENDING):
+        if block.needs_ray:
+            with programs.own_environment() as environment:
+                run(block, place, environment)
+        elif block.file is not None:
+            follow(block, place)
+    (table,) = place.glob("runs/checkpoints/small-*/search.md")
+    assert "night_first" in table.read_text()
