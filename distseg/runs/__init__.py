@@ -18,7 +18,7 @@ no run, or is damaged, raises CheckpointError, one line with the path and the re
 
 from distseg.runs.finalize import Outcome, Sent, finalize_run, send_run
 from distseg.runs.model_logging import save_search_view
-from distseg.runs.report import HISTORY_METRICS, build_review
+from distseg.runs.report import briefly_named, read_review
 from distseg.runs.reporter import NullReporter, RunReporter
 from distseg.runs.run import (
     RUNNING,
@@ -35,7 +35,6 @@ from distseg.runs.run import (
 from distseg.runs.worker import train_without_ray
 
 __all__ = [
-    "HISTORY_METRICS",
     "RUNNING",
     "NullReporter",
     "Outcome",
@@ -43,12 +42,13 @@ __all__ = [
     "Run",
     "RunReporter",
     "Sent",
-    "build_review",
+    "briefly_named",
     "check_resume",
     "finalize_run",
     "find_run_in",
     "load_resume_checkpoint",
     "read_config",
+    "read_review",
     "read_run_json",
     "resolve_tracking",
     "save_search_view",

@@ -1,14 +1,26 @@
 """What a run is reviewed by: its best checkpoint's evaluation and its history, as distseg.review takes them."""
 
 import itertools
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from distseg import storage, tracking
 from distseg.config import RunConfig, to_dict
+from distseg.errors import CheckpointError, TrackingError
 from distseg.evaluation import ImageCounts, overlays_from_tensors
 from distseg.metric_names import DATA_WAIT_FRACTION, IMAGES_PER_S, MIOU, MIOU_WORST, TRAIN_LOSS
 from distseg.review import Cost, RunReview
+from distseg.runs.run import read_run_json
 from distseg.tracking import History, MetricPoint
+from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+_BEGUN = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")  # the end of a run's name: when it began
 
 CURVES = (TRAIN_LOSS, MIOU, MIOU_WORST)
 PAUSE_S = 900.0  # a longer time between two records is a pause, and not counted as training
@@ -56,3 +68,39 @@ def _cost(config: RunConfig, history: History) -> Cost:
 
 def _mean(points: Sequence[MetricPoint]) -> float | None:
     return sum(point.value for point in points) / len(points) if points else None
+
+
+def read_review(uri: str) -> RunReview:
+    """The review of a run, or of anything else that --checkpoint takes, by its best checkpoint.
+
+    Raises CheckpointError if it was saved without an evaluation. The history is left out if it is nowhere to be found.
+    """
+    found_uri, saved = checkpoint.resolve(uri)
+    if "conditions" not in saved.tables:
+        raise CheckpointError(f"{found_uri}: was saved without an evaluation; give a run that has evaluated")
+    name = uri.rstrip("/").rpartition("/")[2]
+    history: History = {}
+    if storage.exists(storage.join(uri, "run.json")):
+        about = read_run_json(uri)
+        name, history = about["name"], _read_history(uri, about)
+    return build_review(name, saved, history=history)
+
+
+def _read_history(uri: str, about: Mapping[str, Any]) -> History:
+    """From the run's journal; of a run that is older than journals, from the tracking server."""
+    history = tracking.history_of(tracking.read_journal(uri), HISTORY_METRICS)
+    if history or not about["run_id"]:
+        return history
+    try:
+        return tracking.read_history(about["tracking_uri"], about["run_id"], HISTORY_METRICS)
+    except TrackingError as error:
+        log.warning("%s; the page has no training curves and no cost of %s", error, about["name"])
+        return {}
+
+
+def briefly_named(runs: Sequence[RunReview]) -> list[RunReview]:
+    """Named without the times at which they began, if the names then still differ. The page shows both names."""
+    brief = [_BEGUN.sub("", run.name) for run in runs]
+    if len(set(brief)) < len(brief):
+        return list(runs)
+    return [replace(run, name=name, run=run.name) for run, name in zip(runs, brief, strict=True)]

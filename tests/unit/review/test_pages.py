@@ -13,11 +13,11 @@ from markdown_it import MarkdownIt
 from distseg.config import recipes, to_dict
 from distseg.evaluation import panels
 from distseg.evaluation.panels import Overlay
-from distseg.report import briefly_named
 from distseg.review import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.review.comparison import comparison_page
 from distseg.review.gallery import MAX_PICTURE_BYTES
 from distseg.review.published import PUBLISHED, published
+from distseg.runs import briefly_named
 from tests.unit.reviews import HITS, LABELS, example
 
 HOSTILE = '<script>alert("x")</script>|`*_[a](http://evil.example)&'
