@@ -23,15 +23,15 @@ class LossConfig:
     aux_weight: float = 0.4
     """α of Zhao et al. 2017, section 3.2; 0 leaves the auxiliary head out."""
     class_weights: Literal["none", "inverse_sqrt", "median_frequency", "enet"] = "none"
-    """From the manifest's pixel counts of the training conditions."""
+    """Computed from the manifest's pixel counts of the training conditions."""
     ohem_threshold: float | None = None
     """Only pixels whose true class is given less than this probability count (OHEM); None: all."""
     ohem_min_kept: float = 1 / 16
-    """But at least this share of an image's valid pixels, the hardest."""
+    """But at least this share of an image's valid pixels counts: the hardest."""
     dice_weight: float = 0.0
-    """Of the Dice loss, beside the cross entropy of the main head."""
+    """Weight of the Dice loss, which is added to the cross entropy of the main head."""
     lovasz_weight: float = 0.0
-    """Of the Lovász-softmax loss (Berman et al. 2018), likewise."""
+    """Weight of the Lovász-softmax loss (Berman et al. 2018), added likewise."""
     terms: tuple[str, ...] = ()
     """Further losses beside the cross entropy of the main head, each as NAME or NAME=WEIGHT: a file of
     distseg/training/losses/terms, or your own function as module:name. Each is logged as train/NAME_loss."""
@@ -79,7 +79,7 @@ class OptimConfig:
     warmup_steps: int = 0
     max_steps: int = 30_000
     accumulate_steps: int = 1
-    """Micro-batches per step: data.batch_size is cut into so many, each a global batch for batch norm."""
+    """Micro-batches per step: data.batch_size is cut into this many, each a global batch for batch norm."""
     clip_norm: float | None = None
     decay_norm_and_bias: bool = True
     """Weight decay on batch norm and biases, too, as in the PSPNet authors' code."""
@@ -137,9 +137,9 @@ class DataConfig:
     deadline_s: float = 300.0
     """How long a failing store is retried before training gives up."""
     cache_bytes: int = 8 << 30
-    """Most bytes of S3's shards that a node keeps on disk for all its workers, in data.cache_dir; 0: none."""
+    """The most bytes of shards from S3 that a node keeps on disk, for all its workers, in data.cache_dir; 0: none."""
     cache_dir: str = ""
-    """"": a directory of the user's own among the system's temporary files."""
+    """Empty: a directory of this user among the system's temporary files."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
@@ -200,7 +200,7 @@ class StyleConfig:
     probability: float = 0.5
     """Share of the training images that are restyled; with a KL term all are, beside their originals."""
     kl_weight: float = 0.0
-    """Of the KL divergence between the segmentations of an image and of its composite."""
+    """Weight of the KL divergence between the segmentations of an image and of its composite."""
     strength: float = 1.0
     """Between the image's own style (0) and the target's (1)."""
     loss_weight: float = 10.0
@@ -227,7 +227,8 @@ class ScalingConfig:
 
     num_workers: int = 1
     min_workers: int | None = None
-    """Go on with as few as these when machines are lost, with more again as they come back; None: wait for all."""
+    """When machines are lost, go on with at least this many, and with more again as they come back. None: wait for all
+    of them."""
     gpu: bool = False
     cpus_per_worker: int = 1
     max_failures: int = 3
@@ -247,7 +248,7 @@ class CheckpointConfig:
     uri: str = "runs/checkpoints"
     """Runs are kept under here, each in a folder of its name: a directory all nodes share, or an s3:// prefix."""
     every_steps: int = 0
-    """Also save every so many steps; 0: only with each evaluation."""
+    """Steps between checkpoints, beside the one with each evaluation; 0: only that."""
 
     def __post_init__(self) -> None:
         require(bool(self.uri), "checkpoint.uri", self.uri, "give a directory or an s3:// prefix")
@@ -257,9 +258,9 @@ class CheckpointConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
     every_steps: int = 0
-    """Evaluate every so many steps; 0: only at the end."""
+    """Steps between evaluations; 0: one at the end."""
     overlays_per_condition: int = 2
-    """Pictures made at each evaluation: so many images of each condition, always the same ones, and so many of its
+    """Pictures made at each evaluation: this many images of each condition, always the same ones, and this many of its
     worst; 0: none."""
 
     def __post_init__(self) -> None:
