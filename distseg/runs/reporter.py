@@ -76,14 +76,16 @@ class RunReporter:
 
         What MLflow does not get is not lost: metrics are in the journal, pictures in the checkpoints.
         """
-        unsent, pictures_of = [], None
+        unsent, unsent_pictures_step = [], None
         if self.metric_log is not None and self.picture_log is not None:
             unsent = self.metric_log.close()
-            pictures_of = self.picture_log.close(timeout_s=0.0 if unsent else tracking.CLOSE_WAIT_S)
+            unsent_pictures_step = self.picture_log.close(timeout_s=0.0 if unsent else tracking.CLOSE_WAIT_S)
         self.journal.close()
         place = (self.run.tracking_uri, self.run.run_id)
         try:
-            tracking.close_journal(self.run.uri, *place, len(unsent), has_pictures_left=pictures_of is not None)
+            tracking.close_journal(
+                self.run.uri, *place, len(unsent), has_pictures_left=unsent_pictures_step is not None
+            )
         except StorageError as error:
             log.warning("%s", error)
 
