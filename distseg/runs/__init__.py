@@ -10,7 +10,8 @@ shows of the run, so that it can be sent at any time.
     outcome = finalize_run(run, "FINISHED")     or FAILED, KILLED: report, model, end of the MLflow run
 
 `train_without_ray` does all of this in one process or under torchrun; distseg.orchestration does it with Ray.
-`send_run` sends what MLflow lacks of any run. What MLflow shows is listed in contents.py.
+`send_run` sends what MLflow lacks of a run; `read_review` reads a run for distseg.review. What MLflow shows of a run is
+listed in contents.py.
 
 A tracking server that fails costs a warning, never a run; only `send_run` raises TrackingError. A directory that is
 no run, or is damaged, raises CheckpointError, one line with the path and the remedy.

@@ -73,7 +73,8 @@ def _mean(points: Sequence[MetricPoint]) -> float | None:
 def read_review(uri: str) -> RunReview:
     """The review of a run, or of anything else that --checkpoint takes, by its best checkpoint.
 
-    Raises CheckpointError if it was saved without an evaluation. The history is left out if it is nowhere to be found.
+    Raises CheckpointError if it was saved without an evaluation. The history is empty if neither the run nor MLflow has
+    it.
     """
     found_uri, saved = checkpoint.resolve(uri)
     if "conditions" not in saved.tables:
