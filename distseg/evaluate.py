@@ -33,6 +33,8 @@ class Arguments(cli.InferenceOptions):
     """Conditions of the split; none: all; SPLIT/CONDITION takes one from another split."""
     json: str | None = None
     """Also write the table here."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics, each your own function of distseg.evaluation.PixelCounts as module:name."""
     precision: Precision = "auto"
     num_threads: int = 2
     """Decoding threads."""
@@ -60,6 +62,7 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     """
     if options.num_threads < 1:
         raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
+    own = evaluation.own_metrics(options.metrics, "--metrics")
     uri, saved = checkpoint.resolve(options.checkpoint)
     manifest = load_manifest(options.data)
     check_classes(saved, manifest)
@@ -79,7 +82,7 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
             num_threads=options.num_threads,
             progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
         )
-    tables = evaluation.as_table(counted, manifest.label_space)
+    tables = evaluation.as_table(counted, manifest.label_space, own)
     return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
 
 

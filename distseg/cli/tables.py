@@ -13,7 +13,7 @@ def print_conditions(tables: dict[str, Any], title: str) -> None:
     """The metrics of each condition, worst first, then those of all images together."""
     from distseg import evaluation  # here, since it imports torch
 
-    metrics = evaluation.metrics_in("terminal")
+    metrics = evaluation.metrics_in("terminal", tables)
     table = Table(title=title, title_justify="left")
     for column in ("condition", "images", *metrics, "weakest class"):
         table.add_column(column, justify="left" if column in ("condition", "weakest class") else "right")

@@ -262,6 +262,9 @@ class EvaluateConfig:
     overlays_per_condition: int = 2
     """Pictures made at each evaluation: this many images of each condition, always the same ones, and this many of its
     worst; 0: none."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics, each your own function of distseg.evaluation.PixelCounts as module:name. Each is logged as
+    val/NAME and stands in the tables beside mIoU."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 0, "evaluate.every_steps", self.every_steps, "must not be negative")

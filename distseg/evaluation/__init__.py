@@ -11,8 +11,9 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64
     Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB
 
-A metric is added in `metrics.py` alone (see there). Errors: ConfigError for options that cannot be, DataError for
-damaged, missing or mismatched data. Names are imported when first used: importing this package loads no torch.
+A metric is added in `metrics.py` alone, or given as `module:name` (see there). Errors: ConfigError for options that
+cannot be, DataError for damaged, missing or mismatched data. Names are imported when first used: importing this package
+loads no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         paired_bootstrap,
     )
     from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, latency_ms, predict
-    from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in
+    from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in, own_metrics
     from distseg.evaluation.overlays import Overlays, overlay_pictures, overlays_from_tensors, overlays_to_tensors
     from distseg.evaluation.panels import WRONG_RGB, Overlay, Palette, without_prediction
     from distseg.evaluation.precision import autocast, normalize, resolve_precision
@@ -76,6 +77,7 @@ __all__ = [
     "overlay_pictures",
     "overlays_from_tensors",
     "overlays_to_tensors",
+    "own_metrics",
     "paired_bootstrap",
     "predict",
     "rank_conditions",
@@ -99,7 +101,7 @@ __getattr__ = on_first_use(
             "paired_bootstrap",
         ),
         "distseg.evaluation.inference": ("WHOLE_IMAGE", "InferenceConfig", "latency_ms", "predict"),
-        "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in"),
+        "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in", "own_metrics"),
         "distseg.evaluation.overlays": ("Overlays", "overlay_pictures", "overlays_from_tensors", "overlays_to_tensors"),
         "distseg.evaluation.panels": ("WRONG_RGB", "Overlay", "Palette", "without_prediction"),
         "distseg.evaluation.precision": ("autocast", "normalize", "resolve_precision"),

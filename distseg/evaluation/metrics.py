@@ -6,6 +6,9 @@
     def kappa(counts: PixelCounts) -> float | None: ...
     METRICS = (..., Metric(name="kappa", compute=kappa))
 
+A user's own is such a function in his own module, and is shown in the same places: `--evaluate.metrics my_module:kappa`
+of a training, `--metrics my_module:kappa` of an evaluation.
+
 Matrices of batches, ranks and conditions are added; only then are they turned into scores (never a mean of per-image
 IoUs). Scores are fractions in [0, 1], and None where undefined. What a class with nothing to count does to a mean:
 
@@ -16,13 +19,15 @@ IoUs). Scores are fractions in [0, 1], and None where undefined. What a class wi
 | no  | no  | left out | left out |
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from distseg import plugins
+from distseg.errors import ConfigError
 from distseg.label_maps import IGNORE_INDEX
 
 
@@ -132,16 +137,40 @@ METRICS = (
 )
 
 
-def metrics_in(place: Place) -> tuple[str, ...]:
-    """The names of the metrics that are shown there, in their order."""
-    return tuple(metric.name for metric in METRICS if place in metric.shown_in)
+def own_metrics(names: Sequence[str], what: str) -> tuple[Metric, ...]:
+    """A user's metrics by `module:name`, each a function of PixelCounts. `what`, a field or flag, begins each error.
+
+    Raises ConfigError for what cannot be imported, is no function, or has the name of another.
+    """
+    found: list[Metric] = []
+    taken = {"num_images", "classes", "support", *(metric.name for metric in METRICS)}
+    for target in names:
+        compute = plugins.from_user(what, target)
+        name = target.rpartition(":")[2]
+        if not callable(compute):
+            raise ConfigError(f"{what} {target!r}: not a function of PixelCounts")
+        if name in taken:
+            raise ConfigError(f"{what} {target!r}: there is a metric {name!r} already; give yours another name")
+        taken.add(name)
+        found.append(Metric(name=name, compute=compute))
+    return tuple(found)
+
+
+def metrics_in(place: Place, table: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the metrics that are shown there, in their order: METRICS, then a user's own that `table` has."""
+    entry: Mapping[str, Any] = next(iter(table["conditions"].values()), {})
+    listed = {"num_images", "classes", "support", *(metric.name for metric in METRICS)}
+    return (
+        *(metric.name for metric in METRICS if place in metric.shown_in),
+        *(name for name in entry if name not in listed),
+    )
 
 
 @dataclass(frozen=True)
 class Scores:
     """All metrics of one confusion matrix: `scores(matrix_KK)["mIoU"]`."""
 
-    values: dict[str, float | None]  # by name, in the order of METRICS
+    values: dict[str, float | None]  # by name, in the order of METRICS, a user's own last
     iou_K: tuple[float | None, ...]
     support_K: tuple[int, ...]  # pixels of each class in the truth
 
@@ -149,8 +178,8 @@ class Scores:
         return self.values[name]
 
 
-def scores(matrix_KK: Tensor) -> Scores:
-    counts = PixelCounts.of(matrix_KK)
-    computed = {compute: compute(counts) for compute in dict.fromkeys(metric.compute for metric in METRICS)}
-    values = {metric.name: computed[metric.compute] for metric in METRICS}
+def scores(matrix_KK: Tensor, own: Sequence[Metric] = ()) -> Scores:
+    counts, metrics = PixelCounts.of(matrix_KK), (*METRICS, *own)
+    computed = {compute: compute(counts) for compute in dict.fromkeys(metric.compute for metric in metrics)}
+    values = {metric.name: computed[metric.compute] for metric in metrics}
     return Scores(values, tuple(counts.iou_K), tuple(counts.truth_K))

@@ -1,25 +1,28 @@
 """An evaluation as a table: a JSON object, which `evaluate --json`, checkpoints, MLflow and reports all have alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from distseg import metric_names
 from distseg.data import LabelSpace
-from distseg.evaluation.metrics import mean, metrics_in, scores
+from distseg.evaluation.metrics import Metric, mean, metrics_in, scores
 from distseg.evaluation.ranking import rank_conditions
 from distseg.evaluation.scoring import ConfusionMatrix
 
 _COMPARED = ("mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")  # one number of all conditions: MLflow has it as val/…
 
 
-def as_table(counted: ConfusionMatrix, labels: LabelSpace) -> dict[str, Any]:
-    """All metrics as fractions (None where undefined): of all images together, of each condition and of each site."""
-    conditions = {name: _entry(*of, labels) for name, of in counted.by_condition().items()}
+def as_table(counted: ConfusionMatrix, labels: LabelSpace, own: Sequence[Metric] = ()) -> dict[str, Any]:
+    """All metrics as fractions (None where undefined): of all images together, of each condition and of each site.
+
+    `own`: a user's metrics, beside METRICS.
+    """
+    conditions = {name: _entry(*of, labels, own) for name, of in counted.by_condition().items()}
     if not conditions:
         raise ValueError("no condition was evaluated: there is nothing to make a table of")
-    pooled = _entry(counted.matrices_GKK.sum(0), int(counted.num_images_G.sum()), labels)
+    pooled = _entry(counted.matrices_GKK.sum(0), int(counted.num_images_G.sum()), labels, own)
     ranking = rank_conditions({"conditions": conditions, "classes": pooled["classes"]})
     return {
         "num_images": pooled.pop("num_images"),
@@ -29,13 +32,13 @@ def as_table(counted: ConfusionMatrix, labels: LabelSpace) -> dict[str, Any]:
         "mIoU_gap": ranking.miou_gap,
         **pooled,
         "conditions": conditions,
-        "sites": {name: _entry(*of, labels) for name, of in counted.by_site().items()},
+        "sites": {name: _entry(*of, labels, own) for name, of in counted.by_site().items()},
         "worst_condition": ranking.worst,
     }
 
 
-def _entry(matrix_KK: Tensor, num_images: int, labels: LabelSpace) -> dict[str, Any]:
-    found = scores(matrix_KK)
+def _entry(matrix_KK: Tensor, num_images: int, labels: LabelSpace, own: Sequence[Metric]) -> dict[str, Any]:
+    found = scores(matrix_KK, own)
     return {
         "num_images": num_images,
         **found.values,
@@ -46,7 +49,7 @@ def _entry(matrix_KK: Tensor, num_images: int, labels: LabelSpace) -> dict[str, 
 
 def as_metrics(table: Mapping[str, Any]) -> dict[str, float]:
     """The table under its MLflow names (val/mIoU, val/mIoU/<condition>, val/IoU/<class> …); undefined left out."""
-    first, *others = metrics_in("mlflow")
+    first, *others = metrics_in("mlflow", table)
     metrics = {metric_names.evaluation(name): table[name] for name in (first, *_COMPARED, *others)}
     metrics |= {metric_names.condition_miou(name): entry["mIoU"] for name, entry in table["conditions"].items()}
     metrics |= {metric_names.class_iou(name): iou for name, iou in table["classes"].items()}

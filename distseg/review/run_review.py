@@ -94,7 +94,7 @@ def condition_rows(review: RunReview) -> tuple[tuple[str, ...], list[tuple[str, 
     """Header and rows: conditions, worst first, with all that is known of each, and a row for all images."""
     ranking, intervals = review.ranking, review.intervals
     own = () if ranking.is_all else ("mIoU over its own classes",)
-    metrics = metrics_in("report")
+    metrics = metrics_in("report", review.table)
     header = ("condition", "images", "mIoU", "95 % interval", "to best", *own, *metrics)
 
     def row(name: str, entry: Table, miou: float | None, to_best: str, own: str, labelled: str) -> tuple[str, ...]:

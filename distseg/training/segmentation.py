@@ -55,6 +55,7 @@ class Segmentation:
             load_style_network(config.style.network)
             style_shards(config, data.manifest)
         SegmentationLoss(config.loss)
+        evaluation.own_metrics(config.evaluate.metrics, "evaluate.metrics")
         pretrained = load_pretrained(config.model)
         with torch.device("cpu" if pretrained else "meta"):  # shapes alone say whether the network can be built
             new_model(config, data.manifest.label_space, pretrained)
@@ -172,7 +173,8 @@ class Segmentation:
             deadline_s=config.data.deadline_s,
             overlays=overlays,
         )
-        tables = evaluation.as_table(counted, labels) | {"step": step}
+        own = evaluation.own_metrics(config.evaluate.metrics, "evaluate.metrics")
+        tables = evaluation.as_table(counted, labels, own) | {"step": step}
         tensors = {
             "matrix_KK": counted.matrices_GKK.sum(0),
             "images": vars(counted.image_counts()),

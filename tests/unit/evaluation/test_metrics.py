@@ -1,5 +1,7 @@
 """Scores of confusion matrices worked by hand, and equal to torchmetrics'."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +18,19 @@ from torchmetrics.functional.classification import (
 )
 
 from distseg import metric_names
+from distseg.cli import print_conditions
 from distseg.data import LabelSpace
-from distseg.evaluation import ConfusionMatrix, Metric, PixelCounts, as_metrics, as_table, metrics, rank_conditions
+from distseg.errors import ConfigError
+from distseg.evaluation import (
+    ConfusionMatrix,
+    Metric,
+    PixelCounts,
+    as_metrics,
+    as_table,
+    metrics,
+    own_metrics,
+    rank_conditions,
+)
 from distseg.evaluation.metrics import confusion_matrix, scores
 from distseg.label_maps import IGNORE_INDEX
 from distseg.review import RunReview, run_markdown
@@ -139,7 +152,7 @@ def test_an_all_void_image_counts_nothing() -> None:
 # --------------------------------------------------------------------------------------------------------- conditions
 
 
-def table_of(matrices: dict[str, Tensor]) -> dict[str, Any]:
+def table_of(matrices: dict[str, Tensor], own: Sequence[Metric] = ()) -> dict[str, Any]:
     num_classes = len(next(iter(matrices.values()), HAND))
     classes = ("road", "sign", "car")[:num_classes]
     labels = LabelSpace(name="few", classes=classes, palette=((0, 0, 0),) * num_classes)
@@ -147,7 +160,7 @@ def table_of(matrices: dict[str, Tensor]) -> dict[str, Any]:
     for g, (name, _) in enumerate(counted.groups):
         counted.matrices_GKK[g] = matrices[name]
         counted.num_images_G[g] = 1
-    return as_table(counted, labels)
+    return as_table(counted, labels, own)
 
 
 def test_summary_by_hand() -> None:
@@ -209,22 +222,57 @@ def test_names_and_order_of_the_table_and_of_mlflow_are_those_of_the_contract() 
     assert list(as_metrics(table)) == [*pooled, "val/PA", "val/MPA", *of_each]
 
 
-def test_a_metric_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands in the table, in MLflow and where tables are shown to people, also beside tables that lack it."""
+KAPPA = pytest.approx((14 - 8.5) / (20 - 8.5))  # of HAND; by chance (10 · 11 + 10 · 6) / 20
 
-    def kappa(counts: PixelCounts) -> float | None:
-        num, agree = sum(counts.truth_K), sum(counts.hit_K)
-        by_chance = sum(t * p for t, p in zip(counts.truth_K, counts.predicted_K, strict=True)) / num
-        return (agree - by_chance) / (num - by_chance)
 
-    before = example()
-    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, Metric(name="kappa", compute=kappa)))
-    table = table_of({"fog": HAND})
-    expected = pytest.approx((14 - 8.5) / (20 - 8.5))  # by chance (10 · 11 + 10 · 6) / 20
-    assert table["kappa"] == expected
-    assert table["conditions"]["fog"]["kappa"] == expected
-    assert as_metrics(table)["val/kappa"] == expected
-    assert "kappa" in metrics.metrics_in("terminal")
+def kappa(counts: PixelCounts) -> float | None:
+    num, agree = sum(counts.truth_K), sum(counts.hit_K)
+    by_chance = sum(t * p for t, p in zip(counts.truth_K, counts.predicted_K, strict=True)) / num
+    return (agree - by_chance) / (num - by_chance)
+
+
+def assert_kappa_is_shown(table: dict[str, Any]) -> None:
+    assert [table["kappa"], table["conditions"]["fog"]["kappa"], table["sites"]["town"]["kappa"]] == [KAPPA] * 3
+    assert as_metrics(table)["val/kappa"] == KAPPA
+    assert "kappa" in metrics.metrics_in("terminal", table)
     described = run_markdown(RunReview(name="new", table=table))
     assert " | kappa | " in described and " | 0.478 | " in described
+
+
+def test_a_metric_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in the table, in MLflow and where tables are shown to people, also beside tables that lack it."""
+    before = example()
+    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, Metric(name="kappa", compute=kappa)))
+    assert_kappa_is_shown(table_of({"fog": HAND}))
     assert " | kappa | " in run_markdown(RunReview(name="old", table=before.table))
+
+
+def test_a_users_own_metric_is_shown_in_the_same_places(capsys: pytest.CaptureFixture[str]) -> None:
+    own = own_metrics([f"{__name__}:kappa"], "evaluate.metrics")
+    table = table_of({"fog": HAND}, own)
+    assert_kappa_is_shown(table)
+    print_conditions(table, "a run")
+    assert "kappa" in capsys.readouterr().out
+    assert "kappa" not in run_markdown(RunReview(name="without", table=table_of({"fog": HAND})))
+
+
+PA = 0.5  # no function
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("kappa", "evaluate.metrics 'kappa': give it as module:name"),
+        ("no_such_module:kappa", "cannot import no_such_module"),
+        (f"{__name__}:KAPPA2", "has no name KAPPA2"),
+        (f"{__name__}:PA", "not a function of PixelCounts"),
+    ],
+)
+def test_what_is_no_metric_is_refused_before_training(target: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        own_metrics([target], "evaluate.metrics")
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="there is a metric 'kappa' already; give yours another name"):
+        own_metrics([f"{__name__}:kappa"] * 2, "evaluate.metrics")
