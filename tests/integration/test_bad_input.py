@@ -413,7 +413,7 @@ CASES = {
         "pack town --train 1 --val 0 --out {file}/data", 1, ("file/data", "a file where a directory")
     ),
     "pack: unknown data set": Bad(
-        "pack kitti --root {empty} --out {out}", 2, ("'kitti'", "camvid, synthia", "town, verify or inspect")
+        "pack kitti --root {empty} --out {out}", 2, ("'kitti'", "camvid, cityscapes", "voc, verify or inspect")
     ),
     "inspect: no manifest": Bad("pack inspect {empty}", 1, ("no manifest.json", "/empty")),
     # weights and checkpoints
