@@ -32,8 +32,7 @@ from distseg.search.spaces import Space, list_spaces, load_space, space_names
 
 if TYPE_CHECKING:
     from distseg.search.conclusion import best_config, close_running, conclude, open_parent_run
-    from distseg.search.display import SearchDisplay
-    from distseg.search.progress import TrialProgress
+    from distseg.search.progress import SearchDisplay, TrialProgress
     from distseg.search.question import points_of, read_question, write_question
     from distseg.search.results import format_value, format_values, ranked
     from distseg.search.tuner import check, run
@@ -82,8 +81,7 @@ __getattr__ = on_first_use(
             "conclude",
             "open_parent_run",
         ),
-        "distseg.search.display": ("SearchDisplay",),
-        "distseg.search.progress": ("TrialProgress",),
+        "distseg.search.progress": ("SearchDisplay", "TrialProgress"),
         "distseg.search.question": (
             "points_of",
             "read_question",
