@@ -34,7 +34,7 @@ def num_cores() -> int:
 
 
 def in_processes(num_processes: int) -> Runner:
-    """Spawned processes, so `__main__` must be importable if there are several; 1 runs in this one."""
+    """Starts so many processes by spawning, for which `__main__` must be importable; 1 means this process."""
     if num_processes < 1:
         raise ValueError("num_processes must be at least 1")
     return functools.partial(_run, num_processes)

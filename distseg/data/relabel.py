@@ -3,8 +3,8 @@
     relabelling(LABELS, "cityscapes")            built in: cityscapes, cityscapes-16, cityscapes-13
     relabelling(LABELS, "s3://…/common.json")    by a file, a local one or in S3
 
-Built in are only classes that mean the same; what has no counterpart becomes void. A file says what becomes of every
-class, null for void:
+Built-in maps join only classes that mean the same; a class without a counterpart becomes void. A file names the new
+class of every class, or null for void:
 
     {"name": "common", "classes": ["road", {"name": "sky", "color": [70, 130, 180]}],
      "map": {"road": "road", "lane-marking": "road", "sky": "sky", "car": null}}
@@ -36,7 +36,7 @@ def to_cityscapes() -> dict[str, Mapping[str, str]]:
 @dataclass(frozen=True)
 class Relabelling:
     labels: LabelSpace
-    table: bytes  # 256: train id -> train id of `labels`, or 255
+    table: bytes  # 256 of them: train id -> train id in `labels`, or 255
 
     def apply(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:

@@ -28,7 +28,7 @@ import torch
 
 from distseg.config import CheckpointConfig, RunConfig, TrackingConfig, recipes
 from distseg.data.datasets import town
-from distseg.data.shards.packing import pack
+from distseg.data.shards import pack
 from distseg.evaluation import World
 from distseg.runs.finalize import finalize_run
 from distseg.runs.reporter import RunReporter

@@ -19,7 +19,7 @@ from distseg.config import (
     model_config,
     to_dict,
 )
-from distseg.data.shards.packing import pack
+from distseg.data.shards import pack
 from distseg.tracking.client import rounded
 from distseg.training import checkpoint
 from tests import ranks

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from distseg.data.shards.packing import verify
+from distseg.data.shards import verify
 from tests import programs
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]

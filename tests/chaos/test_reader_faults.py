@@ -16,8 +16,8 @@ import torch
 
 from distseg import storage
 from distseg.data.loading import Batch, eval_samples
+from distseg.data.shards import pack
 from distseg.data.shards.manifest import Manifest, load_manifest
-from distseg.data.shards.packing import pack
 from distseg.errors import DataError, StorageError
 from distseg.storage import s3_client
 from tests.chaos.conftest import print_table

@@ -34,8 +34,8 @@ from distseg.config import (
     to_dict,
 )
 from distseg.data.sample import LabelledImage, Sample
+from distseg.data.shards import pack
 from distseg.data.shards.manifest import MANIFEST_NAME, load_manifest, read_index, seal
-from distseg.data.shards.packing import pack
 from distseg.models.backbones import build_resnet
 from distseg.storage import retries
 from distseg.training import checkpoint

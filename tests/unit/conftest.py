@@ -17,7 +17,7 @@ from distseg.config import (
 )
 from distseg.data.datasets import town
 from distseg.data.processes import in_processes
-from distseg.data.shards.packing import pack
+from distseg.data.shards import pack
 
 settings.register_profile("any machine", deadline=None)  # a slow one, or one at other work, is no failure
 settings.load_profile("any machine")

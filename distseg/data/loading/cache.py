@@ -1,21 +1,23 @@
-"""Shards of S3 as whole files on a node's disk, fetched once for all ranks of the node. Never in the way of reading.
+"""Keeps shards of S3 as whole files on a node's disk, each fetched once for all ranks of the node.
 
     cache = ShardCache(folder, max_bytes)
-    cache.fetch(manifest, shard)                            soon, in the background, unless it is there
-    cache.read_bytes(manifest, shard, uri, start, length)   from the file if it is there, else from S3, and fetches
-    cache.hold(), cache.go_on_after(futures)                fetches nothing meanwhile
+    cache.fetch(manifest, shard)                            fetches it in the background, unless it is there
+    cache.read_bytes(manifest, shard, uri, start, length)   from the file if it is there; else from S3, and fetches it
+    cache.hold(), cache.go_on_after(futures)                pauses fetching until the futures are done
     cache.is_far_ahead()                                    enough is fetched, or will be, that was not read yet
 
-A range that is not there yet is read from S3, so neither a first batch nor a full disk waits for a fetch. A file takes
-its name, the shard's SHA-256, once all of it is there: a killed process leaves a `.part` at most, which the next one to
-fetch that shard writes anew. Who holds the lock (flock, gone with its process) of a `.part` fetches; others leave it to
-him. That content is what was packed says the CRC of each sample, which who reads looks at each time, so that damage of
-any age is found: `forget` removes the file.
+Reading never waits for the cache: a range that is not on the disk yet is read from S3. So neither the first batches
+nor a full disk delay a training.
 
-Disk, for all processes of a node together: max_bytes, `.part`s included, and at most half of what was free. The file
-unused for longest goes first, but none used within KEPT_S: where all are in use, more is not fetched. One that another
-process has open frees its place when that process reads again; each has 128 open at most.
-Memory: NUM_FETCHING pieces of PIECE_BYTES.
+A shard is fetched into `<SHA-256>.part`, which is renamed to `<SHA-256>.tar` when it is complete. The process that
+holds the lock of the `.part` downloads it; the others skip it. A killed process loses its lock (flock) and leaves at
+most a `.part`, which is written anew. Readers verify the CRC of each sample, so damage of any age is found; `forget`
+then removes the file.
+
+Disk: all processes of a node together use at most max_bytes, and at most half of what was free, `.part`s included. The
+files unused for longest are removed first, but none used within KEPT_S: if all are in use, nothing more is fetched. The
+space of a removed file that another process has open is free when that process reads again; each process has at most
+128 files open. Memory: NUM_FETCHING buffers of PIECE_BYTES.
 """
 
 import contextlib
@@ -40,31 +42,31 @@ from distseg.data.shards import Manifest, ReadRange, Shard
 from distseg.errors import StorageError
 
 PIECE_BYTES = 4 << 20
-NUM_FETCHING = 4  # shards at a time: more and fetching starves the decoding of what is needed now
-AHEAD_SHARE = 1 / 16  # of max_bytes, for what a rank has not read yet: of eight ranks it is half
+NUM_FETCHING = 4  # shards at a time; more would slow down the decoding of samples that are needed now
+AHEAD_SHARE = 1 / 16  # of max_bytes: what one rank may fetch before it is read; of eight ranks that is half of it
 KEPT_S = 60.0
-_TOUCHED_S = 5.0  # a file's time of last use is this exact
+_TOUCHED_S = 5.0  # the time of last use is written to a file at most this often
 _MAX_OPEN = 128  # files
-_NOT_AGAIN_S = 5.0  # what another process fetches, or what there was no room for, is looked at again after this
+_NOT_AGAIN_S = 5.0  # a shard that another process fetches, or that had no room, is not tried again before this
 
 _log = logging.getLogger(__name__)
 
 
 class ShardCache:
-    """Close it: it owns threads."""
+    """Owns threads, so it must be closed."""
 
     def __init__(self, folder: str, max_bytes: int, *, deadline_s: float = storage.DEADLINE_S) -> None:
-        """folder: "" is one of this user's in the system's place for temporary files."""
+        """`folder`: if empty, one for this user in the system's directory for temporary files."""
         self._folder = Path(folder or Path(tempfile.gettempdir()) / f"distseg-shards-{os.getuid()}")
-        self._folder_name = str(self._folder)  # a Path takes longer to extend than the file to open
+        self._folder_name = str(self._folder)  # joining a Path takes longer than opening the file
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
         self._files = storage.OpenFiles(_MAX_OPEN)
-        self._open_since_s = time.time()  # a file that goes takes its place on the disk until it is closed
+        self._open_since_s = time.time()  # open files are closed now and then, so that removed ones free their space
         self._not_before_s: dict[str, float] = {}  # by SHA-256: when fetching may be tried
         self._touched_s: dict[str, float] = {}
-        self._unread: dict[str, int] = {}  # SHA-256 -> bytes: what this process has asked for and not read from since
-        self._buffers: deque[bytearray] = deque()  # of PIECE_BYTES, to use again: fresh memory costs a fault per page
+        self._unread: dict[str, int] = {}  # SHA-256 -> bytes: shards that this process asked for and has not read yet
+        self._buffers: deque[bytearray] = deque()  # of PIECE_BYTES, used again: new memory costs a fault per page
         self._lock = threading.Lock()
         self._is_closed = False
         self._may_fetch = threading.Event()
@@ -73,7 +75,7 @@ class ShardCache:
         weakref.finalize(self, self._threads.close)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._folder.stat().st_uid != os.getuid():  # anybody may make a name in the place for temporary files
+            if self._folder.stat().st_uid != os.getuid():  # others can write there, too
                 raise StorageError(f"data.cache_dir {self._folder}: belongs to another user; give another")
             free = shutil.disk_usage(self._folder).free + sum(file.num_bytes for file in self._held())
         except OSError as error:
@@ -87,11 +89,11 @@ class ShardCache:
         self._threads.close()
 
     def hold(self) -> None:
-        """Fetches nothing before `go_on_after`, so that what is needed at once comes before what is for later."""
+        """Fetches nothing until `go_on_after` says so. For the first batches, which need the network themselves."""
         self._may_fetch.clear()
 
     def go_on_after(self, needed: Sequence[Future[Any]]) -> None:
-        """Fetches when all of these are done, however they end."""
+        """Fetches again as soon as all of these are done, with a result or an error."""
 
         def look(_: object) -> None:
             if all(future.done() for future in needed):
@@ -112,7 +114,7 @@ class ShardCache:
         deadline_s: float,
         otherwise: ReadRange | None = None,
     ) -> bytes:
-        """As `storage.read_bytes`; `otherwise`, by default that, is asked for what is not there yet."""
+        """As `storage.read_bytes`. `otherwise` reads what the cache does not have; by default `storage.read_bytes`."""
         self._unread.pop(shard.sha256, None)
         data = self._files.read_if_there(path := f"{self._folder_name}/{shard.sha256}.tar", start, length)
         if data is not None:
@@ -137,11 +139,11 @@ class ShardCache:
             self._threads.submit(self._try_to_fetch, manifest, shard)
 
     def is_far_ahead(self) -> bool:
-        """To fetch more would throw out, unread, what was fetched before it, if many ranks of a node did so."""
+        """Whether fetching more, on all ranks of a node, could remove shards from the cache before they are read."""
         return sum(tuple(self._unread.values())) > self._max_bytes * AHEAD_SHARE
 
     def forget(self, shard: Shard) -> None:
-        """Its file is not what it should be."""
+        """Removes a shard's file, because it is damaged."""
         self._path(shard).unlink(missing_ok=True)
         self._files.close()
 
@@ -165,7 +167,7 @@ class ShardCache:
         try:
             self._fetch(manifest, shard)
             self._not_before_s[shard.sha256] = time.time() + _NOT_AGAIN_S
-        except (OSError, StorageError) as error:  # a reader meets it too, in the range that it needs, and says more
+        except (OSError, StorageError) as error:  # a reader that needs the shard gets the error, too, and reports it
             if not self._is_closed:
                 _log.warning("%s: left out of the cache in %s: %s", shard.name, self._folder, error)
 
@@ -175,7 +177,7 @@ class ShardCache:
         handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if not _locked(handle) or not _is_still(part, handle):
-                return  # another process is at it, or was while the file was opened
+                return  # another process fetches it, or has just done so
             if not path.exists() and self._make_room(handle, shard.num_bytes):
                 self._fill(handle, storage.join(manifest.uri, shard.name), shard)
                 with self._one_process():
@@ -198,15 +200,15 @@ class ShardCache:
         self._buffers.append(buffer)
 
     def _make_room(self, handle: int, num_bytes: int) -> bool:
-        """Gives the open `.part` its size, which others then count with. False: there is no room for it.
+        """Gives the open `.part` its full size, which other processes then count as used. False: there is no room.
 
-        The lock file says how many bytes are taken at most: what is removed behind its back it finds out by counting
-        again, when it thinks that there is no room, since to look at all files would take as long as to fetch one.
+        The lock file holds an upper bound of the bytes in use. Only when that leaves no room are the files counted, and
+        old ones removed: listing them each time would take as long as fetching a shard.
         """
         if num_bytes > self._max_bytes:
             return False
         with self._one_process() as ledger:
-            os.ftruncate(handle, 0)  # of a killed process
+            os.ftruncate(handle, 0)  # a killed process may have left its size
             noted = ledger.read()
             taken = int(noted) if noted.isdigit() else self._max_bytes
             if taken + num_bytes > self._max_bytes:
@@ -223,7 +225,7 @@ class ShardCache:
             return has_room
 
     def _thrown_out(self, held: list["_Held"], num_bytes: int) -> int:
-        """How many bytes of the files unused for longest were removed: `num_bytes` or more, or all that may be."""
+        """Removes the files unused for longest, until `num_bytes` are freed or all others are in use. Returns bytes."""
         removed = 0
         for file in sorted(held, key=lambda file: file.used_s):
             if removed >= num_bytes or time.time() - file.used_s <= KEPT_S:
@@ -254,7 +256,7 @@ class ShardCache:
 class _Held(NamedTuple):
     path: str
     num_bytes: int
-    used_s: float  # when last
+    used_s: float  # time of last use
 
 
 def _locked(handle: int) -> bool:
@@ -266,7 +268,7 @@ def _locked(handle: int) -> bool:
 
 
 def _is_still(path: Path, handle: int) -> bool:
-    """Does the name still belong to the open file?"""
+    """Whether the path still names the open file."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(path.stat(), os.fstat(handle))
     return False

@@ -3,39 +3,52 @@
     decode_rgb(data, key, out) -> (H, W, 3)        JPEG or PNG
     decode_ids(data, num_classes, key, out) -> (H, W)
 
-JPEG goes through simplejpeg where it is installed: libjpeg-turbo as in Pillow, and the same pixels, but Pillow goes by
-way of four bytes a pixel and copies twice. Label maps as `pack` writes them, PNGs without row filters, are unpacked and
-that is all. Everything else goes through Pillow. All of them let other threads run meanwhile.
+JPEG is decoded by simplejpeg where the extra `fast` is installed: by libjpeg-turbo as in Pillow, to the same pixels,
+but without Pillow's two copies. Label maps as `pack` writes them (PNG without row filters) need only zlib or, with
+`fast`, isal. Everything else goes through Pillow. All of these let other threads run meanwhile.
 """
 
+import functools
 import io
+import logging
 import struct
+import zlib
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from distseg.data import IGNORE_INDEX, crc32, decompress
+from distseg.data import IGNORE_INDEX, crc32, decompress, deflate
 from distseg.errors import DataError
 
 try:
     import simplejpeg
-except ImportError:  # pixels are the same without
+except ImportError:  # Pillow decodes to the same pixels
     simplejpeg = None
+
+_log = logging.getLogger(__name__)
 
 UInt8Array = npt.NDArray[np.uint8]
 Encoded = bytes | memoryview
 
-_JPEG = b"\xff\xd8"  # how one begins
+_JPEG = b"\xff\xd8"  # the first bytes of a file
 _PLAIN_PNG = struct.Struct(">8sI4sIIBBBBBII4s")  # signature, IHDR, the head of IDAT (PNG specification, section 11.2)
 _IEND = b"\0\0\0\0IEND\xaeB`\x82"
-_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # of larger ones Pillow says that they may be a trap
+_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # Pillow warns of larger images: they may be decompression bombs
+
+
+@functools.cache
+def log_missing_libraries() -> None:
+    """Says once in a process which libraries of the extra `fast` it has to do without."""
+    found = {"isal": deflate.fastest is not zlib, "simplejpeg": simplejpeg is not None}
+    if missing := [name for name, is_found in found.items() if not is_found]:
+        _log.info("decoding takes longer without %s: pip install 'distseg[fast]'", " and ".join(missing))
 
 
 def decode_rgb(data: Encoded, key: str, out_HW3: UInt8Array | None = None) -> UInt8Array:
     """uint8 (H, W, 3): `out_HW3` itself where the image has its size and can be decoded into it, else a new array.
 
-    Raises DataError naming `key` for what is no image, or none of three channels.
+    Raises DataError naming `key` for data that are no image of three channels.
     """
     if simplejpeg is not None and data[:2] == _JPEG:
         try:
@@ -44,15 +57,15 @@ def decode_rgb(data: Encoded, key: str, out_HW3: UInt8Array | None = None) -> UI
                 fits = out_HW3 is not None and out_HW3.shape == (height, width, 3)
                 pixels_HW3: UInt8Array = simplejpeg.decode_jpeg(data, "RGB", buffer=out_HW3 if fits else None)
                 return out_HW3 if fits and out_HW3 is not None else pixels_HW3
-        except ValueError:  # damaged, or of a kind it does not know: Pillow reads it, or says what is wrong
+        except ValueError:  # damaged, or a kind of JPEG that it does not know: Pillow decodes it or names the problem
             pass
     return np.asarray(_by_pillow(data, "RGB", key))
 
 
 def decode_ids(data: Encoded, num_classes: int, key: str, out_HW: UInt8Array | None = None) -> UInt8Array:
-    """uint8 (H, W) of train ids and 255: `out_HW` itself where the label map has its size, if that is a plain one.
+    """uint8 (H, W) of train ids and 255: `out_HW` itself where the label map has its size and was written by `pack`.
 
-    Raises DataError naming `key` for what holds anything else.
+    Raises DataError naming `key` for a label map that holds other values.
     """
     ids_HW = _plain_ids(data, out_HW)
     if ids_HW is None:
@@ -64,7 +77,7 @@ def decode_ids(data: Encoded, num_classes: int, key: str, out_HW: UInt8Array | N
 
 
 def _plain_ids(data: Encoded, out_HW: UInt8Array | None = None) -> UInt8Array | None:
-    """The pixels of a PNG of 8 bits of grey whose rows are stored as they are, in one piece; None for any other."""
+    """The pixels of an 8-bit grey PNG with one IDAT chunk and no row filters, as `pack` writes it; None for others."""
     if len(data) < _PLAIN_PNG.size:
         return None
     (*head, width, height, depth, colour, compression, filtering, interlaced, header_crc, idat_bytes, idat) = (

@@ -45,14 +45,15 @@ class SampleRef:
 
     shard: int
     index: int
-    epoch: int  # of its stream
+    epoch: int  # epoch of its stream
     position: int
     dataset: int = 0
     target_class: int | None = None
 
 
 def number_in_shard(ref: SampleRef, class_pixels_NK: npt.NDArray[Any]) -> int:
-    """The number of a drawn sample in its shard, whose N samples have these pixels of each class (its index says so).
+    """The number of a drawn sample in its shard, of whose N samples `class_pixels_NK` has the pixels of each class.
+
 
     Raises IndexError if fewer samples show the class than the plan was told.
     """
@@ -70,7 +71,7 @@ class TrainPlan:
         self._walks = [_Walk(stream, i, batch_size, seed, shuffle_window) for i, stream in enumerate(streams)]
 
     def open_shards_per_lane(self, dataset: int = 0) -> int:
-        """About how many shards of a data set a lane goes back and forth between."""
+        """About how many shards of a data set one lane reads from at the same time."""
         walks = (walk for walk in self._walks if walk.stream.dataset == dataset)
         return sum(walk.window * walk.num_shards // walk.num_samples + 2 for walk in walks)
 
@@ -169,13 +170,13 @@ class _Walk:
         )
         self._batch_size, self._seed = batch_size, seed
         self._salt = [number] if number else []
-        # A rare class is thinly spread over shards: a window that spans one of them has to do, or a lane would go back
-        # and forth between hundreds.
+        # A rare class has few samples in each of many shards. A window as long as usual would span hundreds of them, so
+        # it spans only one.
         thin = stream.target_class is not None
         self.window = min(shuffle_window, max(1, self.num_samples // self.num_shards)) if thin else shuffle_window
         self.epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
         self._windows_per_epoch = -(-self.num_samples // (self._batch_size * self.window))
-        self._windows: dict[tuple[int, int], _Window] = {}  # of each lane the newest two: one is read, one fetched
+        self._windows: dict[tuple[int, int], _Window] = {}  # the last two of each lane: one is being read, one fetched
 
     def at(self, own_position: int, position: int) -> SampleRef:
         epoch, p = divmod(own_position, self.num_samples)

@@ -24,6 +24,7 @@ from distseg import storage
 from distseg.config import AugmentConfig, Sampling
 from distseg.data import IGNORE_INDEX
 from distseg.data.loading.cache import ShardCache
+from distseg.data.loading.decoding import log_missing_libraries
 from distseg.data.loading.plan import SampleRef, TrainPlan, lanes_of
 from distseg.data.loading.sampling import streams_of
 from distseg.data.loading.source import Decoded, Out, Source
@@ -87,6 +88,7 @@ class TrainReader:
         start_batch: int = 0,
     ) -> None:
         """Begins to read global batch `start_batch`. Several data sets are a mixture."""
+        log_missing_libraries()
         self._options = options
         streams = streams_of([each.shards for each in datasets], options.sampling, options.mix_weights)
         self._plan = TrainPlan(

@@ -1,7 +1,7 @@
-"""Single samples of one packed data set: index -> byte range -> arrays, from disk, from S3 or by way of a node's cache.
+"""Reads single samples of one packed data set: index -> byte range -> arrays. From disk, S3 or the node's cache.
 
-What is damaged (short range, wrong CRC, undecodable, label id outside the label space, sizes that differ) is read once
-more; then it is a DataError naming shard and key.
+A damaged sample (short range, wrong CRC, image that cannot be decoded, label id outside the label space, label map of
+another size than its image) is read a second time; if it is still damaged, a DataError names shard and key.
 """
 
 import contextlib
@@ -37,11 +37,12 @@ class Decoded(NamedTuple):
     label_HW: npt.NDArray[np.uint8]  # train ids, checked
 
 
-Out = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]  # (H, W, 3) and (H, W): where they are decoded to
+Out = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+"""Arrays (H, W, 3) and (H, W) that image and label map are decoded into, if they have that size."""
 
 
 class Source:
-    """Reads and decodes single samples, in `threads`, whose turns it lends to others while it waits for a server."""
+    """Reads and decodes single samples. `threads` call it; while one waits for a server, another takes its turn."""
 
     def __init__(
         self,
@@ -56,14 +57,14 @@ class Source:
         self._shards = shards
         self._deadline_s = deadline_s
         self._indices = IndexCache(manifest, num_indices, deadline_s)
-        self._fetching: set[str] = set()  # shards whose indices are
+        self._fetching: set[str] = set()  # names of shards whose index is being fetched
         self._threads = threads
         is_remote = storage.is_remote(manifest.uri)
         self._cache = cache if is_remote else None
         self._files = None if is_remote else storage.OpenFiles(_MAX_OPEN_FILES)
 
     def fetch(self, ref: SampleRef) -> None:
-        """Soon, the shard of a sample and its index."""
+        """Starts to fetch the shard of a sample and its index into the caches, in the background."""
         if not self._cache:
             return
         shard = self._shards[ref.shard]
@@ -73,13 +74,13 @@ class Source:
             self._threads.submit(self._fetch_index, shard)
 
     def _fetch_index(self, shard: Shard) -> None:
-        """Who needs it tries again, and says what is wrong."""
+        """Errors are ignored here: the thread that reads a sample of the shard tries again and reports them."""
         with contextlib.suppress(DataError, StorageError), self._threads.while_waiting():
             self._indices.get(shard)
         self._fetching.discard(shard.name)
 
     def read(self, ref: SampleRef, out: Out | None = None) -> Decoded:
-        """`out` is used for image and label, if they have its size."""
+        """The arrays of `out` are used where image and label map have their size."""
         shard = self._shards[ref.shard]
         index = self._indices.at_hand(shard)
         if index is None:
@@ -102,7 +103,7 @@ class Source:
     def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleViews:
         try:
             return view_sample(self._manifest, shard, entry, deadline_s=self._deadline_s, read=self._ranges_of(shard))
-        except DataError:  # it may have been put right, or be right where it came from
+        except DataError:  # the file may have been repaired, or only its copy in the cache be damaged: open it anew
             if self._cache:
                 self._cache.forget(shard)
             if self._files:
@@ -121,7 +122,7 @@ class Source:
             return storage.read_bytes(uri, start, length, deadline_s=deadline_s)
 
     def key_or_number(self, ref: SampleRef) -> str:
-        """The name of a sample that cannot be read; its number where even the index cannot."""
+        """Names a sample that cannot be read: by its key, or by its number if the index cannot be read either."""
         shard = self._shards[ref.shard]
         try:
             return f"{shard.name}/{_entry(ref, shard, self._indices.get(shard)).key}"
@@ -140,7 +141,7 @@ def _entry(ref: SampleRef, shard: Shard, index: Index) -> IndexEntry:
 
 
 def _twice(read: Callable[[], _T]) -> _T:
-    """What was damaged on its way is sound when read again; what is damaged where it lies is not."""
+    """Reads again after a DataError: data damaged in transfer are sound the second time, damaged files are not."""
     try:
         return read()
     except DataError as error:
@@ -149,7 +150,7 @@ def _twice(read: Callable[[], _T]) -> _T:
 
 
 class IndexCache:
-    """The indices of the shards in use; each is read when first asked for, by one thread while others wait for it."""
+    """Indices of the shards used last. One thread reads an index that is asked for; others that need it wait."""
 
     def __init__(self, manifest: Manifest, capacity: int, deadline_s: float) -> None:
         self._manifest = manifest
@@ -159,11 +160,11 @@ class IndexCache:
         self._indices: OrderedDict[str, Future[Index]] = OrderedDict()
 
     def at_hand(self, shard: Shard) -> Index | None:
-        """None if it has yet to be read, or waited for, or could not be read."""
+        """The index if it has been read, without waiting; else None."""
         index = self._indices.get(shard.name)
         if index is None or not index.done() or index.exception():
             return None
-        with contextlib.suppress(KeyError):  # just thrown out by another thread
+        with contextlib.suppress(KeyError):  # another thread has just removed it
             self._indices.move_to_end(shard.name)
         return index.result()
 
@@ -183,7 +184,7 @@ class IndexCache:
     def _load(self, shard: Shard, index: Future[Index]) -> None:
         try:
             index.set_result(read_index(self._manifest, shard, deadline_s=self._deadline_s))
-        except BaseException as error:  # noqa: BLE001 — whatever it is, the threads that wait for it must hear of it
+        except BaseException as error:  # noqa: BLE001 — the threads that wait for the index must get the error
             with self._lock:
                 self._indices.pop(shard.name, None)
             index.set_exception(error)

@@ -1,4 +1,9 @@
-"""A pool of daemon threads: unlike `ThreadPoolExecutor`'s, one that hangs in the network keeps no process alive."""
+"""A thread pool of which only so many threads work at a time, while others wait for a server.
+
+`ThreadPoolExecutor` with a semaphore would not do: Python waits for its threads at exit, so one that hangs in the
+network would keep the process alive. And a thread that has waited would queue for its turn behind tasks that have not
+begun.
+"""
 
 import contextlib
 import functools
@@ -23,9 +28,10 @@ class _Task(NamedTuple):
 
 
 class DaemonThreads:
-    """So many work at a time; `num_waiting` more are there to take the turns of those that wait for a server.
+    """At most `num_threads` work at a time. `num_waiting` extra threads run while others block (`while_waiting`).
 
-    A thread keeps its turn from task to task: to hand it on costs a wake-up, which is worth a sample's decoding.
+    The right to work is a *turn*. A thread keeps its turn from task to task, because handing it to another thread costs
+    a wake-up, about as long as decoding a sample takes.
     """
 
     def __init__(self, num_threads: int, *, num_waiting: int = 0, name: str) -> None:
@@ -34,7 +40,7 @@ class DaemonThreads:
         self._has_turn = threading.Condition(self._lock)
         self._tasks: deque[_Task] = deque()
         self._num_free = num_threads  # turns
-        self._num_returning = 0  # threads that have waited and want a turn again, before others begin a task
+        self._num_returning = 0  # threads that have waited for a server and want to go on; they come before new tasks
         self._is_closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True)
@@ -56,7 +62,7 @@ class DaemonThreads:
 
     @contextlib.contextmanager
     def while_waiting(self) -> Iterator[None]:
-        """For a thread of the pool: meanwhile another has its turn."""
+        """Called by a thread of the pool around a blocking call: another thread works meanwhile."""
         with self._lock:
             self._num_free += 1
             (self._has_task if self._num_free > self._num_returning else self._has_turn).notify()
@@ -71,7 +77,7 @@ class DaemonThreads:
                 self._num_free -= 1
 
     def close(self) -> None:
-        """Drops what has not begun and waits a few seconds for what has. May be called again."""
+        """Cancels tasks that have not begun and waits a few seconds for the others. May be called again."""
         with self._lock:
             self._is_closed = True
             dropped, self._tasks = self._tasks, deque()
@@ -80,7 +86,7 @@ class DaemonThreads:
         for task in dropped:
             task.future.cancel()
         until = time.monotonic() + _JOIN_S
-        for thread in set(self._threads) - {threading.current_thread()}:  # the last user may have been one of them
+        for thread in set(self._threads) - {threading.current_thread()}:  # which may be one of the pool
             thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
@@ -89,14 +95,14 @@ class DaemonThreads:
                 task.future.set_result(task.run())
             except BaseException as error:  # noqa: BLE001 — raised again where the result is asked for
                 task.future.set_exception(error)
-            del task  # an idle thread must not keep its last user alive
+            del task  # an idle thread must not keep the reader of its last task alive
             with self._lock:
                 self._num_free += 1
                 if self._num_returning:
                     self._has_turn.notify()
 
     def _next(self) -> _Task | None:
-        """Waits for a task and a turn; None: closed."""
+        """Waits for a task and a turn. None: the pool was closed."""
         with self._lock:
             while not self._is_closed:
                 if self._tasks and self._num_free > self._num_returning:

@@ -3,10 +3,11 @@
     train_crop(image_HW3, label_HW, crop_px, augment, rng) -> Crop      uint8 (H, W, 3), train ids (H, W)
     centre_crop(image_HW3, label_HW, crop_px) -> Crop                   the same without augmentation
 
-Scale, rotation, mirroring and the position of the crop are one affine map from the crop back to the photograph, so that
-each pixel is resampled once and only the crop is computed: bilinear for the image, nearest for the labels, about the
-same pixel centres. What lies outside the photograph is void in the label and the mean colour in the image.
-Blur and colour jitter come after, on the crop. No torch here: threads must not multiply their threads.
+Scale, rotation, mirroring and the position of the crop are one affine map from the crop back to the photograph. So each
+pixel is resampled once and only the crop is computed: bilinear for the image, nearest for the labels, with the same
+pixel centres. Outside the photograph the label is void and the image has the mean colour.
+Blur and colour jitter follow, on the crop. Of torch only `grid_sample` on one image is used, which starts no threads of
+its own.
 """
 
 import math
@@ -55,8 +56,8 @@ def train_crop(
 ) -> Crop:
     """A random crop of crop_px (height, width), padded where the photograph ends.
 
-    It is placed about a random pixel of class `target_class`: what a photograph was drawn for, most crops of it
-    would miss.
+    If `target_class` is given, the crop shows a random pixel of that class, if there is one: most crops of a photograph
+    that was drawn for a rare class would miss it.
     """
     about = None if target_class is None else random_pixel(label_HW == target_class, rng)
     affine = random_affine(_size(label_HW), crop_px, augment, rng, about)
@@ -69,7 +70,7 @@ def train_crop(
 
 
 def random_pixel(mask_HW: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[int, int] | None:
-    """(y, x) of one of the pixels that are set; None without any."""
+    """(y, x) of one of the pixels that are True; None if there is none."""
     places = np.flatnonzero(mask_HW)
     if not len(places):
         return None
@@ -86,8 +87,9 @@ def random_affine(
 ) -> Affine:
     """Scale, rotation, mirror and place of the crop, drawn at random.
 
-    Along each axis the crop lies anywhere in the scaled photograph; one that is larger contains it, anywhere within.
-    If a pixel `about` (y, x) is given, only at such of these places as hold it, or the nearest that does.
+    Along each axis the crop lies anywhere in the scaled photograph; a crop larger than it contains all of it. If a
+    pixel `about` (y, x) is given, the crop lies at a random one of those places where it contains the pixel, or, if
+    none of them does, at the nearest place that does.
     """
     scale = float(rng.uniform(*augment.scale))
     angle = math.radians(float(rng.uniform(-augment.rotate_deg, augment.rotate_deg)))
@@ -109,7 +111,7 @@ def random_affine(
 
 
 def _unturned_part(crop_px: tuple[int, int], angle: float) -> float:
-    """How much of a crop's height and width an upright rectangle of its shape may have to lie in the turned crop."""
+    """The largest upright rectangle of the crop's shape inside the turned crop, as a share of the crop's sides."""
     (height, width), cos, sin = crop_px, math.cos(angle), abs(math.sin(angle))
     return min(height / (height * cos + width * sin), width / (width * cos + height * sin))
 
@@ -128,9 +130,9 @@ def warp(image_HW3: UInt8Array, label_HW: UInt8Array, crop_px: tuple[int, int], 
 
 
 def _warp_image(image_HW3: UInt8Array, crop_px: tuple[int, int], affine: Affine) -> UInt8Array:
-    """Bilinear, by torch's grid_sample (one image: one thread): twice as fast as PIL's transform, and it rounds.
+    """Bilinear, by torch's grid_sample, which is twice as fast as Pillow's transform, and rounds where that cuts off.
 
-    The mean colour is taken off before and put back after, so that the zeros outside stand for it.
+    The padding colour is subtracted before and added after, so that the zeros that pad the outside become it.
     """
     height, width, _ = image_HW3.shape
     left, top, right, bottom = _source_box((height, width), crop_px, affine)
@@ -165,7 +167,7 @@ def _grid(affine: Affine, crop_px: tuple[int, int], source_px: tuple[int, int]) 
 
 
 def _source_box(size_px: tuple[int, int], crop_px: tuple[int, int], affine: Affine) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of what the crop can need of the photograph: at least one pixel."""
+    """(left, top, right, bottom) of the part of the photograph that the crop may need: at least one pixel."""
     a, b, c, d, e, f = affine
     (height, width), (crop_height, crop_width) = size_px, crop_px
     xs = [a * x + b * y + c for x in (0, crop_width) for y in (0, crop_height)]
@@ -177,7 +179,7 @@ def _source_box(size_px: tuple[int, int], crop_px: tuple[int, int], affine: Affi
 
 
 def centre_crop(image_HW3: UInt8Array, label_HW: UInt8Array, crop_px: tuple[int, int]) -> Crop:
-    """Pixels as they are: the middle of a larger photograph, a smaller one in the middle of void."""
+    """The middle of a larger photograph, or a smaller photograph in the middle of void. Pixels are not resampled."""
     (from_y, to_y), (from_x, to_x) = map(_overlap, label_HW.shape, crop_px)
     middle = Crop(image_HW3[from_y, from_x], label_HW[from_y, from_x])
     if middle.label_HW.shape == crop_px:
@@ -190,7 +192,7 @@ def centre_crop(image_HW3: UInt8Array, label_HW: UInt8Array, crop_px: tuple[int,
 
 
 def _overlap(side: int, crop_side: int) -> tuple[slice, slice]:
-    """Where the middle of the photograph is taken from, and where in the crop it goes, along one axis."""
+    """Along one axis: the part of the photograph that is taken, and where it goes in the crop."""
     length = min(side, crop_side)
     from_, to = (side - length) // 2, (crop_side - length) // 2
     return slice(from_, from_ + length), slice(to, to + length)

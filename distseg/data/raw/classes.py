@@ -10,9 +10,9 @@ Colour = tuple[int, int, int]
 
 
 def bit_palette(num_classes: int, first: int = 0) -> tuple[Colour, ...]:
-    """Colours far apart: the bits of i, dealt in turn to red, green and blue, from the highest down.
+    """Colours that differ well, made as PASCAL VOC's palette, whose colour 0 is black.
 
-    VOC's own palette is made so; its colour 0 is black.
+    The bits of i go in turn to red, green and blue, each channel filled from its highest bit down.
     """
 
     def channel(i: int, c: int) -> int:

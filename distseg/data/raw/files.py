@@ -16,12 +16,12 @@ _LEFT_BEHIND = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECAS
 
 
 class Files(NamedTuple):
-    """Those below `folder` whose names end in one of `endings`, in upper or lower case."""
+    """The files below `folder` whose names end in one of `endings`, in upper or lower case."""
 
     folder: str
     endings: tuple[str, ...]
-    refused: tuple[str, ...] = ()  # endings of files that are an error; all others are passed over
-    remedy: str = ""  # for these
+    refused: tuple[str, ...] = ()  # endings of files that are an error; files with other endings are passed over
+    remedy: str = ""  # what the error tells the user to do
 
 
 class Pair(NamedTuple):
@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 
 
 def find(root: str, files: Files, layout: str) -> dict[str, str]:
-    """{path below the folder, without the ending: uri}, sorted. `layout`: what the folder should be, if it is not."""
+    """{path below the folder, without the ending: uri}, sorted. `layout`, for the error: what should be there."""
     folder = storage.join(root, files.folder)
     names = _names(folder)
     if not names:
@@ -66,7 +66,7 @@ def pairs(root: str, images: Files, labels: Files, layout: str, *, labels_root: 
 
 
 def folders(uri: str) -> list[str]:
-    """The names of those right below, sorted."""
+    """The names of the folders directly in a folder, sorted."""
     return [name for name in storage.list_folders(uri) if not _LEFT_BEHIND.fullmatch(name)]
 
 
@@ -96,14 +96,14 @@ def places(root: str, candidates: tuple[str, ...]) -> Iterator[str]:
 
 
 def place(root: str, folder: str, candidates: tuple[str, ...]) -> str | None:
-    """`root`, or the first of `candidates` below it, that has `folder`, a name or a path; None if none has it."""
+    """The first of `root` and `candidates` below it that contains `folder`, a name or a path; None if none does."""
     above, _, name = folder.rpartition("/")
     found = (here for here in places(root, candidates) if name in storage.list_folders(storage.join(here, above)))
     return next(found, None)
 
 
 def home(root: str, folder: str, candidates: tuple[str, ...], layout: str) -> str:
-    """As `place`. Raises DataError if there is none."""
+    """As `place`, but raises DataError if there is none."""
     found = place(root, folder, candidates)
     if found is None:
         raise DataError(f"{root}: no {folder}/ here or in {', '.join(candidates)}; {layout}")

@@ -54,7 +54,7 @@ def sample(
 
 
 def plain_key(name: str) -> str:
-    """The name, if it can name a member of a tar; else as much of it as can, and a digest that keeps it apart."""
+    """The name if it can name a member of a tar; else its usable characters and a digest, so that it stays unique."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
     if plain == name and len(name) <= MAX_KEY_LENGTH:
         return name
@@ -79,7 +79,7 @@ def _pixels(size: tuple[int, ...]) -> str:
 
 
 def _read_photograph(uri: str) -> tuple[bytes, Literal["jpg", "png"], tuple[int, int]]:
-    """As it will stand in the shard; (width, height)."""
+    """The encoded image as the shard will have it, its format, and (width, height)."""
     data = storage.read_bytes(uri)
     image = decode(data, uri)
     if image.format not in ("JPEG", "MPO", "PNG"):
@@ -98,7 +98,7 @@ def _read_photograph(uri: str) -> tuple[bytes, Literal["jpg", "png"], tuple[int,
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1, upright, where the tag is missing, unreadable or none of these."""
+    """EXIF orientation, 1 to 8; 1 (upright) if the tag is missing, unreadable or another number."""
     turn = 1
     with contextlib.suppress(SyntaxError, ValueError, KeyError, TypeError, struct.error):
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -116,12 +116,12 @@ def _rgb_png(image: Image.Image) -> bytes:
 
 
 def decode(data: bytes, uri: str, rawmode: str = "") -> Image.Image:
-    """The whole of an encoded image. `rawmode`: how Pillow takes the bytes of a pixel apart, if not as usual."""
+    """An encoded image, fully decoded. `rawmode`: another layout of a pixel's bytes, by its name in Pillow."""
     if not data:
         raise DataError(f"{uri}: not a readable image (the file is empty)")
     try:
-        if data.startswith(_PNG_SIGNATURE) and not rawmode:  # who gives a rawmode has decoded it without before
-            Image.open(io.BytesIO(data)).verify()  # checksums, which Pillow passes over as it decodes pixels
+        if data.startswith(_PNG_SIGNATURE) and not rawmode:  # with a rawmode it is decoded for the second time
+            Image.open(io.BytesIO(data)).verify()  # checksums, which decoding does not check
         image = Image.open(io.BytesIO(data))
         if rawmode:
             image.tile = [tile._replace(args=rawmode) for tile in image.tile]
@@ -162,7 +162,7 @@ def read_ids(uri: str) -> Ids:
 
 
 def bit_depth(data: bytes, image: Image.Image) -> int:
-    """Of a channel, as the file has it."""
+    """Bits of each channel in the file."""
     return data[_PNG_BIT_DEPTH] if image.format == "PNG" else 8
 
 

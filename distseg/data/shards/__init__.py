@@ -1,5 +1,15 @@
-"""TODO distseg.data.shards."""
+"""Samples packed into WebDataset shards: writing, reading, verifying, inspecting.
 
+    pack(samples, label_space, out_uri, dataset=…)      writes shards, indices and, last, the manifest
+    load_manifest(uri), read_index, read_sample          what is there; single samples by byte ranges
+    verify(uri), inspect(uri), contact_sheet(uri)        is it as packed, what is in it, how does it look
+
+A shard is a plain USTAR tar of one (split, condition, site): KEY.jpg or .png, KEY.label.png (8-bit grey, train ids, 255
+void) and KEY.json for each sample. The same samples and options give the same bytes, wherever they are packed; equal
+data sets have equal digests. A DataError names what is missing or damaged: manifest, shard or key.
+"""
+
+from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
 from distseg.data.shards.manifest import (
     MANIFEST_NAME,
     Index,
@@ -14,15 +24,7 @@ from distseg.data.shards.manifest import (
     read_sample,
     view_sample,
 )
-from distseg.data.shards.packing import (
-    MAX_BYTES_PER_SHARD,
-    MAX_SAMPLES_PER_SHARD,
-    ShardSummary,
-    contact_sheet,
-    inspect,
-    pack,
-    verify,
-)
+from distseg.data.shards.packing import MAX_BYTES_PER_SHARD, MAX_SAMPLES_PER_SHARD, pack
 
 __all__ = [
     "MANIFEST_NAME",

@@ -1,6 +1,6 @@
-"""Looks at a packed data set: is it what was packed (`verify`), what is in it (`inspect`, `contact_sheet`)?
+"""Looks at a packed data set: is it as it was packed (`verify`), what is in it (`inspect`, `contact_sheet`)?
 
-Memory is bounded: shards are streamed, single samples are read by ranges.
+Memory is bounded: shards are streamed, and single samples are read by ranges.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _NUM_THREADS = 4  # hashing and reading release the GIL
 
 
 def verify(uri: str, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Re-reads every shard and index against the manifest. One line for each problem, none if all is as packed."""
+    """Compares every shard and index with the manifest. Returns one line for each problem, none if all is as packed."""
     try:
         manifest = load_manifest(uri)
     except DataError as error:
@@ -124,7 +124,7 @@ class ShardSummary:
 
 
 def inspect(uri: str) -> ShardSummary:
-    """What the manifest says, added up by split, condition and site."""
+    """Numbers from the manifest, added up by split, condition and site."""
     manifest = load_manifest(uri)
     groups: dict[tuple[str, str, str], list[Shard]] = {}
     for shard in manifest.shards:

@@ -1,11 +1,11 @@
-"""What stands beside the shards: one manifest for a packed data set, one index for each shard. Formats and reading.
+"""The files beside the shards, their formats and how they are read: one manifest, and one index for each shard.
 
-    <uri>/manifest.json                          written last: what has no manifest is not a data set
+    <uri>/manifest.json                          written last: without it there is no data set
     <uri>/<split>/<condition>-<site>-00000.tar   plain USTAR WebDataset: KEY.jpg|png, KEY.label.png, KEY.json
-    <uri>/<split>/….index.json                   where each member lies in its shard, and its CRC-32
+    <uri>/<split>/….index.json                   the place of each member in its shard, and its CRC-32
 
-Nothing read here is trusted: the manifest carries a digest of itself, each index is checked against the manifest's
-SHA-256, each member against the index's CRC-32. Label maps in shards hold train ids (0 … num_classes - 1, void 255).
+Everything that is read is checked: the manifest by its own digest, each index by the SHA-256 in the manifest, each
+member by the CRC-32 in the index. Label maps in shards hold train ids (0 … num_classes - 1, void 255).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ VERSION = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One tar file; all its samples share split, condition and site. A rank holds all of a data set's: 0.6 kB each."""
+    """One tar file, whose samples share split, condition and site. Each rank holds all Shards, 0.6 kB each."""
 
     name: str  # relative to the manifest: "train/day-cambridge-00000.tar"
     split: str
@@ -49,7 +49,7 @@ class Shard:
 
 
 class SizeRange(NamedTuple):
-    """Smallest and largest height and width of a split's images (each side on its own)."""
+    """Smallest and largest height, and smallest and largest width, of a split's images."""
 
     min_hw: tuple[int, int]
     max_hw: tuple[int, int]
@@ -63,7 +63,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     class_pixels: dict[str, dict[str, tuple[int, ...]]]  # split -> condition -> pixels of each class (void left out)
     image_sizes: dict[str, SizeRange]  # by split
-    digest: str  # of all of the above but the uri: equal data sets have equal digests wherever they lie
+    digest: str  # of all fields above except the uri: equal data sets have equal digests, wherever they are
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class Manifest:
 
 
 class Member(NamedTuple):
-    """One file in a shard: where its content lies, in bytes."""
+    """One file in a shard: offset and size of its content in the tar, in bytes."""
 
     extension: str
     offset: int
@@ -113,7 +113,7 @@ class SampleFiles(NamedTuple):
 
 
 class SampleViews(NamedTuple):
-    """The same, uncopied: of the one range that was read."""
+    """As `SampleFiles`, without copying: views of the one range that was read."""
 
     image: memoryview
     label: memoryview
@@ -121,7 +121,7 @@ class SampleViews(NamedTuple):
 
 
 class Entries:
-    """IndexEntry after IndexEntry, made when asked for from a fifth of their memory: a rank holds many indices."""
+    """A sequence of IndexEntry in a fifth of their memory, since a rank holds many; each is made on demand."""
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         members = [[row[part] for part in _PARTS] for row in rows]
@@ -135,7 +135,7 @@ class Entries:
 
     def __getitem__(self, i: int) -> IndexEntry:
         image, label, meta = self._extensions[i]
-        at = self._places_N9[i].tolist()  # written out: a reader comes here for each sample
+        at = self._places_N9[i].tolist()  # written out, not a loop: this runs for each sample
         return IndexEntry(
             self.keys[i],
             Member(image, at[0], at[1], at[2]),
@@ -150,7 +150,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class Index:
-    """Where the samples of one shard lie, in the order of the shard."""
+    """The places of a shard's samples, in the order of the shard."""
 
     entries: Entries
 
@@ -192,7 +192,7 @@ class ReadRange(Protocol):
 def read_sample(
     manifest: Manifest, shard: Shard, entry: IndexEntry, *, deadline_s: float = storage.DEADLINE_S
 ) -> SampleFiles:
-    """The files of one sample, by one range. Raises DataError naming shard and key if they are not as packed."""
+    """The files of one sample, by one read. Raises DataError naming shard and key if they are not as packed."""
     return SampleFiles(*map(bytes, view_sample(manifest, shard, entry, deadline_s=deadline_s)))
 
 
@@ -204,7 +204,7 @@ def view_sample(
     deadline_s: float = storage.DEADLINE_S,
     read: ReadRange | None = None,
 ) -> SampleViews:
-    """As `read_sample`, for who decodes at once; `read` is by default storage's."""
+    """Zero-copy `read_sample`. `read` reads a range of a file, by default `storage.read_bytes`."""
     members = image, label, meta = entry.image, entry.label, entry.meta
     start = min(image.offset, label.offset, meta.offset)
     stop = max(image.offset + image.size, label.offset + label.size, meta.offset + meta.size)
@@ -247,14 +247,14 @@ def seal(manifest: Manifest) -> tuple[Manifest, bytes]:
 
 
 def combined_digest(manifests: Sequence[Manifest]) -> str:
-    """Of a mixture of data sets, in this order; of one alone, its own."""
+    """The digest of a mixture of data sets, in this order; of a single one, its own digest."""
     if len(manifests) == 1:
         return manifests[0].digest
     return hashlib.sha256(" ".join(manifest.digest for manifest in manifests).encode()).hexdigest()
 
 
 def shard_from(row: dict[str, Any]) -> Shard:
-    """Strings and numbers that many shards share are kept once."""
+    """A Shard from JSON. Strings and numbers that many shards share are kept in memory once."""
     shared = {name: sys.intern(row[name]) for name in ("split", "condition", "site")}
     return Shard(**{**row, **shared, "class_samples": tuple(map(_same_number, row["class_samples"]))})
 
@@ -309,7 +309,7 @@ def _parse(
 
 
 def _digest(body: dict[str, Any]) -> str:
-    """SHA-256 of the body's canonical JSON, of whose shards (the last key but the version) one is made at a time."""
+    """SHA-256 of the body's canonical JSON. The JSON of its shards is made one shard at a time, to save memory."""
     before, after = _canonical({**body, "shards": []}).rsplit(b"[]", 1)
     digest = hashlib.sha256(before + b"[")
     for i, shard in enumerate(body["shards"]):

@@ -1,13 +1,10 @@
-"""Packing: samples -> tar shards, their indices, the manifest. `distseg.data.manifest` states the layout.
+"""Packing: samples -> tar shards, their indices, the manifest. The module `manifest` describes the files.
 
-What comes out depends on the samples, the seed and the size limits alone, not on where and by how many it is packed:
-same input, same bytes. Samples are sorted by key, grouped by (split, condition, site), shuffled within a group, cut
-into tasks of nearly equal length, each a shard, and cut further where a shard would exceed its bytes. A task does all
-of its work wherever it runs (`shard_writer`), leaving a receipt; the manifest is written last, from what the tasks
-return. So a pack that was stopped goes on where it was.
-
-Everything that reads shards is offered here too: `load_manifest`, `read_index`, `read_sample`, `verify`, `inspect`,
-`contact_sheet`.
+The bytes depend on the samples, the seed and the size limits alone, not on where or by how many processes they are
+packed. Samples are grouped by (split, condition, site), sorted by key, shuffled within a group and cut into tasks of
+nearly equal length. A task is one shard, or several where it would exceed a shard's bytes. The module `writer` does the
+tasks, anywhere, and each leaves a receipt. The manifest is written last, from the results of the tasks. So a pack that
+was stopped continues where it was.
 """
 
 import contextlib
@@ -25,43 +22,11 @@ import numpy.typing as npt
 
 from distseg import storage
 from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes
-from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
-from distseg.data.shards.manifest import (
-    MANIFEST_NAME,
-    Index,
-    IndexEntry,
-    Manifest,
-    Member,
-    SampleFiles,
-    Shard,
-    SizeRange,
-    load_manifest,
-    read_index,
-    read_sample,
-    seal,
-)
+from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, SizeRange, load_manifest, seal
 from distseg.data.shards.writer import RECEIPTS, Job, Packed, Task, pack_task, read_receipt, receipt_uri, size_range
 from distseg.errors import DataError, StorageError
 
-__all__ = [
-    "Index",
-    "IndexEntry",
-    "Manifest",
-    "Member",
-    "SampleFiles",
-    "Shard",
-    "ShardSummary",
-    "SizeRange",
-    "contact_sheet",
-    "inspect",
-    "load_manifest",
-    "pack",
-    "read_index",
-    "read_sample",
-    "verify",
-]
-
-MAX_SAMPLES_PER_SHARD = 64  # small shards mix better (distseg.data.plan), and reading goes by ranges anyway
+MAX_SAMPLES_PER_SHARD = 64  # small shards mix better in training, and samples are read by ranges anyway
 MAX_BYTES_PER_SHARD = 256 << 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-\d{5,}\.(tar|index\.json)")
@@ -82,11 +47,11 @@ def pack(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Packs the samples of each split below `out_uri` and returns the manifest. `run`: where; by default, here.
+    """Packs the samples of each split below `out_uri` and returns the manifest. `run`: by default, in this process.
 
-    A pack of the same samples and options that did not finish is continued: its finished shards stay. A place that
-    holds other shards, finished or not, is refused unless `overwrite`: then they are removed first, the manifest
-    before all else. The sources must not change between the two.
+    If `out_uri` holds an unfinished pack of the same samples and options, it is continued: the finished shards stay, so
+    the sources must not have changed. If it holds any other pack, that is a DataError, or, with `overwrite`, it is
+    removed first, its manifest before all else.
     """
     if min(max_samples_per_shard, max_bytes_per_shard) < 1:
         raise ValueError("the limits of a shard must be at least 1")
@@ -119,7 +84,7 @@ def pack(
 
 
 def _run_tasks(job: Job, tasks: Sequence[Task], run: Runner, progress: Progress | None) -> list[Packed]:
-    """What the shards of all tasks add to the manifest, in the order of the splits and of their names."""
+    """Does the tasks. Returns what each shard adds to the manifest, in the order of the splits and of the names."""
     finished = _finished(job, tasks)
     results = run(functools.partial(pack_task, job=job), [task for task in tasks if task.number not in finished])
     num_samples = sum(len(task.samples) for task in tasks)
@@ -134,11 +99,11 @@ def _run_tasks(job: Job, tasks: Sequence[Task], run: Runner, progress: Progress 
     return sorted(packed, key=lambda done: (splits.index(done.shard.split), done.shard.name))
 
 
-# ---- what goes where
+# ---- which samples form a task
 
 
 def _tasks(samples: Mapping[str, Iterable[Sample]], seed: int, max_samples: int) -> list[Task]:
-    """The shards in order. Raises DataError for names that cannot be packed and for an empty split."""
+    """The tasks in the order of their shards. Raises DataError for an unusable name and for an empty split."""
     tasks: list[Task] = []
     for split, of_split in samples.items():
         groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
@@ -186,16 +151,16 @@ def _check_names(split: str, groups: Mapping[tuple[str, str], Sequence[Sample]])
         seen[sample.key] = sample
 
 
-# ---- a place for it
+# ---- the place that is packed into
 
 
 def _make_room(job: Job, tasks: Sequence[Task], splits: Sequence[str], overwrite: bool) -> None:
-    """Refuses to mix with another pack, or removes it: files that are named like shards, nothing else."""
+    """Raises DataError if another pack is there. With `overwrite` removes it: files named like shards, nothing else."""
     manifest_uri = storage.join(job.out_uri, MANIFEST_NAME)
     if storage.exists(manifest_uri):
         if not overwrite:
             raise DataError(f"{job.out_uri} already holds a packed data set; choose another place, or --overwrite")
-        with contextlib.suppress(DataError):  # a damaged manifest must not be in the way of its replacement
+        with contextlib.suppress(DataError):  # a damaged manifest can be replaced, too
             splits = [*splits, *load_manifest(job.out_uri).splits]
         storage.delete(manifest_uri)
     digest_uri = storage.join(job.out_uri, RECEIPTS, "job.sha256")
@@ -217,7 +182,7 @@ def _make_room(job: Job, tasks: Sequence[Task], splits: Sequence[str], overwrite
 
 
 def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
-    """The tasks that an earlier run finished, by number: those with a receipt whose shards are there."""
+    """Results of the tasks that an earlier run finished, by number: they have a receipt, and their shards exist."""
     receipts = {entry.uri for entry in storage.list_files(storage.join(job.out_uri, RECEIPTS))}
     done = [task for task in tasks if receipt_uri(job.out_uri, task) in receipts]
     if not done:
@@ -238,7 +203,7 @@ def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
 
 
 def _tidy(out_uri: str, splits: Sequence[str], is_new: bool) -> None:
-    """After a failure: what is finished stays, to go on from; if nothing is, nothing of this pack stays."""
+    """After a failure: finished tasks stay, to be continued from; if there are none, empty folders are removed."""
     receipts = storage.join(out_uri, RECEIPTS)
     with contextlib.suppress(StorageError):  # the failure itself is what the user must see
         if not any(entry.uri.endswith(".json") for entry in storage.list_files(receipts)):
@@ -250,7 +215,7 @@ def _tidy(out_uri: str, splits: Sequence[str], is_new: bool) -> None:
 
 
 def _digest(job: Job, tasks: Sequence[Task]) -> bytes:
-    """Of all that decides the bytes of the shards, but for the content of the sources."""
+    """Of everything that decides the bytes of the shards, except the content of the sources."""
     digest = hashlib.sha256(repr((job.label_space, job.max_bytes, job.jpeg_quality)).encode())
     for task in tasks:
         digest.update(repr((task.split, task.condition, task.site, task.shard, task.stride)).encode())
@@ -260,7 +225,7 @@ def _digest(job: Job, tasks: Sequence[Task]) -> bytes:
 
 
 def _described(value: object) -> object:
-    """A `load`, which is a partial of a function, without the addresses of objects in memory."""
+    """A sample's `load`, a partial of a function, as a value whose repr has no addresses of objects in memory."""
     if isinstance(value, functools.partial):
         parts = (value.func, *value.args, *value.keywords.items())
         return tuple(_described(part) for part in parts)
@@ -271,7 +236,7 @@ def _described(value: object) -> object:
     return getattr(value, "__qualname__", value)
 
 
-# ---- what the manifest says of the content
+# ---- what the manifest says about the content
 
 
 def _class_pixels(packed: Sequence[Packed]) -> dict[str, dict[str, tuple[int, ...]]]:

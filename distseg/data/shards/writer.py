@@ -1,10 +1,10 @@
 """Writes shards, in a packing process: loads, checks and encodes samples into plain USTAR WebDataset tars.
 
-    pack_task(task, job)      the samples of a task -> its shards, with their indices, in their final place
+    pack_task(task, job)      the samples of a task -> its shards and their indices, in their final place
 
-Same task and job, same bytes: members have a fixed time, owner and mode, and the names of the shards follow from the
-task alone. So it does not matter where a task runs, nor whether it ran before. A task's receipt is written when its
-shards are in place; what has a receipt need not be done again.
+The same task and job give the same bytes: members have a fixed time, owner and mode, and the names of the shards follow
+from the task alone. So a task may run anywhere, and again. When its shards are in place, a receipt is written; a task
+with a receipt need not be done again.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _PIL_FORMATS = {"jpg": "JPEG", "png": "PNG"}
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is the same for all shards of a data set."""
+    """Options that all tasks of a data set share."""
 
     out_uri: str
     label_space: LabelSpace
@@ -44,9 +44,9 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Samples, in their final order, that become one shard, or several if they exceed the limit of bytes."""
+    """Samples, in their final order, that become one shard, or several if one would exceed the limit of bytes."""
 
-    number: int  # in the job
+    number: int  # of the task in its job
     split: str
     condition: str
     site: str
@@ -56,7 +56,7 @@ class Task:
 
 
 class Packed(NamedTuple):
-    """A shard in its place, and what it adds to the manifest."""
+    """A finished shard, and what it adds to the manifest."""
 
     shard: Shard
     class_pixels: tuple[int, ...]  # of each class
@@ -113,7 +113,7 @@ def _receipt_json(packed: Sequence[Packed]) -> bytes:
 
 
 def read_receipt(out_uri: str, task: Task) -> list[Packed]:
-    """What `pack_task` returned when it did this task. Raises DataError if the receipt is damaged."""
+    """The result of `pack_task` for a task done before. Raises DataError if the receipt is damaged."""
     uri = receipt_uri(out_uri, task)
     try:
         return [
@@ -155,7 +155,7 @@ class _Encoded(NamedTuple):
 
 
 def _batches(samples: Sequence[Sample], job: Job) -> Iterator[list[_Encoded]]:
-    """What goes into one tar each, of at most job.max_bytes (one sample alone may exceed it)."""
+    """Encoded samples for one tar after another, each of at most job.max_bytes unless a single sample exceeds it."""
     batch: list[_Encoded] = []
     for sample in samples:
         encoded = _encode(sample, job)
@@ -190,7 +190,7 @@ def _encode(sample: Sample, job: Job) -> _Encoded:
 
 
 def _image_size(loaded: LabelledImage, sample: Sample) -> tuple[int, int]:
-    """(height, width), from the header of an image that is what it says it is."""
+    """(height, width) from the image's header. Raises DataError if it is not the format and mode that it should be."""
     try:
         with Image.open(io.BytesIO(loaded.image)) as image:
             found, size = (image.format, image.mode), image.size
@@ -210,9 +210,8 @@ def _jpeg(png: bytes, quality: int) -> bytes:
 
 
 def label_png(label_HW: npt.NDArray[np.uint8]) -> bytes:
-    """8 bits of grey without PNG's row filters, which suit photographs: smaller, and decoded in half the time.
-
-    Pillow chooses filters itself and offers no switch. PNG specification, sections 5, 9 and 11.2.
+    """An 8-bit grey PNG without row filters. They suit photographs; without them label maps are smaller and decode in
+    half the time. Written here because Pillow chooses filters itself (PNG specification, sections 5, 9 and 11.2).
     """
     height, width = label_HW.shape
     rows = np.zeros((height, 1 + width), dtype=np.uint8)  # before each row its filter: 0, none

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from distseg import storage
 from distseg.config import CheckpointConfig, RunConfig
+from distseg.data.shards import pack
 from distseg.data.shards.inspection import verify
-from distseg.data.shards.packing import pack
 from distseg.errors import ConfigError, StorageError
 from distseg.orchestration import check_resources
 from distseg.storage import join

@@ -11,7 +11,7 @@ import torch
 
 from distseg.config import CheckpointConfig, RunConfig, Sampling
 from distseg.data.datasets import town
-from distseg.data.shards.packing import pack
+from distseg.data.shards import pack
 from distseg.errors import ConfigError, DataError, TrainingError
 from distseg.evaluation import World
 from distseg.training import checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distseg import storage
-from distseg.data import datasets
+from distseg.data import datasets, shards
 from distseg.data.datasets import cityscapes, synthia, voc
 from distseg.data.sample import LabelSpace, Sample
 from distseg.data.shards import packing
@@ -340,13 +340,13 @@ def test_what_is_packed_is_what_was_there(
             if path.is_file():
                 storage.upload(path, f"{source}/{path.relative_to(root)}")
     samples = {data_set.split: data_set.samples(source, data_set.split)}
-    manifest = packing.pack(samples, data_set.labels(source), out, dataset="any")
-    assert packing.verify(out) == []
+    manifest = shards.pack(samples, data_set.labels(source), out, dataset="any")
+    assert shards.verify(out) == []
     expected = {frame.image: number for number, frame in enumerate(data_set.frames)}
     found = set()
     for shard in manifest.shards:
-        for entry in packing.read_index(manifest, shard).entries:
-            files = packing.read_sample(manifest, shard, entry)
+        for entry in shards.read_index(manifest, shard).entries:
+            files = shards.read_sample(manifest, shard, entry)
             meta = json.loads(files.meta)
             (number,) = (n for image, n in expected.items() if image.endswith(meta["source"]))
             frame = data_set.frames[number]

@@ -8,7 +8,7 @@ import pytest
 
 from distseg.data.datasets import folder
 from distseg.data.sample import Sample
-from distseg.data.shards.packing import pack, verify
+from distseg.data.shards import pack, verify
 from distseg.errors import DataError
 from tests.raw_files import write_grey, write_photograph
 

@@ -42,6 +42,27 @@ def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.array_equal(decode_rgb(data, "k"), expected)
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ((), ""),
+        (("isal",), "decoding takes longer without isal: pip install 'distseg[fast]'"),
+        (("isal", "simplejpeg"), "decoding takes longer without isal and simplejpeg: pip install 'distseg[fast]'"),
+    ],
+)
+def test_missing_libraries_are_said_once(
+    missing: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(deflate, "fastest", zlib if "isal" in missing else object())
+    monkeypatch.setattr(decoding, "simplejpeg", None if "simplejpeg" in missing else object())
+    decoding.log_missing_libraries.cache_clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            decoding.log_missing_libraries()
+    assert caplog.messages == [message] * bool(message)
+    decoding.log_missing_libraries.cache_clear()
+
+
 def test_an_image_that_fits_is_decoded_in_place() -> None:
     pytest.importorskip("simplejpeg")
     data = encoded(smooth((20, 10)), "JPEG")

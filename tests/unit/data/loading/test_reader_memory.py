@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from distseg.data.shards import pack
 from distseg.data.shards.manifest import load_manifest
-from distseg.data.shards.packing import pack
 from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
 

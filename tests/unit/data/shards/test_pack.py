@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from distseg import cli, pack
-from distseg.data.shards.packing import load_manifest
+from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError, DataError
 from tests.raw_files import write_photograph, write_synthia
 from tests.unit.data.datasets.test_datasets import DATA_SETS

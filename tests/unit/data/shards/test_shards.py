@@ -21,7 +21,7 @@ from PIL import Image
 from distseg.data.loading import eval_samples
 from distseg.data.processes import in_processes
 from distseg.data.sample import LabelledImage, Sample
-from distseg.data.shards.packing import (
+from distseg.data.shards import (
     Manifest,
     contact_sheet,
     inspect,
