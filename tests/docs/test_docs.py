@@ -13,6 +13,7 @@ In the blocks RUN stands for the run that the README's commands make, OTHER_RUN 
 data, IMAGES for a folder of photographs.
 """
 
+import ast
 import contextlib
 import csv
 import functools
@@ -43,6 +44,8 @@ PAGES = pages.pages()
 SIZE_HW = (64, 96)
 LANGUAGES = ("bash", "python", "json", "csv", "text")
 NOT_BY_RECIPE = {"…", "--resume", "--config", "--recipe", "--list", "--print-config", "--help"}
+FUNCTION = re.compile(r"([\w/]+\.py):([\w.]+)")
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FOLDERS = re.compile(r"(?:tests|docs|distseg|cluster|infra|tune_spaces|examples|\.ci)/[\w./-]*\w")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -70,6 +73,23 @@ def test_files_that_are_named_exist(page: Path) -> None:
     for word in " ".join(texts).split():
         if FOLDERS.fullmatch(word):
             assert (REPOSITORY / word).exists(), f"{page.name}: {word}: no such file"
+
+
+def test_functions_that_are_named_exist() -> None:
+    named = [span for page in PAGES for span in pages.code_spans(page) if FUNCTION.fullmatch(span)]
+    assert len(named) > 30
+    assert [each for each in named if not is_defined(*each.split(":"))] == []
+
+
+def is_defined(path: str, name: str) -> bool:
+    """`name`: of a function or a class, or Class.method."""
+    node: ast.AST = ast.parse((REPOSITORY / path).read_text())
+    for part in name.split("."):
+        definitions = {each.name: each for each in ast.iter_child_nodes(node) if isinstance(each, DEFINITIONS)}
+        if part not in definitions:
+            return False
+        node = definitions[part]
+    return True
 
 
 def test_the_tree_of_the_readme_has_every_package() -> None:
