@@ -37,13 +37,8 @@ class Block:
         return self.comment.removeprefix("file: ") if self.comment.startswith("file: ") else None
 
     @property
-    def product_file(self) -> str | None:
-        """The file of distseg that the block is added to."""
-        return self.comment.removeprefix("added to: ") if self.comment.startswith("added to: ") else None
-
-    @property
     def is_run(self) -> bool:
-        content = self.comment.startswith(("not run: ", "file: ", "added to: "))
+        content = self.comment.startswith(("not run: ", "file: "))
         return self.language in ("bash", "python") and not content
 
     @property

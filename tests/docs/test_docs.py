@@ -7,7 +7,6 @@ above it changes that:
     <!-- run with: FLAGS -->     it is run with these flags of `train` added, so that it takes seconds
     <!-- on Ray, with: FLAGS --> the same, in a test of its own that starts a Ray cluster
     <!-- file: NAME -->          it is the content of a file, which is written before later blocks run
-    <!-- added to: FILE -->      it is added to this file of distseg, in a copy that later blocks of the page use
 
 In the blocks RUN stands for the run that the README's commands make, OTHER_RUN for a second one, URI for the packed
 data, IMAGES for a folder of photographs.
@@ -23,7 +22,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -204,11 +202,6 @@ def follow(block: Block, folder: Path) -> None:
         path = folder / block.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text)
-    elif block.product_file is not None:
-        if not (copy := folder / "distseg").exists():  # `python -m` finds it before the one that is tested
-            shutil.copytree(REPOSITORY / "distseg", copy, ignore=shutil.ignore_patterns("__pycache__"))
-        with (folder / block.product_file).open("a") as source:
-            source.write(f"\n\n{block.text}")
     elif block.is_run and not block.needs_ray:
         run(block, folder, programs.alone())
 
@@ -253,14 +246,11 @@ def test_the_readme_ends_with_a_table_and_label_maps(place: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != README], ids=lambda page: page.name)
 def test_the_commands_and_the_code_of_a_page_work(page: Path, place: Path) -> None:
-    try:
-        for block in pages.blocks(page):
-            follow(block, place)
-        if page == EXTENDING:
-            table = json.loads((place / "kappa.json").read_text())
-            assert -1 <= table["conditions"]["day"]["kappa"] <= 1
-    finally:
-        shutil.rmtree(place / "distseg", ignore_errors=True)
+    for block in pages.blocks(page):
+        follow(block, place)
+    if page == EXTENDING:
+        table = json.loads((place / "kappa.json").read_text())
+        assert -1 <= table["conditions"]["day"]["kappa"] <= 1
 
 
 @pytest.mark.ray
