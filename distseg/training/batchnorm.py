@@ -16,8 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo  # torch.compiler.disable, without importing the compiler: 1.4 s
+
+try:  # not public: torch.compiler.disable without importing the compiler, which takes 1.4 s
+    from torch._compile import _disable_dynamo as not_compiled
+except ImportError:
+    not_compiled = torch.compiler.disable
 
 
 def synchronise(model: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
@@ -50,7 +55,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.train(plain.training)
         self.group = group
 
-    @_disable_dynamo  # the exchange between ranks cannot be traced
+    @not_compiled  # the exchange between ranks cannot be traced
     def forward(self, x_BChw: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_BChw)
@@ -84,7 +89,7 @@ class _Normalise(torch.autograd.Function):
         x = _dense(x)
         statistics = _global_statistics(x, group)
         mean_C, var_C = statistics.mean_C.to(weight_C.dtype), statistics.var_C.to(weight_C.dtype)
-        y, _, _ = torch.native_batch_norm(x, weight_C, bias_C, mean_C, var_C, False, 0.0, eps)
+        y = F.batch_norm(x, mean_C, var_C, weight_C, bias_C, training=False, eps=eps)
         ctx.save_for_backward(x, weight_C, mean_C, var_C)
         ctx.count, ctx.eps, ctx.group = statistics.num_values, eps, group
         ctx.mark_non_differentiable(mean_C, var_C)
@@ -94,29 +99,24 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *unused: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """dx = weight / sqrt(var + eps) · (dy - mean(dy) - xhat · mean(dy · xhat)), the means over all ranks.
 
-        The parameters' gradients are this rank's part: like all others, they are added up by who trains.
+        The parameters' gradients are this rank's part: like all others, DistributedDataParallel adds them up.
         """
         x, weight_C, mean_C, var_C = ctx.saved_tensors
         dy = dy.contiguous(memory_format=_memory_format(x))
-        # train=False takes the statistics for constants: dx = weight / sqrt(var + eps) · dy.
-        dx, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
-            dy, x, weight_C, mean_C, var_C, mean_C, var_C, False, ctx.eps, [True, True, True]
-        )
+        dx, dweight_C, dbias_C = _backward_of_constants(dy, x, weight_C, mean_C, var_C, ctx.eps)
         sums_2C = _gather(torch.cat([dweight_C, dbias_C]).double(), ctx.group).sum(0)
         mean_dy_xhat_C, mean_dy_C = (sums_2C / ctx.count).to(weight_C.dtype).chunk(2)
         scale_C = -weight_C * (var_C + ctx.eps).rsqrt()
         # The rest, xhat · a + b for each channel, is what the forward kernel computes.
-        rest, _, _ = torch.native_batch_norm(
-            x, scale_C * mean_dy_xhat_C, scale_C * mean_dy_C, mean_C, var_C, False, 0.0, ctx.eps
+        rest = F.batch_norm(
+            x, mean_C, var_C, scale_C * mean_dy_xhat_C, scale_C * mean_dy_C, training=False, eps=ctx.eps
         )
         return dx.add_(rest), dweight_C, dbias_C, None, None
 
 
 def _global_statistics(x: Tensor, group: dist.ProcessGroup | None) -> _Statistics:
     """Of all ranks, from each rank's own (Chan, Golub & LeVeque 1983)."""
-    # The kernel computes in the type of the running statistics it is given: these are scratch.
-    scratch_2C = torch.zeros(2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-    own_mean_C, own_var_C = torch.batch_norm_update_stats(x, scratch_2C[0], scratch_2C[1], 0.0)
+    own_mean_C, own_var_C = _own_statistics(x)
     own_count = x.new_tensor([x.numel() // x.shape[1]], dtype=torch.float64)
     gathered = _gather(torch.cat([own_count, own_mean_C.double(), own_var_C.double()]), group)
     count_R1 = gathered[:, :1]
@@ -125,6 +125,37 @@ def _global_statistics(x: Tensor, group: dist.ProcessGroup | None) -> _Statistic
     mean_C = (mean_RC * count_R1).sum(0) / count
     var_C = ((var_RC + (mean_RC - mean_C) ** 2) * count_R1).sum(0) / count
     return _Statistics(mean_C, var_C, count)
+
+
+# PyTorch documents no call for the two kernels below. Each has a slower documented substitute, in case they go.
+
+
+def _own_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, in float32 or float64."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if not hasattr(torch, "batch_norm_update_stats"):
+        var_C, mean_C = torch.var_mean(x.to(dtype), dim=(0, 2, 3), correction=0)
+        return mean_C, var_C
+    # The kernel computes in the type of the running statistics it is given: these are scratch.
+    scratch_2C = torch.zeros(2, x.shape[1], dtype=dtype)
+    mean_C, var_C = torch.batch_norm_update_stats(x, scratch_2C[0], scratch_2C[1], 0.0)
+    return mean_C, var_C
+
+
+def _backward_of_constants(
+    dy: Tensor, x: Tensor, weight_C: Tensor, mean_C: Tensor, var_C: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dx, dweight, dbias) as if the statistics were constants: dx = weight / sqrt(var + eps) · dy."""
+    if hasattr(torch.ops.aten, "native_batch_norm_backward"):
+        dx, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
+            dy, x, weight_C, mean_C, var_C, mean_C, var_C, False, eps, [True, True, True]
+        )
+        return dx, dweight_C, dbias_C
+    constants = [t.detach().requires_grad_() for t in (x, weight_C, torch.zeros_like(weight_C))]
+    with torch.enable_grad():
+        y = F.batch_norm(constants[0], mean_C, var_C, constants[1], constants[2], training=False, eps=eps)
+    dx, dweight_C, dbias_C = torch.autograd.grad(y, constants, dy)
+    return dx, dweight_C, dbias_C
 
 
 def _gather(values_N: Tensor, group: dist.ProcessGroup | None) -> Tensor:

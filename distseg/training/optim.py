@@ -49,11 +49,15 @@ def build_optimizer(model: Trainable, config: OptimConfig) -> Optimizer:
 
 
 class _MemoryOrder:
-    """Around a step on CPUs, parameters, gradients and states are views whose dimensions are in the order of memory.
+    """During a step on CPUs, parameters, gradients and states are views whose dimensions are in the order of memory.
 
-    PyTorch's fused kernels take them for equally strided: a contiguous momentum beside a channels_last weight, as after
-    resuming, is silently added to the wrong elements. Nor do they know channels_last: they copy each such gradient
-    first, which takes as long as the step itself.
+    Without this, PyTorch's fused kernels would be wrong and slow. They assume equal strides: a contiguous momentum
+    beside a channels_last weight, as after resuming, is silently added to the wrong elements. And they do not know
+    channels_last: they copy each such gradient first, which takes as long as the step itself.
+
+    The parameters must stay the same objects, since the network and DistributedDataParallel hold them; so their `.data`
+    is exchanged, here and nowhere else. Only the optimiser's step sees the views. If a step fails, the next one first
+    turns them back.
     """
 
     def __init__(self) -> None:
