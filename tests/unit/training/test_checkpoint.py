@@ -1,6 +1,7 @@
 """Checkpoints hold everything, come back exactly, and are refused by name when damaged."""
 
 import dataclasses
+import io
 import json
 import pickle
 from pathlib import Path
@@ -176,6 +177,39 @@ def test_one_file_is_what_others_need_and_no_more(tmp_path: Path) -> None:
     assert torch.equal(after.evaluated["weight"], torch.ones(6))
     assert (after.metrics, after.tables, after.label_space) == (before.metrics, before.tables, before.label_space)
     assert (after.averaged, after.optimizer, after.records, after.run_id) == ({}, {}, [], "")
+
+
+def test_what_a_resume_must_know_is_known_without_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 1)
+    later = saved(tmp_path, 2)
+    monkeypatch.setattr("distseg.training.checkpoint.store.from_bytes", None)  # it would be called to load one
+    point = checkpoint.resume_point(str(tmp_path))
+    expected = example(2)
+    assert point == (str(later), 2, expected.config, expected.manifest_digest)
+    (later / checkpoint.WEIGHTS_FILE).write_bytes(b"damaged")
+    point = checkpoint.resume_point(str(tmp_path))
+    assert point is not None and point.step == 1
+
+
+def test_a_checkpoint_file_that_does_not_tell_is_loaded_for_it(tmp_path: Path) -> None:
+    target = saved(tmp_path, 3)
+    meta = json.loads((target / checkpoint.META_FILE).read_text())
+    for name in ("config", "manifest_digest"):  # as early versions wrote it
+        del meta[name]
+    (target / checkpoint.META_FILE).write_text(json.dumps(meta))
+    expected = example(3)
+    assert checkpoint.resume_point(str(tmp_path)) == (str(target), 3, expected.config, expected.manifest_digest)
+
+
+def test_fields_that_nothing_reads_any_more_do_no_harm() -> None:
+    content = torch.load(io.BytesIO(checkpoint.to_bytes(example())), weights_only=True)
+    buffer = io.BytesIO()
+    torch.save(content | {"next_micro_batch": 6, "rng": {"seed": 0, "step": 3}}, buffer)
+    assert checkpoint.from_bytes(buffer.getvalue(), "old").step == 3
+    buffer = io.BytesIO()
+    torch.save(content | {"unheard_of": 1}, buffer)
+    with pytest.raises(CheckpointError, match="new: not a distseg checkpoint"):
+        checkpoint.from_bytes(buffer.getvalue(), "new")
 
 
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Extra terms of the loss by name: one of distseg's own, a user's, what is logged, one answer for any number of ranks.
+
+`focal` and `tversky` below are what a user writes, in the two ways that LossBatch allows.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from distseg import plugins
+from distseg.config import LossConfig, RunConfig
+from distseg.errors import ConfigError
+from distseg.models import Logits
+from distseg.training import check_run
+from distseg.training.losses import LossBatch, SegmentationLoss, one_hot, valid_weight
+from tests import ranks
+from tests.unit.training.test_fit import losses
+from tests.unit.training.test_losses import random_case
+
+FOCAL, TVERSKY = (f"{__name__}:{name}" for name in ("focal", "tversky"))
+
+
+def focal(batch: LossBatch) -> Tensor:
+    """A sum over pixels: -(1 - p)² · log p of the true class, mean over the valid pixels."""
+    log_p_BHW = (batch.log_p_BKHW * one_hot(batch.labels_BHW, batch.log_p_BKHW)).sum(1)
+    total: Tensor = -((1 - log_p_BHW.exp()) ** 2 * log_p_BHW).sum()
+    return total / torch.as_tensor(batch.normaliser).clamp(min=1)
+
+
+def tversky(batch: LossBatch) -> Tensor:
+    """No sum over pixels: the mean of this rank's images, over the images of all ranks."""
+    truth_BKHW = one_hot(batch.labels_BHW, batch.log_p_BKHW)
+    hit_B = (batch.log_p_BKHW.exp() * truth_BKHW).sum((1, 2, 3)) / truth_BKHW.sum((1, 2, 3)).clamp(min=1)
+    num_images = batch.over_ranks(torch.tensor(float(len(hit_B))))
+    return (1 - hit_B).sum() / num_images / batch.num_micro_batches
+
+
+def test_a_term_by_name_is_the_flag_of_the_same_name() -> None:
+    logits, labels = random_case(0)
+    by_flag, by_name = (
+        SegmentationLoss(config)(Logits(logits, None), labels, normaliser=valid_weight(labels))
+        for config in (LossConfig(dice_weight=0.5), LossConfig(terms=("dice=0.5",)))
+    )
+    assert by_name.total.item() == by_flag.total.item()
+    plain = SegmentationLoss(LossConfig())(Logits(logits, None), labels, normaliser=valid_weight(labels)).main
+    assert by_name.terms["dice"].item() == pytest.approx(2 * (by_name.main - plain).item())
+    assert by_flag.terms == {}
+
+
+def test_every_term_can_be_named_and_has_a_gradient() -> None:
+    names = plugins.names("distseg.training.losses.terms")
+    assert {"dice", "lovasz"} <= set(names)
+    for name in (*names, FOCAL, TVERSKY):
+        logits, labels = random_case(1)
+        logits.requires_grad_()
+        loss = SegmentationLoss(LossConfig(aux_weight=0.0, terms=(name,)))
+        parts = loss(Logits(logits, None), labels, normaliser=valid_weight(labels))
+        (shown,) = parts.terms
+        assert shown == name.rpartition(":")[2] and parts.terms[shown].item() > 0
+        parts.total.backward()
+        assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("terms", "what"),
+    [
+        (("dice=much",), r"loss\.terms = 'dice=much': give NAME=WEIGHT"),
+        (("dice=-1",), r"loss\.terms = 'dice=-1': give NAME=WEIGHT"),
+        (("dice", "mine:dice"), "the names must differ from each other"),
+        (("mine:aux",), "the names must differ from each other and from aux and kl"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(terms: tuple[str, ...], what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        LossConfig(terms=terms)
+
+
+def test_a_term_that_is_not_there_is_refused_before_training(light_config: RunConfig) -> None:
+    for term, what in (("dise", "did you mean 'dice'"), ("no_such_module:loss", "cannot import no_such_module")):
+        config = replace(light_config, loss=replace(light_config.loss, terms=(term,)))
+        with pytest.raises(ConfigError, match=what):
+            check_run(config)
+
+
+def test_a_users_terms_are_those_of_the_global_batch_and_are_logged(light_config: RunConfig) -> None:
+    config = replace(light_config, loss=replace(light_config.loss, terms=(f"{FOCAL}=0.5", f"{TVERSKY}=2", "dice=0")))
+    config = replace(config, optim=replace(config.optim, accumulate_steps=2, max_steps=3))
+    config = replace(config, data=replace(config.data, batch_size=8))
+    one, two = ranks.train(config, 1), ranks.train(config, 2)
+    assert (losses(one) - losses(two)).abs().max() < 1e-8
+    for name in ("focal", "tversky", "dice"):
+        values = [logged[1][f"train/{name}_loss"] for logged in (one, two)]
+        assert values[0] > 0 and abs(values[0] - values[1]) < 1e-8
+    plain = ranks.train(replace(config, loss=light_config.loss), 1)
+    added = 0.5 * one[1]["train/focal_loss"] + 2 * one[1]["train/tversky_loss"]
+    assert one[1]["train/loss"] == pytest.approx(plain[1]["train/loss"] + added)
