@@ -43,6 +43,7 @@ SIZE_HW = (64, 96)
 LANGUAGES = ("bash", "python", "json", "csv", "text", "mermaid")
 NOT_BY_RECIPE = {"…", "--resume", "--config", "--recipe", "--list", "--print-config", "--help"}
 FUNCTION = re.compile(r"([\w/]+\.py):([\w.]+)")
+OWN_MODULE = re.compile(r"\bmy_\w+:\w+")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FOLDERS = re.compile(r"(?:tests|docs|distseg|cluster|infra|tune_spaces|examples|\.ci)/[\w./-]*\w")
 
@@ -136,7 +137,9 @@ def test_programs_have_the_flags_that_are_given(page: Path) -> None:
 
 
 def block_commands(block: Block) -> list[str]:
-    return block.commands if block.language == "bash" else []
+    """But for those that are run with a module of the reader's, which has options of its own."""
+    commands = block.commands if block.language == "bash" else []
+    return [command for command in commands if not (block.is_run and OWN_MODULE.search(command))]
 
 
 @functools.cache
