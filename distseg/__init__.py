@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from distseg.data import LabelSpace, Sample
     from distseg.data.shards import load_manifest
     from distseg.data.shards import pack as pack_samples
+    from distseg.deployment import load_segmenter
     from distseg.errors import DistsegError
     from distseg.models import build_model
     from distseg.orchestration import train as train_on_ray
     from distseg.runs import train_without_ray
-    from distseg.training import load_segmenter
 
 __version__ = "0.1.0"
 
@@ -57,10 +57,10 @@ __getattr__ = on_first_use(
         "distseg.config": ("RunConfig", "from_dict", "model_config", "recipes", "to_dict", "with_overrides"),
         "distseg.data": ("LabelSpace", "Sample"),
         "distseg.data.shards": ("load_manifest", "pack as pack_samples"),
+        "distseg.deployment": ("load_segmenter",),
         "distseg.errors": ("DistsegError",),
         "distseg.models": ("build_model",),
         "distseg.orchestration": ("train as train_on_ray",),
         "distseg.runs": ("train_without_ray",),
-        "distseg.training": ("load_segmenter",),
     },
 )

@@ -15,9 +15,10 @@ from typing import Any
 from distseg import cli, evaluation, storage
 from distseg.config import Precision
 from distseg.data.shards import load_manifest
+from distseg.deployment import check_classes, load_model
 from distseg.errors import ConfigError
 from distseg.evaluation import World, torchrun_world
-from distseg.training import check_classes, checkpoint, load_model
+from distseg.training import checkpoint
 
 PROG = "python -m distseg.evaluate"
 

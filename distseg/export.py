@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 
 from distseg import cli, deployment, storage
+from distseg.deployment import load_model
 from distseg.errors import ConfigError
-from distseg.training import checkpoint, load_model
+from distseg.training import checkpoint
 
 PROG = "python -m distseg.export"
 

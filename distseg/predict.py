@@ -13,7 +13,8 @@ import torch
 
 from distseg import cli, deployment, evaluation, storage
 from distseg.config import Precision
-from distseg.training import checkpoint, load_model
+from distseg.deployment import load_model
+from distseg.training import checkpoint
 
 PROG = "python -m distseg.predict"
 

@@ -1,5 +1,5 @@
-"""The former name of distseg.training.segmenter. Models that were logged in MLflow earlier are loaded by this name."""
+"""The former name of distseg.deployment.segmenter, by which models logged in MLflow earlier are loaded."""
 
-from distseg.training import Segmenter, _load_pyfunc
+from distseg.deployment import Segmenter, _load_pyfunc
 
 __all__ = ["Segmenter", "_load_pyfunc"]

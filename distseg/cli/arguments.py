@@ -43,8 +43,8 @@ def override(config: RunConfig, arguments: Sequence[str], *, prog: str, descript
     Raises ConfigError for a flag that is no field, and for a value that the field does not take.
     """
     conversions = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
-    default = command_line_default(config, arguments)
-    changed: RunConfig = _parse(RunConfig, arguments, prog, description, config=conversions, default=default)
+    default, rest = command_line_default(config, arguments)
+    changed: RunConfig = _parse(RunConfig, rest, prog, description, config=conversions, default=default)
     return changed
 
 

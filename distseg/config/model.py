@@ -67,7 +67,7 @@ class ModelConfig:
         group = options_class(name)
         foreign = [option for option in value if option not in field_names(group)]
         for option in foreign:
-            if value[option] not in list(_defaults_elsewhere(option)):
+            if value[option] not in list(defaults_elsewhere(option)):
                 raise no_such_option(group, name, option, repr(value[option]))
         own = {option: item for option, item in value.items() if option not in foreign}
         return cast(ModelConfig, build_group(group, own | {"name": name}, where))
@@ -157,10 +157,10 @@ def no_such_option(group: type[ModelConfig], name: str, option: str, shown: str)
 
 
 def is_option_elsewhere(option: str) -> bool:
-    return any(True for _ in _defaults_elsewhere(option))
+    return any(True for _ in defaults_elsewhere(option))
 
 
-def _defaults_elsewhere(option: str) -> Iterator[Any]:
+def defaults_elsewhere(option: str) -> Iterator[Any]:
     """The defaults, as JSON, that the networks which have this option give it."""
     for network in network_names():
         for spec in dataclasses.fields(options_class(network)):

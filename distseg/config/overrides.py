@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from distseg.config.model import is_option_elsewhere, kept_options, no_such_option, options_class
+from distseg.config.model import defaults_elsewhere, is_option_elsewhere, kept_options, no_such_option, options_class
 from distseg.config.run import RunConfig
 from distseg.config.typed import build, no_such_field
 
@@ -60,23 +60,43 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, object]) -> RunCon
     return from_dict(data)
 
 
-def command_line_default(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """The configuration that a command line's arguments override: `config`, with the network that `--model.name` names.
+def command_line_default(config: RunConfig, arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """(the configuration that a command line's arguments override, the arguments that override it).
 
-    A parser takes the flags of the group `model` from the class of this default. It is not checked as a whole, since
-    the arguments may set right what does not fit yet (a network without an auxiliary head and `--loss.aux_weight 0`).
-    Raises ConfigError for an unknown network, and for an option in `arguments` that only other networks have.
+    The first is `config`, with the network that `--model.name` names: a parser takes the flags of the group `model`
+    from its class. It is not checked as a whole, since the arguments may correct what does not fit yet (a network
+    without an auxiliary head needs `--loss.aux_weight 0`). Left out of the arguments are options that only other
+    networks have, if they have their default there. Raises ConfigError for any other value of such an option, and for
+    an unknown network.
     """
     given = _model_arguments(arguments)
     name = given.pop("name", config.model.name)
     options = kept_options(config.model, name)
     group = options_class(name)
-    for option, text in given.items():
-        if option not in options and is_option_elsewhere(option):
-            raise no_such_option(group, name, option, text)
+    foreign = [option for option in given if option not in options and is_option_elsewhere(option)]
+    for option in foreign:
+        if given[option] not in map(_as_argument, defaults_elsewhere(option)):
+            raise no_such_option(group, name, option, given[option])
+    rest = _without_flags(arguments, [_MODEL_FLAG + option for option in foreign])
     if name == config.model.name:
-        return config
-    return _unchecked(config, model=_unchecked(object.__new__(group), **options))
+        return config, rest
+    return _unchecked(config, model=_unchecked(object.__new__(group), **options)), rest
+
+
+def _as_argument(value: Any) -> str:
+    """[1, 2] as '1 2'."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _without_flags(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """All but these flags and what follows each of them up to the next flag."""
+    kept, is_kept = [], True
+    for argument in arguments:
+        if argument.startswith("--"):
+            is_kept = argument.partition("=")[0].replace("-", "_").replace("__", "--", 1) not in flags
+        if is_kept:
+            kept.append(argument)
+    return kept
 
 
 def _model_arguments(arguments: Sequence[str]) -> dict[str, str]:

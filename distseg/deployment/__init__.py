@@ -1,5 +1,7 @@
 """A trained network at work outside training: exported programs, and photographs segmented by the folder.
 
+    load_segmenter(uri)                     a run's or checkpoint's network: uint8 images in, label maps out
+    load_model(saved, device, precision)    the network alone; MLflow loads a logged model as a Segmenter
     export_network(model, out, file_format="onnx", size=(256, 512))    a file that runs without distseg
     photographs_below(uri), decode_photograph(data, source)            names of photographs; one as 8-bit RGB
     label_image(ids_HW, labels), tinted(image, ids_HW, labels)         class ids in the palette; the photograph tinted
@@ -9,12 +11,18 @@ Damaged or unsupported images are a DataError that names them; a missing package
 
 from distseg.deployment.exporting import check_export, export_network
 from distseg.deployment.photographs import decode_photograph, label_image, photographs_below, png_bytes, tinted
+from distseg.deployment.segmenter import Segmenter, _load_pyfunc, check_classes, load_model, load_segmenter
 
 __all__ = [
+    "Segmenter",
+    "_load_pyfunc",
+    "check_classes",
     "check_export",
     "decode_photograph",
     "export_network",
     "label_image",
+    "load_model",
+    "load_segmenter",
     "photographs_below",
     "png_bytes",
     "tinted",

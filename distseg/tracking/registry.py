@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # MLflow imports this module where a model is loaded, and calls its `_load_pyfunc`. Models that were logged earlier
 # name `distseg.serving`.
-LOADER = "distseg.training.segmenter"
+LOADER = "distseg.deployment.segmenter"
 MODEL_FILE = "model.pt"
 CHAMPION = "champion"
 OBJECTIVE_TAG, EVALUATION_TAG = "objective", "evaluation.digest"

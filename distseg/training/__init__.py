@@ -3,7 +3,6 @@
     check_run(config)                     everything that can fail before a cluster is asked for anything
     train_run(config, world, reporter)    the loop, for every kind of network; `Reporter` says where results go
     checkpoint                            a package of its own: what a checkpoint holds, and where it is kept
-    load_model, load_segmenter            a checkpoint's network; MLflow loads a logged model as a Segmenter
     losses, optim, batchnorm              the numerics (inside)
     load_style_network, RestylingOptions and the functions beside it: restyled copies of a data set
 
@@ -28,8 +27,7 @@ from distseg.training.restyled_copies import (
     restyled_samples,
     style_image_for,
 )
-from distseg.training.restyling import load_style_network
-from distseg.training.segmenter import Segmenter, _load_pyfunc, check_classes, load_model, load_segmenter
+from distseg.training.restyling import SourceStyle, TowardsSource, load_style_network
 from distseg.training.trainer import Reporter, check_run, train_run
 
 __all__ = [
@@ -38,14 +36,11 @@ __all__ = [
     "PackedImage",
     "Reporter",
     "RestylingOptions",
-    "Segmenter",
-    "_load_pyfunc",
-    "check_classes",
+    "SourceStyle",
+    "TowardsSource",
     "check_run",
     "images_to_restyle",
     "load_image",
-    "load_model",
-    "load_segmenter",
     "load_style_network",
     "original_samples",
     "restyle_image",

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distseg.config import RunConfig, dotted_fields, from_dict, model_config, recipes, to_dict, with_overrides
+from distseg.config import (
+    RunConfig,
+    command_line_default,
+    dotted_fields,
+    from_dict,
+    model_config,
+    recipes,
+    to_dict,
+    with_overrides,
+)
 from distseg.errors import ConfigError
 
 
@@ -105,3 +114,23 @@ def test_pyramid_may_be_left_out() -> None:
 def test_variants_differ_from_their_base_only_where_they_say() -> None:
     base, variant = recipes.pspnet_camvid(), recipes.pspnet_camvid_day()
     assert replace(variant, name=base.name, data=base.data) == base
+
+
+def test_an_option_of_another_network_is_passed_over_only_at_its_default() -> None:
+    base = recipes.find("enet_camvid")
+    given = [
+        "--model.backbone",
+        "resnet50",
+        "--optim.lr",
+        "1",
+        "--model.bins",
+        "1",
+        "2",
+        "3",
+        "6",
+        "--model.dropout",
+        "0",
+    ]
+    assert command_line_default(base, given) == (base, ["--optim.lr", "1", "--model.dropout", "0"])
+    with pytest.raises(ConfigError, match=r"model\.bins = 1 2: enet has no such option; leave it out"):
+        command_line_default(base, ["--model.bins", "1", "2"])

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from distseg.data.datasets import camvid
+from distseg.deployment import load_model
 from distseg.evaluation.inference import predict
 from distseg.evaluation.metrics import confusion_matrix, scores
-from distseg.training import checkpoint, load_model
+from distseg.training import checkpoint
 from tests.conftest import REPOSITORY
 
 WEIGHTS = REPOSITORY / "tests/data/enet_camvid.pt"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from distseg import sync, tracking
+from distseg.deployment import Segmenter
 from distseg.runs import Run, find_run_in
 from distseg.tracking.registry import LOADER
-from distseg.training import Segmenter
 from distseg.training.checkpoint import resolve
 from tests.conftest import REPOSITORY
 from tests.recorded import only_run

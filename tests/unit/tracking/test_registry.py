@@ -17,6 +17,7 @@ import torch
 from distseg import evaluation, tracking
 from distseg.config import LossConfig, RunConfig, TrackingConfig, model_config
 from distseg.data.datasets import town
+from distseg.deployment.segmenter import Segmenter, _load_pyfunc
 from distseg.errors import CheckpointError, ConfigError, DataError
 from distseg.models import build_model
 from distseg.runs.model_logging import log_network, model_to_log
@@ -24,7 +25,6 @@ from distseg.tracking import DataInput, ModelToLog
 from distseg.tracking.registry import requirements, write_model
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
-from distseg.training.segmenter import Segmenter, _load_pyfunc
 
 SIZES = ((33, 47), (64, 96), (1, 130))
 SCORES = {"val/mIoU": 0.5, "val/mIoU_worst": 0.25, "val/mIoU_mean_conditions": 0.4}

@@ -12,11 +12,12 @@ from PIL import Image
 from distseg import stylize
 from distseg.config import AugmentConfig, CheckpointConfig, LossConfig, RunConfig, StyleConfig, model_config
 from distseg.data.shards.manifest import load_manifest, read_index, read_sample
+from distseg.deployment import load_model
 from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from distseg.evaluation import World, normalize
 from distseg.models import build_model, build_style_network
 from distseg.models.networks.adain import Statistics, adain, statistics
-from distseg.training import checkpoint, load_model
+from distseg.training import checkpoint
 from distseg.training.restyling import Restyler, load_style_network
 from distseg.training.style_transfer import StyleTransfer
 from distseg.training.trainer import check_run, train_run

@@ -19,8 +19,8 @@ from distseg.data import LabelSpace
 from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, DataError
 from distseg.models import SegmentationModel, Statistics, build_model
+from distseg.training import SourceStyle, TowardsSource, load_style_network
 from distseg.training.checkpoint import Checkpoint, resolve
-from distseg.training.restyling import SourceStyle, TowardsSource, load_style_network
 
 
 class Segmenter:
