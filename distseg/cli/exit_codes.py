@@ -54,9 +54,9 @@ def exit_code_of(main: Main) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exits without taking every module apart, as Python does last: with torch and Ray that takes more than a second.
+    """Exits at once, without Python's own clean-up of modules, which takes over a second with torch and Ray.
 
-    Not where somebody waits for that end: a thread that Python would join, a profiler, a debugger, a coverage tool.
+    Exits normally if something needs that clean-up: a thread that Python joins, a profiler, a debugger.
     """
     is_awaited = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
     if is_awaited or sys.gettrace() is not None or sys.getprofile() is not None:

@@ -11,9 +11,10 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64
     Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB
 
-A metric is added in `metrics.py` alone, or given as `module:name` (see there). Errors: ConfigError for options that
-cannot be, DataError for damaged, missing or mismatched data. Names are imported when first used: importing this package
-loads no torch.
+A metric computed from the confusion matrix is added in `metrics.py` alone, or given as `module:name` (see there); one
+that needs the label maps also needs a count of its own in `ConfusionMatrix`. Errors: ConfigError for bad options,
+DataError for damaged, missing or mismatched data. Names are imported when first used: importing this package loads no
+torch.
 """
 
 from typing import TYPE_CHECKING

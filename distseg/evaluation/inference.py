@@ -128,7 +128,10 @@ def _window_mean(
 
 
 def window_starts(num_pixels: int, window_px: int) -> list[int]:
-    """Where windows begin along a side of at least one window: every ceil(2/3 window), the last one flush."""
+    """Start positions of the windows along a side that is at least a window long.
+
+    Steps of ceil(2/3 window); the last window ends at the edge.
+    """
     stride_px = math.ceil(window_px * 2 / 3)
     num_windows = math.ceil((num_pixels - window_px) / stride_px) + 1
     return [min(i * stride_px, num_pixels - window_px) for i in range(num_windows)]

@@ -137,13 +137,17 @@ METRICS = (
 )
 
 
+_OTHER_ENTRIES = ("num_images", "classes", "support", "mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")
+"""Names in a table of scores that are no metric of the list."""
+
+
 def own_metrics(names: Sequence[str], what: str) -> tuple[Metric, ...]:
     """A user's metrics by `module:name`, each a function of PixelCounts. `what`, a field or flag, begins each error.
 
     Raises ConfigError for what cannot be imported, is no function, or has the name of another.
     """
     found: list[Metric] = []
-    taken = {"num_images", "classes", "support", *(metric.name for metric in METRICS)}
+    taken = {*_OTHER_ENTRIES, *(metric.name for metric in METRICS)}
     for target in names:
         compute = plugins.from_user(what, target)
         name = target.rpartition(":")[2]
@@ -159,7 +163,7 @@ def own_metrics(names: Sequence[str], what: str) -> tuple[Metric, ...]:
 def metrics_in(place: Place, table: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the metrics that are shown there, in their order: METRICS, then a user's own that `table` has."""
     entry: Mapping[str, Any] = next(iter(table["conditions"].values()), {})
-    listed = {"num_images", "classes", "support", *(metric.name for metric in METRICS)}
+    listed = {*_OTHER_ENTRIES, *(metric.name for metric in METRICS)}
     return (
         *(metric.name for metric in METRICS if place in metric.shown_in),
         *(name for name in entry if name not in listed),

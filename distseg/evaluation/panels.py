@@ -111,7 +111,7 @@ def as_jpeg(panel_HW3: Bytes) -> bytes:
 
 
 def without_prediction(jpeg: bytes) -> bytes:
-    """A panel with its upper half alone, input and truth: shown at step 0, when nothing is predicted yet."""
+    """The panel with its lower half left out: only input and truth, for step 0, before anything is predicted."""
     sheet = Image.open(io.BytesIO(jpeg)).convert("RGB")
     middle = sheet.height // 2
     sheet.paste("white", (0, middle, sheet.width, sheet.height))

@@ -31,7 +31,7 @@ class ConditionRanking:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether there is a worst condition; of a single one it is that one."""
+        """Whether there is a worst condition. If there is only one condition, it is the worst."""
         return bool(self.miou and self.classes)
 
     @property
@@ -70,7 +70,7 @@ def rank_conditions(table: Table, others: Sequence[Table] = ()) -> ConditionRank
     """Of `table`'s conditions, over the classes that also have truth in every condition of the tables `others`."""
     entries = [entry for t in (table, *others) for entry in t["conditions"].values()]
     shared = shared_classes(entry["support"] for entry in entries)
-    # A class predicted in a condition without its truth counts there as 0, so its own mIoU is not that of `shared`.
+    # A class that is predicted where it has no truth has IoU 0 there. A condition's own mIoU counts it, this does not.
     found = {name for entry in entries for name, iou in entry["classes"].items() if iou is not None}
     classes = tuple(name for name in table["classes"] if name in shared)
     miou = worst_first({name: _mean_iou(entry, classes) for name, entry in table["conditions"].items()})

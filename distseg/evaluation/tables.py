@@ -11,7 +11,7 @@ from distseg.evaluation.metrics import Metric, mean, metrics_in, scores
 from distseg.evaluation.ranking import rank_conditions
 from distseg.evaluation.scoring import ConfusionMatrix
 
-_COMPARED = ("mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")  # one number of all conditions: MLflow has it as val/…
+_COMPARED = ("mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")  # compare conditions; logged as val/<name>
 
 
 def as_table(counted: ConfusionMatrix, labels: LabelSpace, own: Sequence[Metric] = ()) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _TRAIN = "ray.train.v2._internal"
 
 
 def find(module: str, name: str, without: str) -> Any:
-    """`name` of a private module of Ray; None if this version has none. `without` says in the log what is lost then."""
+    """`name` of a private module of Ray; None if this version lacks it, and then `without` is logged: what is lost."""
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 TIMEOUT, TIMEOUT_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "15"
 DEFAULTS = {
-    # A request that creates something must not be repeated blindly: it would create it twice. Our callers try again
-    # themselves, after they have looked at what the server has.
+    # A request that creates something must not be repeated blindly: it would create it twice. Our callers retry
+    # themselves, after checking whether the first request succeeded.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     TIMEOUT: TIMEOUT_S,
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -126,7 +126,7 @@ class Journal:
 
 
 def local_path(run_name: str) -> Path:
-    """The file of this machine to which rank 0 of a run in S3 appends its records."""
+    """The local file in which rank 0 keeps its records, if the run's directory is in S3."""
     return Path(tempfile.gettempdir()) / f"distseg-journal-{os.getuid()}" / f"{run_name}.jsonl"
 
 
@@ -191,7 +191,10 @@ def reopen_journal(run_uri: str) -> None:
 
 
 def read_journal_end(run_uri: str) -> JournalEnd | None:
-    """None if the process was killed. Then the newest checkpoint may hold records that the journal lacks."""
+    """How the journal was closed; None if it was not, as when the process was killed.
+
+    Then the newest checkpoint may hold records that the journal lacks.
+    """
     if not storage.exists(_closed_uri(run_uri)):
         return None
     return JournalEnd(**json.loads(storage.read_bytes(_closed_uri(run_uri))))

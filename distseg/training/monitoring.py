@@ -14,7 +14,7 @@ from distseg.evaluation import World
 
 
 class _Pending(NamedTuple):
-    """The losses of a step that have not been looked at."""
+    """The losses of one step, not yet checked for NaN."""
 
     step: int
     names: tuple[str, ...]

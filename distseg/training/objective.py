@@ -47,7 +47,7 @@ class Objective(Protocol):
         ...
 
     def train_step(self, micro_batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        """Forward, loss, backward and optimiser step: the one after `step` steps.
+        """Does step number `step`, counted from 0: forward, loss, backward, update.
 
         Returns this rank's parts of the global losses by the names under which they are logged, the main loss first:
         scalars that add up over the ranks.

@@ -1,4 +1,4 @@
-"""Optimisers and the learning rate, a pure function of the step, so that resuming needs nothing but the step count."""
+"""Optimisers, and the learning rate schedule: a pure function of the step, so resuming needs only the step count."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol

@@ -219,7 +219,7 @@ def new_model(config: RunConfig, labels: LabelSpace, pretrained: Pretrained | No
 def loss_of(config: RunConfig, parts: Sequence[DatasetPart], device: torch.device) -> SegmentationLoss:
     """The loss of the run; its class weights are from the pixel counts of the training conditions, as packed.
 
-    What data.sampling changes in them is not counted: weights and sampling by class do the same twice.
+    The counts ignore data.sampling: class weights together with `sampling class` correct an imbalance twice.
     """
     weights_K = None
     if config.loss.class_weights != "none":

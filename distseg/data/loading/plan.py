@@ -11,7 +11,7 @@ lanes as contiguous runs, lane 0's first, each as long as the lane has positions
 up); within its run a lane shuffles inside windows. So
 
 - a batch has one sample from each of B places of the data set: it is spread over shards, thus over conditions;
-- a shard is read by one lane of each stream, or by those whose border it spans;
+- a shard is read by one lane per stream, or by several where a border between lanes falls inside it;
 - the sample at any position follows from (shard lengths, shares, seed, B, window) alone, in O(window): no state to
   save, no dependence on the number of ranks.
 
@@ -53,7 +53,6 @@ class SampleRef:
 
 def number_in_shard(ref: SampleRef, class_pixels_NK: npt.NDArray[Any]) -> int:
     """The number of a drawn sample in its shard, of whose N samples `class_pixels_NK` has the pixels of each class.
-
 
     Raises IndexError if fewer samples show the class than the plan was told.
     """

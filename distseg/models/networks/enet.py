@@ -111,7 +111,10 @@ class Downsampling(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Doubles the resolution: the shortcut by unpooling to where the maxima were, the branch by a 3x3 deconvolution."""
+    """Doubles the resolution.
+
+    The shortcut puts values back where max pooling took them; the branch is a 3x3 transposed convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()

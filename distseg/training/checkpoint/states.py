@@ -23,7 +23,8 @@ def to_cpu(value: Any) -> Any:
 def restore_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Checkpoint) -> None:
     """Loads the weights and the optimiser's state in place. Raises CheckpointError if they are of another model."""
     try:
-        # Rates and weight decay are the configuration's, which a population changes; kernels are this device's.
+        # Learning rate, weight decay and `fused` are those of this configuration and device, not of the checkpoint:
+        # population based training changes the first two when a trial takes over another one's checkpoint.
         pairs = zip(saved.optimizer["param_groups"], optimizer.param_groups, strict=True)
         groups = [theirs | ours | {"params": theirs["params"]} for theirs, ours in pairs]
         model.load_state_dict(saved.model)

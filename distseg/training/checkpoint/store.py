@@ -257,7 +257,7 @@ def prune(run_uri: str, metric: str = metric_names.MIOU) -> None:
 
 
 def quarantine(run_uri: str, after_step: int) -> None:
-    """Takes damaged checkpoints newer than `after_step` out of the count, so that none takes the place of a good one.
+    """Hides damaged checkpoints newer than `after_step`, so that `prune` does not keep them instead of good ones.
 
     A run that goes on from `after_step` has passed over them. Their META_FILE is renamed to DAMAGED_FILE; nothing is
     deleted.

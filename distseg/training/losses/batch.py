@@ -10,7 +10,8 @@ from torch import Tensor
 from distseg.label_maps import IGNORE_INDEX
 
 SumOverRanks = Callable[[Tensor], Tensor]
-"""In place and returned, without a gradient. Every rank must call it equally often, whatever its samples hold."""
+"""Sums a tensor over all ranks, in place, and returns it. No gradient flows through. Every rank must call it equally
+often, whatever its samples hold."""
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ class LossBatch:
     A loss returns a scalar with a gradient. The scalars of all ranks and all micro-batches add up to the loss of the
     global batch, and so do their gradients. There are two ways to write such a loss:
 
-    - A sum over pixels: divide this rank's sum by `normaliser`.
+    - A mean over pixels: `mean_over_pixels`, which weights pixels by class as the cross entropy does.
     - Anything else, such as a ratio of sums: this rank's part of the value of this micro-batch over all ranks, divided
       by `num_micro_batches`. `over_ranks` adds numbers up over the ranks.
     """
@@ -33,8 +34,19 @@ class LossBatch:
     log_p_BKHW: Tensor  # float32 or float64, with the gradient; exp() gives the probabilities
     labels_BHW: Tensor  # train ids, 255 is void
     normaliser: Tensor | float  # the valid pixels, weighted by class, of all ranks and all micro-batches; may be 0
+    class_weights_K: Tensor | None = None  # of loss.class_weights; None: all classes count alike
     over_ranks: SumOverRanks = alone
     num_micro_batches: int = 1
+
+    def mean_over_pixels(self, values_BHW: Tensor) -> Tensor:
+        """This rank's part of the mean over the global batch's valid pixels, weighted by class; 0 if all are void."""
+        valid_BHW = self.labels_BHW != IGNORE_INDEX
+        weight_BHW = valid_BHW.to(values_BHW.dtype)
+        if self.class_weights_K is not None:
+            weights_K = self.class_weights_K.to(values_BHW)
+            weight_BHW = weight_BHW * weights_K[torch.where(valid_BHW, self.labels_BHW, 0).long()]
+        total = torch.where(valid_BHW, values_BHW, 0).mul(weight_BHW).sum()
+        return total / at_least_one(torch.as_tensor(self.normaliser, dtype=total.dtype, device=total.device))
 
 
 def log_probabilities(logits_BKhw: Tensor, labels_BHW: Tensor) -> Tensor:

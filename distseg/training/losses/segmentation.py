@@ -59,6 +59,7 @@ class SegmentationLoss:
             log_p_BKHW=log_probabilities(logits.main_BKhw, labels_BHW),
             labels_BHW=labels_BHW,
             normaliser=normaliser,
+            class_weights_K=self.class_weights_K,
             over_ranks=over_ranks,
             num_micro_batches=num_micro_batches,
         )

@@ -14,7 +14,14 @@ from distseg.config import LossConfig, RunConfig
 from distseg.errors import ConfigError
 from distseg.models import Logits
 from distseg.training import check_run
-from distseg.training.losses import LossBatch, SegmentationLoss, one_hot, valid_weight
+from distseg.training.losses import (
+    CrossEntropy,
+    LossBatch,
+    SegmentationLoss,
+    log_probabilities,
+    one_hot,
+    valid_weight,
+)
 from tests import ranks
 from tests.unit.training.test_fit import losses
 from tests.unit.training.test_losses import random_case
@@ -23,10 +30,9 @@ FOCAL, TVERSKY = (f"{__name__}:{name}" for name in ("focal", "tversky"))
 
 
 def focal(batch: LossBatch) -> Tensor:
-    """A sum over pixels: -(1 - p)² · log p of the true class, mean over the valid pixels."""
+    """A mean over pixels: -(1 - p)² · log p of the true class."""
     log_p_BHW = (batch.log_p_BKHW * one_hot(batch.labels_BHW, batch.log_p_BKHW)).sum(1)
-    total: Tensor = -((1 - log_p_BHW.exp()) ** 2 * log_p_BHW).sum()
-    return total / torch.as_tensor(batch.normaliser).clamp(min=1)
+    return batch.mean_over_pixels(-((1 - log_p_BHW.exp()) ** 2) * log_p_BHW)
 
 
 def tversky(batch: LossBatch) -> Tensor:
@@ -96,3 +102,33 @@ def test_a_users_terms_are_those_of_the_global_batch_and_are_logged(light_config
     plain = ranks.train(replace(config, loss=light_config.loss), 1)
     added = 0.5 * one[1]["train/focal_loss"] + 2 * one[1]["train/tversky_loss"]
     assert one[1]["train/loss"] == pytest.approx(plain[1]["train/loss"] + added)
+
+
+def test_a_mean_over_pixels_by_hand() -> None:
+    labels_BHW = torch.tensor([[[0, 1, 255]]])
+    values_BHW = torch.tensor([[[2.0, 4.0, float("nan")]]])  # what a void pixel has does not matter
+    weights_K = torch.tensor([1.0, 3.0])
+    for weights, normaliser, mean in ((None, 2.0, 3.0), (weights_K, 4.0, 3.5), (weights_K * 0.1, 0.4, 3.5)):
+        batch = LossBatch(
+            log_p_BKHW=torch.zeros(1, 2, 1, 3), labels_BHW=labels_BHW, normaliser=normaliser, class_weights_K=weights
+        )
+        assert batch.mean_over_pixels(values_BHW).item() == pytest.approx(mean)
+    void = LossBatch(log_p_BKHW=torch.zeros(1, 2, 1, 3), labels_BHW=torch.full((1, 1, 3), 255), normaliser=0.0)
+    assert void.mean_over_pixels(values_BHW).item() == 0.0
+
+
+def test_the_cross_entropy_is_such_a_mean() -> None:
+    logits, labels = random_case(2)
+    weights_K = torch.linspace(0.5, 2.0, logits.shape[1])
+
+    def cross_entropy(batch: LossBatch) -> Tensor:
+        truth_BKHW = one_hot(batch.labels_BHW, batch.log_p_BKHW)
+        return batch.mean_over_pixels(-(batch.log_p_BKHW * truth_BKHW).sum(1))
+
+    batch = LossBatch(
+        log_p_BKHW=log_probabilities(logits, labels),
+        labels_BHW=labels,
+        normaliser=valid_weight(labels, weights_K),
+        class_weights_K=weights_K,
+    )
+    assert cross_entropy(batch).item() == pytest.approx(CrossEntropy(class_weights_K=weights_K)(batch).item())
