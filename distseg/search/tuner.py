@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
+import ray
 from ray import tune
 from ray.util.state import list_actors
 
@@ -52,7 +53,8 @@ def check_places_come_free() -> None:
     A helper of Ray Train frees it, and asks Ray's dashboard whether the trial is still there.
     """
     try:
-        list_actors(limit=1, timeout=10, raise_on_missing_output=False)
+        address = ray.get_runtime_context().gcs_address  # else Ray refuses where a machine has several clusters
+        list_actors(address, limit=1, timeout=10, raise_on_missing_output=False)
     except Exception as error:  # noqa: BLE001 — Ray documents no class
         raise ResourceError(
             f"the Ray cluster's dashboard does not answer ({first_line(error)}); start the head with "

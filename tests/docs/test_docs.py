@@ -256,6 +256,7 @@ def test_the_commands_and_the_code_of_a_page_work(page: Path, place: Path) -> No
         assert -1 <= table["conditions"]["day"]["kappa"] <= 1
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_search_with_parts_of_ones_own_works_on_ray(place: Path) -> None:
     for block in pages.blocks(EXTENDING):

@@ -68,7 +68,7 @@ def test_tuples_and_none_are_read_from_the_command_line() -> None:
     [
         ("--model.name enet --model.bins 1 2", r"model\.bins = 1 2: enet has no such option; leave it out"),
         ("--model.name=enet --model.bins=1", r"model\.bins = 1: enet has no such option"),
-        ("--model.width 1.0", r"model\.width = 1\.0: pspnet has no such option"),
+        ("--model.width 0.5", r"model\.width = 0\.5: pspnet has no such option"),
         ("--model.name enett", r"model\.name = 'enett': did you mean 'enet'\?; your own is given as module:class"),
         ("--model.name unet", r"loss\.aux_weight = 0\.4: unet has no auxiliary head; give 0"),
         ("--model.name", r"--model\.name"),

@@ -133,4 +133,4 @@ def test_spaces_of_the_working_directory_come_before_those_installed(
     assert search.load_space("mine").objective == search.load_space("depth").objective == "mean_and_worst"
     assert search.load_space("se_ratio").space.keys() == {"model.se_ratio"}, "one that is only installed"
     for name in [name for name in sys.modules if name.partition(".")[0] == "tune_spaces"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]  # for good: monkeypatch would bring these back
