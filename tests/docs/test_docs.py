@@ -260,11 +260,13 @@ def test_the_commands_and_the_code_of_a_page_work(page: Path, place: Path) -> No
 @pytest.mark.long
 @pytest.mark.ray
 def test_a_search_with_parts_of_ones_own_works_on_ray(place: Path) -> None:
-    for block in pages.blocks(EXTENDING):
+    blocks = pages.blocks(EXTENDING)
+    for block in blocks:
+        if block.file is not None:  # some are shown after the command that uses them
+            follow(block, place)
+    for block in blocks:
         if block.needs_ray:
             with programs.own_environment() as environment:
                 run(block, place, environment)
-        elif block.file is not None:
-            follow(block, place)
     (table,) = place.glob("runs/checkpoints/small-*/search.md")
     assert "night_first" in table.read_text()
