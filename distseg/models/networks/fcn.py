@@ -50,8 +50,10 @@ class Options(BackboneOptions):
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
         if self.is_on_vgg:
             return FCN(self, num_classes)
-        same = {"backbone": self.backbone, "stem": self.stem, "dilations": self.dilations, "dropout": self.dropout}
-        return pspnet.PSPNet(pspnet.Options(bins=(), **same), num_classes, aux=aux)  # type: ignore[arg-type]
+        options = pspnet.Options(
+            bins=(), backbone=self.backbone, stem=self.stem, dilations=self.dilations, dropout=self.dropout
+        )
+        return pspnet.PSPNet(options, num_classes, aux=aux)
 
 
 FC_CHANNELS = 4096
