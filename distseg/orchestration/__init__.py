@@ -4,6 +4,7 @@ In: a `RunConfig`. Out: an `Outcome` of `distseg.runs`, with checkpoints below `
 
     join(uri)                  connects this process to a cluster, or starts one here
     check_resources(config)    whether the cluster can ever hold the workers
+    check_places_come_free()   whether a stopped trial's place can be used again
     capacity(config)           how many such trainings it can hold at a time
     prepare_search()           the environment that Ray Tune is to have in this process
     train(config)              one training over the cluster's workers
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from distseg.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from distseg.orchestration.cluster import capacity, check_resources, job_id, join
+    from distseg.orchestration.cluster import capacity, check_places_come_free, check_resources, job_id, join
     from distseg.orchestration.driver import train
     from distseg.orchestration.environment import prepare_search
     from distseg.orchestration.snapshot import forget_checkpoints
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_SCORE",
     "capacity",
+    "check_places_come_free",
     "check_resources",
     "forget_checkpoints",
     "in_ray_tasks",
@@ -45,7 +47,7 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
-        "distseg.orchestration.cluster": ("capacity", "check_resources", "job_id", "join"),
+        "distseg.orchestration.cluster": ("capacity", "check_places_come_free", "check_resources", "job_id", "join"),
         "distseg.orchestration.driver": ("train",),
         "distseg.orchestration.environment": ("prepare_search",),
         "distseg.orchestration.snapshot": ("forget_checkpoints",),

@@ -1,11 +1,14 @@
 """The Ray cluster of this process: join it, and ask whether it can hold what a training needs."""
 
+import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 
 import ray
 from ray.util import placement_group_table
+from ray.util.state import list_actors
 
 from distseg import storage, tracking
 from distseg.config import RunConfig
@@ -38,6 +41,31 @@ def join(run_uri: str) -> None:
     except Exception as error:  # noqa: BLE001 — Ray raises no narrower class if its own processes do not start
         address = os.environ.get("RAY_ADDRESS", "")
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
+
+
+@contextlib.contextmanager
+def named() -> Iterator[None]:
+    """RAY_ADDRESS is this process's cluster: what asks Ray's dashboard finds it by that name only.
+
+    Without it, or with `local` in it, Ray refuses on a machine that has two clusters.
+    """
+    with environment.temporary(environment.ADDRESS, ray.get_runtime_context().gcs_address):
+        yield
+
+
+def check_places_come_free() -> None:
+    """Raises ResourceError on a cluster where the workers of a stopped trial would keep their place for good.
+
+    A helper of Ray Train frees it, and asks Ray's dashboard whether the trial is still there.
+    """
+    try:
+        with named():
+            list_actors(limit=1, timeout=10, raise_on_missing_output=False)
+    except Exception as error:  # noqa: BLE001 — Ray documents no class
+        raise ResourceError(
+            f"the Ray cluster's dashboard does not answer ({first_line(error)}); start the head with "
+            "--include-dashboard=true, or choose --scheduler none, which stops no trial"
+        ) from None
 
 
 def check_address(address: str) -> None:

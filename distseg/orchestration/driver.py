@@ -99,7 +99,7 @@ def _named_cluster() -> Iterator[None]:
     on a machine with two clusters only by that: without it, the place of a stopped trial would never be free again.
     """
     compat.pass_to_controller(environment.ADDRESS)
-    with environment.temporary(environment.ADDRESS, ray.get_runtime_context().gcs_address):
+    with cluster.named():
         yield
 
 

@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
-import ray
 from ray import tune
-from ray.util.state import list_actors
 
 from distseg import orchestration, storage
 from distseg.config import RunConfig, to_dict, with_overrides
-from distseg.errors import ConfigError, ResourceError, first_line
+from distseg.errors import ConfigError
 from distseg.search import algorithms, legacy, records, results, schedulers, trial
 from distseg.search.algorithms import SCORE
 from distseg.search.algorithms.optuna import importances_of, tuples_as_choices
@@ -44,22 +42,7 @@ def check(search: SearchConfig, base: RunConfig) -> None:
     orchestration.join(search.uri)
     orchestration.check_resources(base)
     if schedulers.find(search.scheduler).compares_unfinished:
-        check_places_come_free()
-
-
-def check_places_come_free() -> None:
-    """Raises ResourceError on a cluster where the workers of a stopped trial would keep their place for good.
-
-    A helper of Ray Train frees it, and asks Ray's dashboard whether the trial is still there.
-    """
-    try:
-        address = ray.get_runtime_context().gcs_address  # else Ray refuses where a machine has several clusters
-        list_actors(address, limit=1, timeout=10, raise_on_missing_output=False)
-    except Exception as error:  # noqa: BLE001 — Ray documents no class
-        raise ResourceError(
-            f"the Ray cluster's dashboard does not answer ({first_line(error)}); start the head with "
-            "--include-dashboard=true, or choose --scheduler none, which stops no trial"
-        ) from None
+        orchestration.check_places_come_free()
 
 
 def run(search: SearchConfig, base: RunConfig, *, resume: bool, on_progress: Callable[[TrialProgress], None]) -> None:

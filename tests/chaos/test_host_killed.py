@@ -15,7 +15,7 @@ from tests.recorded import assert_each_once, only_run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(900)]
 
-KILLED_AT, NUM_STEPS = SAVED_EVERY + 5, SAVED_EVERY + 10
+KILLED_AT, NUM_STEPS = SAVED_EVERY + 5, 4 * SAVED_EVERY
 SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}  # the lost worker is waited for
 
 
@@ -63,7 +63,8 @@ def test_a_job_goes_on_with_one_worker_when_the_host_of_the_other_dies(
     assert ended.code == 0, ended.out + ended.err
     recorded = only_run(config.tracking.uri, "host-killed")
     assert_each_once(recorded, NUM_STEPS)
-    assert recorded.values("train/resumed_at") == [SAVED_EVERY]
+    (resumed_at,) = recorded.values("train/resumed_at")
+    assert resumed_at in range(SAVED_EVERY, NUM_STEPS, SAVED_EVERY)  # how far it gets while a host dies differs
     losses = [undisturbed[step]["train/loss"] for step in range(1, NUM_STEPS + 1)]
     assert recorded.values("train/loss") == pytest.approx(losses, rel=1e-5)
     found = checkpoint.newest(ended.printed("run"))

@@ -1,14 +1,17 @@
 """What a user reads when Ray ends a training."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 import ray.train
 
 from distseg.config import RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
-from distseg.orchestration import compat
+from distseg.orchestration import cluster, compat
 from distseg.orchestration.cluster import check_resources, job_id
 from distseg.orchestration.failures import error_of
 from distseg.orchestration.snapshot import forget_if_broken
@@ -39,6 +42,15 @@ def test_a_changing_number_of_workers_needs_checkpoints() -> None:
     config = RunConfig(scaling=ScalingConfig(num_workers=2, min_workers=1))
     with pytest.raises(ConfigError, match=r"scaling.min_workers = 1: .*; give checkpoint.every_steps"):
         check_resources(config)
+
+
+def test_the_dashboard_is_asked_for_the_cluster_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # by which Ray would not know which, where there are two
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:7"))
+    monkeypatch.setattr(cluster, "list_actors", lambda **_: asked.append(os.environ["RAY_ADDRESS"]))
+    cluster.check_places_come_free()
+    assert (asked, os.environ["RAY_ADDRESS"]) == (["127.0.0.1:7"], "local")
 
 
 def test_a_submitted_job_is_named_as_ray_job_list_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
