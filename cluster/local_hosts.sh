@@ -76,7 +76,10 @@ start() {
   # The head's Python is the `python` of submitted jobs.
   PATH=$(dirname "$ray"):$PATH on_host "$i" "$ray" start "${role[@]}" --node-ip-address="$(address "$i")" \
     --temp-dir="$state/h$i" --object-store-memory="${HOSTS_STORE_BYTES:-200000000}" --disable-usage-stats \
-    >"$state/start$i.log" 2>&1 || { tail -n 20 "$state/start$i.log" >&2; fail "Ray did not start on host $i"; }
+    >"$state/start$i.log" 2>&1 || {
+    tail -n 20 "$state/start$i.log" >&2
+    fail "Ray did not start on host $i: see $state/start$i.log and $state/h$i/session_latest/logs"
+  }
 }
 
 # Ray's processes on host I and all they have started: jobs and workers too, but not other servers of that host.
@@ -114,7 +117,8 @@ up() {
   [ -z "$(spaces)" ] || fail "hosts named $name… are up already; run 'down' first, or set HOSTS_NAME and HOSTS_NET"
   [ -z "$(ip -o address show to "$net.0/24")" ] || fail "the network $net.0/24 is in use here; set HOSTS_NET to another"
   [ ! -e "$state" ] || [ -e "$state/token" ] || fail "$state was not made by this script; set HOSTS_STATE"
-  trap 'remove; echo "local_hosts.sh: not up" >&2' EXIT
+  trap 'unplug; echo "local_hosts.sh: not up; the logs are kept in $state until the next up or down" >&2' EXIT
+  if [ -e "$state/token" ]; then rm -rf -- "$state"; fi # of an up that failed
   (umask 077; mkdir -p "$state"; od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$state/token")
   ip link add "$bridge" type bridge
   ip addr add "$net.1/24" dev "$bridge"
@@ -132,7 +136,7 @@ END
   echo "head $(address 0), workers $(address 1) …; jobs at http://$(address 0):8265; next:  . $state/env"
 }
 
-remove() {
+unplug() { # ends what runs in the namespaces and removes them, not the directories
   local s i
   for s in $(spaces); do ip netns pids "$s" | xargs -r kill -TERM 2>/dev/null || true; done
   for i in $(seq 50); do [ -n "$(for s in $(spaces); do ip netns pids "$s"; done)" ] || break; sleep 0.1; done
@@ -142,6 +146,10 @@ remove() {
     ip link del "$(link "${s#"$name"}")" 2>/dev/null || true
   done
   ip link del "$bridge" 2>/dev/null || true
+}
+
+remove() {
+  unplug
   if [ -e "$state/token" ]; then rm -rf -- "$state"; fi
 }
 

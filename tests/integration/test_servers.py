@@ -1,5 +1,7 @@
 """The servers that `infra` starts do their work together, and again after a restart."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,16 @@ from pathlib import Path
 import boto3
 import pytest
 
-from tests.conftest import REPOSITORY, free_port, run_script, short_directory, sourced, use_environment
+from tests.conftest import (
+    REPOSITORY,
+    free_network,
+    free_port,
+    lacking,
+    run_script,
+    short_directory,
+    sourced,
+    use_environment,
+)
 
 pytestmark = pytest.mark.servers
 
@@ -85,3 +96,27 @@ def test_a_directory_that_is_not_theirs_is_left_alone(script: str, variable: str
     assert done.returncode == 1
     assert "was not made by this script; left alone" in done.stderr
     assert (tmp_path / "precious").exists()
+
+
+def test_hosts_that_do_not_come_up_leave_their_logs(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        lacking("network namespaces: root and iproute2")
+    ray = tmp_path / "ray"
+    ray.write_text("#!/bin/sh\necho 'the reason'\nexit 1\n")
+    ray.chmod(0o755)
+    state = short_directory() / "h"
+    hosts = {"HOSTS_STATE": str(state), "HOSTS_NET": free_network(), "HOSTS_NAME": f"u{os.getpid() % 10**7}"}
+    script = [str(REPOSITORY / "cluster/local_hosts.sh")]
+    try:
+        up = subprocess.run([*script, "up", "1"], env={**os.environ, **hosts, "RAY": str(ray)}, capture_output=True)
+        assert up.returncode == 1
+        assert f"see {state}/start0.log" in up.stderr.decode()
+        assert (state / "start0.log").read_text() == "the reason\n"
+        assert (
+            "no hosts"
+            in subprocess.run([*script, "status"], env={**os.environ, **hosts}, capture_output=True, text=True).stdout
+        )
+    finally:
+        run_script("cluster/local_hosts.sh", "down", env=hosts)
+    assert not state.exists()
+    state.parent.rmdir()
