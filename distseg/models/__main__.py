@@ -1,14 +1,17 @@
-"""python -m distseg.models [--size 512 1024] [--num_classes 19] [--no_timing] [--json FILE]
+"""python -m distseg.models [--size 512 1024] [--num_classes 19] [--time] [--json FILE]
 
-The networks side by side: parameters, MiB of fp32 weights, GFLOPs and milliseconds of one image's forward pass in eval
-mode (two operations per multiply-add; without the auxiliary head; time: median of 5 on this machine's device).
+The networks side by side: parameters, MiB of fp32 weights and GFLOPs of one image's forward pass in eval mode (two
+operations per multiply-add; without the auxiliary head). With --time also its milliseconds, the median of 5 on this
+machine's device, which takes minutes for all networks on a CPU.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import torch
+import tyro
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,8 +32,8 @@ class Arguments:
     num_classes: int = 19
     only: tuple[str, ...] = ()
     """Networks to show, by the beginning of their name, or your own as module:Class; none: all."""
-    timing: bool = True
-    """Measure milliseconds, which takes a while for the large ones."""
+    timing: Annotated[bool, tyro.conf.arg(aliases=("--time",))] = False
+    """Also measure milliseconds."""
     precision: Precision = "auto"
     json: str | None = None
     """Also write the table here."""
@@ -56,13 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         storage.check_writable(options.json.rpartition("/")[0] or ".")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = evaluation.resolve_precision(options.precision, device)
-    rows = []
-    for name, config in chosen.items():
-        ms = None
-        if options.timing:
-            model = build_model(config, options.num_classes, aux=False)
-            ms = evaluation.latency_ms(model, options.size, precision, device, TIMED_RUNS)
-        rows.append(_row(name, config, options, ms))
+    times_ms = _times_ms(chosen, options, precision, device) if options.timing else {}
+    rows = [_row(name, config, options, times_ms.get(name)) for name, config in chosen.items()]
     _print(rows, f"{options.size[0]} x {options.size[1]}, {options.num_classes} classes, {device.type} {precision}")
     if options.json is not None:
         table = {"size": options.size, "num_classes": options.num_classes, "device": device.type} | {
@@ -71,6 +69,18 @@ def main(arguments: Sequence[str]) -> int:
         }
         storage.write_bytes(options.json, (json.dumps(table, indent=1) + "\n").encode())
     return 0
+
+
+def _times_ms(
+    chosen: Mapping[str, ModelConfig], options: Arguments, precision: str, device: torch.device
+) -> dict[str, float]:
+    times_ms: dict[str, float] = {}
+    with cli.progress("timing", "networks") as progress:
+        for name, config in chosen.items():
+            model = build_model(config, options.num_classes, aux=False)
+            times_ms[name] = evaluation.latency_ms(model, options.size, precision, device, TIMED_RUNS)
+            progress(len(times_ms), len(chosen))
+    return times_ms
 
 
 def choose(only: Sequence[str] = ()) -> dict[str, ModelConfig]:
