@@ -144,6 +144,21 @@ def test_ids_outside_the_classes_are_refused() -> None:
         confusion_matrix(torch.zeros(1, 2, 1), label, 3)
 
 
+def test_void_has_any_number() -> None:
+    label, prediction = torch.tensor([[[0, 1, -1, 2]]]), torch.tensor([[[0, 2, 1, 2]]])
+    expected = [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+    assert confusion_matrix(prediction, label, 3, ignore_index=-1).tolist() == expected
+    assert confusion_matrix(prediction, label % 256, 3).tolist() == expected
+    with pytest.raises(ValueError, match=r"label ids \[255\]"):
+        confusion_matrix(prediction, (label % 256).to(torch.uint8), 3, ignore_index=0)
+
+
+@pytest.mark.parametrize("num_classes", [127, 128, 255])
+def test_many_classes_are_counted_in_a_wider_type(num_classes: int) -> None:
+    label = torch.arange(num_classes, dtype=torch.uint8).view(1, 1, -1)
+    assert torch.equal(confusion_matrix(label.long(), label, num_classes), torch.eye(num_classes, dtype=torch.int64))
+
+
 def test_an_all_void_image_counts_nothing() -> None:
     void = torch.full((1, 2, 2), IGNORE_INDEX, dtype=torch.uint8)
     assert confusion_matrix(torch.ones(1, 2, 2), void, 3).sum() == 0
