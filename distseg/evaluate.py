@@ -81,6 +81,7 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
             precision=precision,
             inference=inference,
             num_threads=options.num_threads,
+            max_megapixels=options.max_megapixels,
             progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
         )
     tables = evaluation.as_table(counted, manifest.label_space, own)

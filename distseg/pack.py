@@ -21,6 +21,7 @@ import rich.table
 import tyro
 
 from distseg import cli, storage
+from distseg.config import MAX_MEGAPIXELS
 from distseg.data import LabelSpace, Sample, datasets, shards
 from distseg.data.relabel import relabelling
 from distseg.errors import ConfigError
@@ -36,6 +37,8 @@ class _Writing(cli.Workers):
     """Turn PNG photographs into JPEG of this quality (1 to 95); without it they stay as they are."""
     max_samples_per_shard: int = shards.MAX_SAMPLES_PER_SHARD
     max_mib_per_shard: int = shards.MAX_BYTES_PER_SHARD >> 20
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger images and label maps are refused by their header, before they are decoded."""
     overwrite: bool = False
     """Replace the shards that are there."""
     relabel: str | None = None
@@ -49,6 +52,8 @@ class _Writing(cli.Workers):
                 raise ConfigError(f"--{name} = {getattr(self, name)}: must be at least 1")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 95:
             raise ConfigError(f"--jpeg_quality {self.jpeg_quality}: must be in 1 to 95")
+        if not self.max_megapixels > 0:
+            raise ConfigError(f"--max_megapixels {self.max_megapixels}: must be positive")
         if self.shuffle_seed < 0:
             raise ConfigError(f"--shuffle_seed = {self.shuffle_seed}: must not be negative")
 
@@ -76,6 +81,8 @@ class Inspect:
     """Also draw a contact sheet into this PNG file."""
     columns: int = 4
     """Photographs in a row of the sheet."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger photographs are refused by their header, before they are decoded."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -145,6 +152,7 @@ def _pack(data_set: datasets.DataSet, command: Any) -> int:
             jpeg_quality=command.jpeg_quality,
             max_samples_per_shard=command.max_samples_per_shard,
             max_bytes_per_shard=command.max_mib_per_shard << 20,
+            max_megapixels=command.max_megapixels,
             progress=progress,
             overwrite=command.overwrite,
         )
@@ -177,15 +185,17 @@ def _inspect(command: Inspect) -> int:
     console.print(_groups_table(summary))
     console.print(_classes_table(summary))
     if command.sheet:
-        _save_sheet(command.uri, command.sheet, command.columns)
+        _save_sheet(command)
         console.print(f"contact sheet: {command.sheet}", markup=False)
     return 0
 
 
-def _save_sheet(uri: str, path: str, columns: int) -> None:
+def _save_sheet(command: Inspect) -> None:
+    path = command.sheet or ""
     if not Path(path).parent.is_dir() or not path.lower().endswith(".png"):
         raise ConfigError(f"--sheet {path}: name a .png file in a directory that exists")
-    shards.contact_sheet(uri, columns=columns).save(path)
+    sheet = shards.contact_sheet(command.uri, columns=command.columns, max_megapixels=command.max_megapixels)
+    sheet.save(path)
 
 
 def _groups_table(summary: shards.ShardSummary) -> rich.table.Table:

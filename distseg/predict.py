@@ -1,7 +1,8 @@
 """python -m distseg.predict --checkpoint URI --images DIR|URI --out DIR [--scales …] [--flip] [--sliding]
 
 Segments the photographs of a directory or s3:// prefix, of any sizes, with a checkpoint's network. For each it writes
-`label/NAME.png`, class ids in the label space's palette, and `overlay/NAME.png`, the photograph tinted by class.
+`label/NAME.png`, class ids in the label space's palette, and `overlay/NAME.png`, the photograph tinted by class. Both
+are upright: a photograph is taken as a viewer shows it, turned as its EXIF orientation says.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     with cli.progress("predicting", "images") as progress:
         for number, name in enumerate(names, 1):
             source = storage.join(options.images, name)
-            image = deployment.decode_photograph(storage.read_bytes(source), source)
+            image = deployment.decode_photograph(storage.read_bytes(source), source, options.max_megapixels)
             image_1HW3 = torch.from_numpy(np.array(image))[None]
             images_13HW = image_1HW3.permute(0, 3, 1, 2).to(device)
             ids_HW = evaluation.predict(model, images_13HW, precision, inference)[0].to(torch.uint8).cpu().numpy()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageDraw
 
 from distseg import cli, deployment, storage, training
+from distseg.data import images
 from distseg.data.shards import Manifest, load_manifest, pack
 from distseg.models import StyleNetwork
 from distseg.training import PackedImage, RestylingOptions, load_style_network
@@ -75,6 +76,7 @@ def apply(options: Apply, manifest: Manifest) -> int:
             run=options.runner(options.out),
             progress=progress,
             overwrite=options.overwrite,
+            max_megapixels=options.max_megapixels,
         )
     print(f"{num_images} images in {len(made.shards)} shards")
     print(f"written     {options.out}")
@@ -85,7 +87,8 @@ def show(options: Show, manifest: Manifest) -> int:
     network = load_style_network(options.network)
     chosen = training.images_to_restyle(options, manifest)
     rows = [chosen[i * len(chosen) // options.rows] for i in range(min(options.rows, len(chosen)))]
-    drawn = [_row(options, manifest, network, place, number) for number, place in enumerate(rows)]
+    with images.limited(options.max_megapixels):
+        drawn = [_row(options, manifest, network, place, number) for number, place in enumerate(rows)]
     sheet = Image.new("RGB", (drawn[0].width, sum(row.height for row in drawn)), "white")
     top = 0
     for row in drawn:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distseg.config import RunConfig
+from distseg.config import MAX_MEGAPIXELS, RunConfig
 from distseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ class InferenceOptions:
     """Windows of the training crop's size, or of --window, instead of the whole image."""
     window: tuple[int, int] | None = None
     """Height and width of the sliding window."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger images are refused by their header, before they are decoded."""
+
+    def __post_init__(self) -> None:
+        if not self.max_megapixels > 0:
+            raise ConfigError(f"--max_megapixels {self.max_megapixels}: must be positive")
 
     def inference(self, config: RunConfig) -> "InferenceConfig":
         """With the training crop of `config` for windows of no given size. Raises ConfigError."""

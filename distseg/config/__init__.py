@@ -14,6 +14,7 @@ from distseg.config.model import ModelConfig, model_config, network_names, optio
 from distseg.config.overrides import command_line_default, dotted_fields, from_dict, to_dict, with_overrides
 from distseg.config.run import RunConfig, check_divides
 from distseg.config.schema import (
+    MAX_MEGAPIXELS,
     AugmentConfig,
     CheckpointConfig,
     DataConfig,
@@ -29,6 +30,7 @@ from distseg.config.schema import (
 from distseg.config.typed import require
 
 __all__ = [
+    "MAX_MEGAPIXELS",
     "AugmentConfig",
     "CheckpointConfig",
     "DataConfig",

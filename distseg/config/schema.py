@@ -13,6 +13,8 @@ from distseg.metric_names import MIOU
 
 Precision = Literal["auto", "bf16", "fp32", "fp64"]
 Sampling = Literal["each", "condition", "class"]
+MAX_MEGAPIXELS = 100.0
+"""Of an image, in every program, unless it is told otherwise: 300 MB when decoded."""
 Champion = Literal["val/mIoU", "val/mIoU_mean_conditions", "val/mIoU_worst"]
 
 
@@ -130,6 +132,8 @@ class DataConfig:
     """Shares of data.uri and of each of data.mix in every batch; (): in proportion to their numbers of samples."""
     on_bad_sample: Literal["fail", "skip"] = "fail"
     max_bad_samples: int = 100
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger images are refused by their header, before they are decoded."""
     shuffle_window: int = 256
     num_threads: int = 2
     """Decoding threads per worker."""
@@ -158,6 +162,7 @@ class DataConfig:
         )
         require(all(0 < w < math.inf for w in weights), "data.mix_weights", weights, "each must be positive and finite")
         require(self.max_bad_samples >= 0, "data.max_bad_samples", self.max_bad_samples, "must not be negative")
+        require(self.max_megapixels > 0, "data.max_megapixels", self.max_megapixels, "must be positive")
         require(self.shuffle_window >= 1, "data.shuffle_window", self.shuffle_window, "must be at least 1")
         require(self.num_threads >= 1, "data.num_threads", self.num_threads, "must be at least 1")
         require(self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1")

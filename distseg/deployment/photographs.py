@@ -8,7 +8,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from distseg import storage
-from distseg.data import LabelSpace
+from distseg.config import MAX_MEGAPIXELS
+from distseg.data import LabelSpace, images
+from distseg.data.raw import is_left_behind
 from distseg.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -16,10 +18,13 @@ OVERLAY_OPACITY = 0.5
 
 
 def photographs_below(uri: str) -> list[str]:
-    """The photographs below a directory, relative to it. Raises DataError if there are none or two give one result."""
+    """The photographs below a directory, relative to it, without what operating systems leave behind, as for `pack`.
+
+    Raises DataError if there are none or two give one result.
+    """
     root = uri.rstrip("/") + "/"
     found = (entry.uri.removeprefix(root) for entry in storage.list_files(uri))
-    names = [name for name in found if name.lower().endswith(SUFFIXES)]
+    names = [name for name in found if name.lower().endswith(SUFFIXES) and not is_left_behind(name)]
     if outside := [name for name in names if ".." in name.split("/")]:
         raise DataError(f"{uri}: {outside[0]} would be written outside --out; rename it")
     if not names:
@@ -32,16 +37,9 @@ def photographs_below(uri: str) -> list[str]:
     return names
 
 
-def decode_photograph(data: bytes, source: str) -> Image.Image:
-    """Any 8-bit image as RGB, as its pixels are stored. Raises DataError naming it."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{source}: not a readable image ({error}); repair or remove it") from None
-    if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "CMYK", "1"):
-        raise DataError(f"{source}: an image of mode {image.mode}; give 8-bit images")
-    return image.convert("RGB")
+def decode_photograph(data: bytes, source: str, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
+    """Any image as RGB, upright, as `distseg.data.images` has it. Raises DataError naming it."""
+    return images.photograph(data, source, max_megapixels=max_megapixels)
 
 
 def label_image(ids_HW: npt.NDArray[np.uint8], labels: LabelSpace) -> Image.Image:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from distseg.config import MAX_MEGAPIXELS
 from distseg.data.loading import EvalSample, eval_samples
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import DataError
@@ -95,6 +96,7 @@ def evaluate_shards(
     inference: InferenceConfig = WHOLE_IMAGE,
     num_threads: int = 2,
     deadline_s: float = 300.0,
+    max_megapixels: float = MAX_MEGAPIXELS,
     overlays: Overlays | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ConfusionMatrix:
@@ -112,6 +114,7 @@ def evaluate_shards(
         num_threads=num_threads,
         prefetch=16,
         deadline_s=deadline_s,
+        max_megapixels=max_megapixels,
     )
     max_pixels = MAX_BATCH_PIXELS if inference.is_whole_image else 1  # averaged predictions take several times as much
     was_training = model.training

@@ -40,6 +40,7 @@ def select_data(config: RunConfig) -> SelectedData:
     parts = tuple(DatasetPart(each, _train_shards(config, each, manifests)) for each in manifests)
     val_shards = evaluation.evaluation_shards(manifest, data.val_split, data.val_conditions)
     evaluation.check_disjoint(parts[0].shards, val_shards)
+    _check_labelled(config, parts, val_shards)
     return SelectedData(replace(manifest, digest=combined_digest(manifests)), parts, val_shards)
 
 
@@ -65,6 +66,38 @@ def _train_shards(config: RunConfig, manifest: Manifest, manifests: Sequence[Man
     elsewhere = {c for other in manifests if other is not manifest for c in other.conditions(split)}
     own = [c for c in conditions if c in manifest.conditions(split) or c not in elsewhere]
     return manifest.select(split, own or conditions)
+
+
+def _check_labelled(config: RunConfig, parts: Sequence[DatasetPart], val_shards: Sequence[Shard]) -> None:
+    """Raises DataError if there is nothing to learn from, or to be scored on: if all pixels are void."""
+    if not any(class_pixels(config, parts)):
+        raise _all_void("data.train_split", config.data.train_split, [s for part in parts for s in part.shards], parts)
+    if not any(any(shard.class_samples) for shard in val_shards):
+        raise _all_void("data.val_split", config.data.val_split, val_shards, parts)
+
+
+def _all_void(field: str, split: str, shards: Sequence[Shard], parts: Sequence[DatasetPart]) -> DataError:
+    conditions = ", ".join(dict.fromkeys(shard.condition for shard in shards))
+    uris = ", ".join(part.manifest.uri for part in parts)
+    return DataError(
+        f"{field} = {split!r}: every pixel of condition {conditions} is void in {uris}; which raw ids are classes is "
+        "decided when packing (for a folder of your own, in classes.json)"
+    )
+
+
+def unseen_classes(config: RunConfig, data: SelectedData) -> list[str]:
+    """A line for each split that is used and has no pixel of some class: the class is not learnt, or not scored."""
+    classes = data.manifest.label_space.classes
+    trained_K = class_pixels(config, data.parts)
+    scored_K = [any(of_class) for of_class in zip(*(shard.class_samples for shard in data.val_shards), strict=True)]
+    return [
+        f"{field} = {split!r}: no pixel of {', '.join(unseen)}, which {so}"
+        for field, split, present_K, so in (
+            ("data.train_split", config.data.train_split, trained_K, "cannot be learnt"),
+            ("data.val_split", config.data.val_split, scored_K, "cannot be scored"),
+        )
+        if (unseen := [name for name, is_there in zip(classes, present_K, strict=True) if not is_there])
+    ]
 
 
 def class_pixels(config: RunConfig, parts: Sequence[DatasetPart]) -> list[int]:
@@ -102,6 +135,7 @@ def open_reader(
         prefetch_batches=data.prefetch_batches,
         on_bad_sample=data.on_bad_sample,
         max_bad_samples=data.max_bad_samples,
+        max_megapixels=data.max_megapixels,
         deadline_s=data.deadline_s,
         cache_bytes=data.cache_bytes,
         cache_dir=data.cache_dir,

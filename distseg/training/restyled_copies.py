@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from distseg import evaluation
-from distseg.data import LabelledImage, Sample
+from distseg.config import MAX_MEGAPIXELS
+from distseg.data import LabelledImage, Sample, images
 from distseg.data.shards import IndexEntry, Manifest, Shard, load_manifest, read_index, read_sample
 from distseg.errors import ConfigError
 from distseg.models import StyleNetwork
@@ -36,6 +37,8 @@ class RestylingOptions:
     split: str = "train"
     strength: float = 1.0
     """Between the image's own style (0) and the target's (1)."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger images are refused by their header, before they are decoded."""
     seed: int = 0
     """Decides which target image gives its style to which image."""
 
@@ -44,6 +47,8 @@ class RestylingOptions:
             raise ConfigError("--to: name at least one condition")
         if not 0 <= self.strength <= 1:
             raise ConfigError(f"--strength {self.strength}: must be in [0, 1]")
+        if not self.max_megapixels > 0:
+            raise ConfigError(f"--max_megapixels {self.max_megapixels}: must be positive")
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: must not be negative")
 
@@ -121,7 +126,7 @@ def _read(uri: str, place: PackedImage) -> LabelledImage:
     """As it was packed, byte for byte."""
     files = read_sample(_manifest(uri), *place)
     image_format = "png" if files.image.startswith(b"\x89PNG") else "jpg"
-    label_HW = np.asarray(Image.open(io.BytesIO(files.label)))
+    label_HW = np.asarray(images.decode(files.label, f"{place.shard.name}/{place.entry.key}", is_packed=True))
     return LabelledImage(files.image, cast(Literal["jpg", "png"], image_format), label_HW)
 
 
@@ -137,7 +142,9 @@ def _read_restyled(
 
 
 def load_image(manifest: Manifest, place: PackedImage) -> Image.Image:
-    return Image.open(io.BytesIO(read_sample(manifest, *place).image)).convert("RGB")
+    """Within `images.limited`."""
+    source = f"{place.shard.name}/{place.entry.key}"
+    return images.as_rgb(images.decode(read_sample(manifest, *place).image, source, is_packed=True), source)
 
 
 @functools.lru_cache(maxsize=4)

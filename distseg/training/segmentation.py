@@ -1,6 +1,8 @@
 """The training of a network that segments."""
 
 import contextlib
+import functools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -18,13 +20,15 @@ from distseg.evaluation import World
 from distseg.models import Logits, SegmentationModel, build_model
 from distseg.training.batchnorm import synchronise
 from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
-from distseg.training.data_selection import class_pixels, open_reader, select_data
+from distseg.training.data_selection import class_pixels, open_reader, select_data, unseen_classes
 from distseg.training.losses import LossParts, SegmentationLoss, class_weights, kl_consistency, valid_weight
 from distseg.training.objective import EvaluationResult
 from distseg.training.optim import build_optimizer, ema_decay
 from distseg.training.pretrained import Pretrained, load_pretrained, load_pretrained_
 from distseg.training.process import agreed_precision, dtype_of, gradients_exchanged_if, over_ranks
 from distseg.training.restyling import Restyler, SourceStyle, TowardsSource, load_style_network, style_shards
+
+_log = logging.getLogger(__name__)
 
 
 class Segmentation:
@@ -51,6 +55,8 @@ class Segmentation:
     @classmethod
     def check(cls, config: RunConfig) -> Manifest:
         data = select_data(config)
+        for line in unseen_classes(config, data):
+            _warn_once(line)
         if config.style.network is not None:
             load_style_network(config.style.network)
             style_shards(config, data.manifest)
@@ -171,6 +177,7 @@ class Segmentation:
             precision=self.precision,
             num_threads=config.data.num_threads,
             deadline_s=config.data.deadline_s,
+            max_megapixels=config.data.max_megapixels,
             overlays=overlays,
         )
         own = evaluation.own_metrics(config.evaluate.metrics, "evaluate.metrics")
@@ -203,6 +210,12 @@ class Segmentation:
         if self.averaged is not None:
             self.averaged.module.load_state_dict(saved.averaged)
             self.averaged.n_averaged.fill_(saved.step)
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    """A search checks each of its configurations, of the same data."""
+    _log.warning(line)
 
 
 def new_model(config: RunConfig, labels: LabelSpace, pretrained: Pretrained | None) -> SegmentationModel:

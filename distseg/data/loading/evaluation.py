@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from distseg import storage
+from distseg.config import MAX_MEGAPIXELS
 from distseg.data.loading.plan import SampleRef, eval_share
 from distseg.data.loading.source import Source
 from distseg.data.loading.threads import reading_threads
@@ -35,10 +36,11 @@ def eval_samples(
     num_threads: int = 2,
     prefetch: int = 16,
     deadline_s: float = storage.DEADLINE_S,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[EvalSample]:
     """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
     threads = reading_threads(manifest.uri, num_threads)
-    source = Source(manifest, shards, 4, threads, deadline_s)
+    source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
     refs = eval_share([shard.num_samples for shard in shards], rank, world)
     pending: deque[Future[EvalSample]] = deque()
     try:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from distseg import storage
-from distseg.config import AugmentConfig, Sampling
+from distseg.config import MAX_MEGAPIXELS, AugmentConfig, Sampling
 from distseg.data import IGNORE_INDEX
 from distseg.data.loading.cache import ShardCache
 from distseg.data.loading.decoding import log_missing_libraries
@@ -68,6 +68,7 @@ class ReadOptions:
     mix_weights: Sequence[float] = ()  # shares of the data sets; by default their numbers of samples
     on_bad_sample: Literal["fail", "skip"] = "fail"
     max_bad_samples: int = 100  # a skipping reader fails after so many of its own
+    max_megapixels: float = MAX_MEGAPIXELS  # of a photograph
     num_threads: int = 2
     prefetch_batches: int = 4
     deadline_s: float = storage.DEADLINE_S
@@ -105,7 +106,14 @@ class TrainReader:
         self._threads = reading_threads((*remote, uris[0])[0], options.num_threads)
         weakref.finalize(self, self._threads.close)
         self._sources = [
-            Source(*each, self._num_indices(dataset), self._threads, options.deadline_s, self._cache)
+            Source(
+                *each,
+                self._num_indices(dataset),
+                self._threads,
+                options.deadline_s,
+                self._cache,
+                options.max_megapixels,
+            )
             for dataset, each in enumerate(datasets)
         ]
         self._prefixes = [f"{uri}/" for uri in uris] if len(uris) > 1 else [""]

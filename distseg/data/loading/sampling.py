@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg.config import Sampling
+from distseg.errors import DataError
 
 
 class ShardCounts(Protocol):
@@ -86,6 +87,8 @@ def streams_of(
     streams = []
     for dataset, (shards, share) in enumerate(zip(datasets, shares, strict=True)):
         groups = [group for group in STRATEGIES[sampling](shards) if group.lengths.any()]
+        if not groups:
+            raise DataError(f"data.sampling {sampling!r}: no sample to draw; is every label map void?")
         for lengths, target_class in groups:
             in_use = np.flatnonzero(lengths).astype(np.int32)
             streams.append(Stream(lengths[lengths > 0], in_use, share / len(groups), dataset, target_class))

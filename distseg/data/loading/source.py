@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg import storage
+from distseg.config import MAX_MEGAPIXELS
 from distseg.data.loading.cache import ShardCache
 from distseg.data.loading.decoding import decode_ids, decode_rgb
 from distseg.data.loading.plan import SampleRef, number_in_shard
@@ -52,10 +53,12 @@ class Source:
         threads: DaemonThreads,
         deadline_s: float,
         cache: ShardCache | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         self._manifest = manifest
         self._shards = shards
         self._deadline_s = deadline_s
+        self._max_megapixels = max_megapixels
         self._indices = IndexCache(manifest, num_indices, deadline_s)
         self._fetching: set[str] = set()  # names of shards whose index is being fetched
         self._threads = threads
@@ -92,8 +95,9 @@ class Source:
         files = self._read_files(shard, entry)
         key = f"{shard.name}/{entry.key}"
         out_HW3, out_HW = out or (None, None)
-        image_HW3 = decode_rgb(files.image, key, out_HW3)
-        label_HW = decode_ids(files.label, self._manifest.label_space.num_classes, key, out_HW)
+        image_HW3 = decode_rgb(files.image, key, out_HW3, self._max_megapixels)
+        num_classes = self._manifest.label_space.num_classes
+        label_HW = decode_ids(files.label, num_classes, key, out_HW, self._max_megapixels)
         if image_HW3.shape[:2] != label_HW.shape:
             (height, width), (label_height, label_width) = image_HW3.shape[:2], label_HW.shape
             sizes = f"{width}x{height} pixels, its label {label_width}x{label_height}"

@@ -3,21 +3,35 @@
     home, place, folders        where below the given root the data set begins
     find, pairs                 the files of a folder; photographs paired with their label maps, none left over
     sample                      a pair as a `Sample`, whose `load` reads and checks both files
-    read_ids, decode            a label PNG as raw ids (H, W); any image, decoded whole
+    read_photograph, labelled   the parts of that `load`, for files that lie elsewhere
+    read_ids                    a label PNG as raw ids (H, W)
     json_at, parse_classes, bit_palette     what a user wrote about classes; colours for those without
 
 Roots and files are URIs: directories or s3:// prefixes. A file that is missing, unreadable or of the wrong kind is a
 DataError that names it.
 """
 
+from distseg.data.images import decode
 from distseg.data.raw.classes import bit_palette, json_at, parse_classes
-from distseg.data.raw.files import Files, Pair, find, folders, home, pairs, place, places
-from distseg.data.raw.images import Ids, bit_depth, decode, is_16_bit_rgb, load_pair, plain_key, read_ids, sample
+from distseg.data.raw.files import Files, Pair, find, folders, home, is_left_behind, pairs, place, places
+from distseg.data.raw.images import (
+    Ids,
+    Photograph,
+    bit_depth,
+    is_16_bit_rgb,
+    labelled,
+    load_pair,
+    plain_key,
+    read_ids,
+    read_photograph,
+    sample,
+)
 
 __all__ = [
     "Files",
     "Ids",
     "Pair",
+    "Photograph",
     "bit_depth",
     "bit_palette",
     "decode",
@@ -25,7 +39,9 @@ __all__ = [
     "folders",
     "home",
     "is_16_bit_rgb",
+    "is_left_behind",
     "json_at",
+    "labelled",
     "load_pair",
     "pairs",
     "parse_classes",
@@ -33,5 +49,6 @@ __all__ = [
     "places",
     "plain_key",
     "read_ids",
+    "read_photograph",
     "sample",
 ]

@@ -70,9 +70,14 @@ def folders(uri: str) -> list[str]:
     return [name for name in storage.list_folders(uri) if not _LEFT_BEHIND.fullmatch(name)]
 
 
+def is_left_behind(name: str) -> bool:
+    """Is the file one that an operating system left behind, or in a folder of such files? `name`: its path."""
+    return any(_LEFT_BEHIND.fullmatch(part) for part in name.split("/"))
+
+
 def _names(folder: str) -> list[str]:
     names = [entry.uri.removeprefix(f"{folder}/") for entry in storage.list_files(folder)]
-    return [name for name in names if not any(_LEFT_BEHIND.fullmatch(part) for part in name.split("/"))]
+    return [name for name in names if not is_left_behind(name)]
 
 
 def _by_stem(folder: str, names: list[str], files: Files) -> dict[str, str]:

@@ -1,31 +1,31 @@
-"""Photographs and label maps of raw data sets, read and checked. An unreadable file is a DataError, never repaired.
+"""Photographs and label maps of raw data sets, read and checked, as `distseg.data.images` decodes them.
 
 JPEG and 8-bit RGB PNG photographs go into a shard byte for byte. Grey, palette, RGBA (its alpha is dropped), 16-bit and
 CMYK ones are encoded anew as RGB PNG, which loses nothing that 8 bits of red, green and blue can hold.
+
+So is a photograph whose EXIF orientation turns it: a shard holds it as a viewer shows it. A label map that has the size
+of the stored pixels, and not of the shown ones, is turned with it. Where the sizes do not tell which of the two the
+label map was drawn on (half a turn, a mirror image, a square), that is a DataError.
 """
 
-import contextlib
 import functools
 import hashlib
 import io
 import re
-import struct
-import zlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
 from distseg import storage
-from distseg.data import MAX_KEY_LENGTH, LabelledImage, LabelSpace, Sample
+from distseg.data import MAX_KEY_LENGTH, LabelledImage, LabelSpace, Sample, images
 from distseg.data.raw.files import Pair
-from distseg.errors import DataError, first_line
+from distseg.errors import DataError
 
 Ids = npt.NDArray[np.integer[Any]]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # where the byte stands: after the signature, then the IHDR chunk's length, type and sizes
 
 
@@ -63,83 +63,55 @@ def plain_key(name: str) -> str:
 
 
 def load_pair(image_uri: str, label_uri: str, labels: LabelSpace, read: Callable[[str], Ids]) -> LabelledImage:
-    data, image_format, size = _read_photograph(image_uri)
-    ids_HW = read(label_uri)
-    label_size = ids_HW.shape[::-1]
-    if label_size != size:
-        raise DataError(f"{label_uri}: {_pixels(label_size)}, but its image is {_pixels(size)}")
-    return LabelledImage(data, image_format, labels.to_train_ids(ids_HW, label_uri))
+    return labelled(read_photograph(storage.read_bytes(image_uri), image_uri), read(label_uri), labels, label_uri)
 
 
-def _pixels(size: tuple[int, ...]) -> str:
+def labelled(photograph: "Photograph", ids_HW: Ids, labels: LabelSpace, label_source: str) -> LabelledImage:
+    """The photograph with its label map of raw ids, both upright. Raises DataError if their sizes differ."""
+    label_size = (ids_HW.shape[1], ids_HW.shape[0])
+    if photograph.turn != 1 and label_size == photograph.stored_size:
+        if label_size == photograph.size:
+            raise DataError(
+                f"{photograph.source}: EXIF orientation {photograph.turn}: whether its label map was drawn on it as it "
+                "is shown or as it is stored cannot be known; turn both upright, and remove the tag"
+            )
+        ids_HW = np.asarray(images.turned(Image.fromarray(ids_HW.astype(np.int32)), photograph.turn))
+    elif label_size != photograph.size:
+        raise DataError(f"{label_source}: {_pixels(label_size)}, but its image is {_pixels(photograph.size)}")
+    return LabelledImage(photograph.data, photograph.image_format, labels.to_train_ids(ids_HW, label_source))
+
+
+def _pixels(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]} pixels"
 
 
 # ---- photographs
 
 
-def _read_photograph(uri: str) -> tuple[bytes, Literal["jpg", "png"], tuple[int, int]]:
-    """The encoded image as the shard will have it, its format, and (width, height)."""
-    data = storage.read_bytes(uri)
-    image = decode(data, uri)
-    if image.format not in ("JPEG", "MPO", "PNG"):
-        raise DataError(f"{uri}: photographs are JPEG or PNG, this one is {image.format}; convert it")
-    turn = _orientation(image)
-    if turn != 1:
-        raise DataError(
-            f"{uri}: EXIF orientation {turn}: whether its label map is turned, too, cannot be known; "
-            "turn both upright, or remove the tag"
-        )
-    if image.format == "JPEG" and image.mode == "RGB":
-        return data, "jpg", image.size
-    if image.format == "PNG" and image.mode == "RGB" and data[_PNG_BIT_DEPTH] == 8:
-        return data, "png", image.size
-    return _rgb_png(image), "png", image.size
+class Photograph(NamedTuple):
+    """An encoded image as the shard will have it."""
+
+    data: bytes
+    image_format: Literal["jpg", "png"]
+    size: tuple[int, int]  # width, height
+    turn: int  # the EXIF orientation that it had
+    stored_size: tuple[int, int]  # before it was turned
+    source: str
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 (upright) if the tag is missing, unreadable or another number."""
-    turn = 1
-    with contextlib.suppress(SyntaxError, ValueError, KeyError, TypeError, struct.error):
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return turn if turn in range(2, 9) else 1
-
-
-def _rgb_png(image: Image.Image) -> bytes:
-    if image.mode.startswith("I"):  # 16 bits of grey; PIL would cut off above 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P":  # PIL warns of palettes with transparency
-        image = image.convert("RGBA")
+def read_photograph(data: bytes, source: str) -> Photograph:
+    """Upright, as JPEG or 8-bit RGB PNG."""
+    image = images.decode(data, source)
+    if image.format not in ("JPEG", "PNG"):
+        raise DataError(f"{source}: photographs are JPEG or PNG, this one is {image.format}; convert it")
+    turn = images.orientation(image)
+    is_plain = turn == 1 and image.mode == "RGB" and bit_depth(data, image) == 8
+    if is_plain:
+        return Photograph(data, "jpg" if image.format == "JPEG" else "png", image.size, turn, image.size, source)
+    upright = images.turned(images.as_rgb(image, source), turn)
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def decode(data: bytes, uri: str, rawmode: str = "") -> Image.Image:
-    """An encoded image, fully decoded. `rawmode`: another layout of a pixel's bytes, by its name in Pillow."""
-    if not data:
-        raise DataError(f"{uri}: not a readable image (the file is empty)")
-    try:
-        if data.startswith(_PNG_SIGNATURE) and not rawmode:  # with a rawmode it is decoded for the second time
-            Image.open(io.BytesIO(data)).verify()  # checksums, which decoding does not check
-        image = Image.open(io.BytesIO(data))
-        if rawmode:
-            image.tile = [tile._replace(args=rawmode) for tile in image.tile]
-        image.load()
-    except UnidentifiedImageError as error:
-        raise DataError(f"{uri}: not a readable image (of no known format, or its beginning is damaged)") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(f"{uri}: not a readable image ({first_line(error)})") from error
-    return image
+    upright.save(buffer, format="PNG")
+    return Photograph(buffer.getvalue(), "png", upright.size, turn, image.size, source)
 
 
 # ---- label maps
@@ -148,7 +120,7 @@ def decode(data: bytes, uri: str, rawmode: str = "") -> Image.Image:
 def read_ids(uri: str) -> Ids:
     """The ids (H, W) of a PNG of 1 to 16 bits of grey or of palette indices (the palette's colours mean nothing)."""
     data = storage.read_bytes(uri)
-    image = decode(data, uri)
+    image = images.decode(data, uri)
     if image.format != "PNG":
         raise DataError(f"{uri}: label maps are PNG, this one is {image.format}, which may change ids")
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
@@ -157,7 +129,7 @@ def read_ids(uri: str) -> Ids:
     if image.mode == "1":
         return ids_HW.astype(np.uint8)
     if image.mode == "L":  # PIL stretches grey of 2 and 4 bits to 0 … 255
-        return ids_HW // np.uint8(255 // (2 ** data[_PNG_BIT_DEPTH] - 1))
+        return ids_HW // np.uint8(255 // (2 ** bit_depth(data, image) - 1))
     return ids_HW
 
 

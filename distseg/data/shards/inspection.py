@@ -4,7 +4,6 @@ Memory is bounded: shards are streamed, and single samples are read by ranges.
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from distseg import storage
-from distseg.data import LabelSpace
+from distseg.config import MAX_MEGAPIXELS
+from distseg.data import LabelSpace, images
 from distseg.data.shards.manifest import (
     Index,
     IndexEntry,
@@ -148,8 +148,15 @@ def _class_shares(manifest: Manifest, split: str) -> dict[str, float]:
     return dict(zip(manifest.label_space.classes, shares.tolist(), strict=True))
 
 
-def contact_sheet(uri: str, *, columns: int = 4, cell_width_px: int = 240) -> Image.Image:
+def contact_sheet(
+    uri: str, *, columns: int = 4, cell_width_px: int = 240, max_megapixels: float = MAX_MEGAPIXELS
+) -> Image.Image:
     """One row for each (split, condition): `columns` photographs with their coloured labels, and the row's name."""
+    with images.limited(max_megapixels):
+        return _sheet(uri, columns, cell_width_px)
+
+
+def _sheet(uri: str, columns: int, cell_width_px: int) -> Image.Image:
     manifest = load_manifest(uri)
     rows = [(split, condition) for split in manifest.splits for condition in manifest.conditions(split)]
     strips = [_strip(manifest, split, condition, columns, cell_width_px) for split, condition in rows]
@@ -166,7 +173,7 @@ _CAPTION_PX = 18
 
 def _strip(manifest: Manifest, split: str, condition: str, columns: int, cell_width_px: int) -> Image.Image:
     pairs = [
-        _pair(read_sample(manifest, shard, entry), manifest.label_space, cell_width_px)
+        _pair(read_sample(manifest, shard, entry), manifest.label_space, cell_width_px, f"{shard.name}/{entry.key}")
         for shard, entry in _spread(manifest, manifest.select(split, [condition]), columns)
     ]
     height = _CAPTION_PX + max(pair.height for pair in pairs)
@@ -189,10 +196,10 @@ def _spread(manifest: Manifest, shards: tuple[Shard, ...], count: int) -> Iterat
         yield shards[j], index.entries[offset - int(ends[j]) + shards[j].num_samples]
 
 
-def _pair(files: SampleFiles, labels: LabelSpace, width_px: int) -> Image.Image:
+def _pair(files: SampleFiles, labels: LabelSpace, width_px: int, source: str) -> Image.Image:
     """The photograph above its label map in the label space's colours (void black)."""
-    image = Image.open(io.BytesIO(files.image)).convert("RGB")
-    ids = Image.open(io.BytesIO(files.label))
+    image = images.as_rgb(images.decode(files.image, source, is_packed=True), source)
+    ids = images.decode(files.label, source, is_packed=True)
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: labels.num_classes] = labels.palette
     colours = Image.fromarray(palette[np.asarray(ids)])

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg import storage
+from distseg.config import MAX_MEGAPIXELS
 from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes
 from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, SizeRange, load_manifest, seal
 from distseg.data.shards.writer import RECEIPTS, Job, Packed, Task, pack_task, read_receipt, receipt_uri, size_range
@@ -44,6 +45,7 @@ def pack(
     max_samples_per_shard: int = MAX_SAMPLES_PER_SHARD,
     max_bytes_per_shard: int = MAX_BYTES_PER_SHARD,
     jpeg_quality: int | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Manifest:
@@ -55,7 +57,13 @@ def pack(
     """
     if min(max_samples_per_shard, max_bytes_per_shard) < 1:
         raise ValueError("the limits of a shard must be at least 1")
-    job = Job(out_uri=out_uri, label_space=label_space, max_bytes=max_bytes_per_shard, jpeg_quality=jpeg_quality)
+    job = Job(
+        out_uri=out_uri,
+        label_space=label_space,
+        max_bytes=max_bytes_per_shard,
+        jpeg_quality=jpeg_quality,
+        max_megapixels=max_megapixels,
+    )
     tasks = _tasks(samples, seed, max_samples_per_shard)
     is_new = not storage.folder_exists(out_uri)
     storage.check_writable(out_uri)

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from distseg import storage
-from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample
+from distseg.config import MAX_MEGAPIXELS
+from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample, images
 from distseg.data.shards.manifest import IndexEntry, Member, Shard, SizeRange, index_json, shard_from
 from distseg.errors import DataError
 
@@ -40,6 +40,7 @@ class Job:
     label_space: LabelSpace
     max_bytes: int
     jpeg_quality: int | None = None  # PNG images become JPEG of this quality; None: images stay as they are
+    max_megapixels: float = MAX_MEGAPIXELS  # of a photograph or label map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Packed(NamedTuple):
 def pack_task(task: Task, job: Job) -> list[Packed]:
     """Raises DataError naming the source of a sample that cannot be packed."""
     packed: list[Packed] = []
-    with tempfile.TemporaryDirectory(prefix="distseg-pack-") as folder:
+    with images.limited(job.max_megapixels), tempfile.TemporaryDirectory(prefix="distseg-pack-") as folder:
         for batch in _batches(task.samples, job):
             number = task.shard + len(packed) * task.stride
             name = f"{task.split}/{task.condition}-{task.site}-{number:05d}.tar"
@@ -179,7 +180,7 @@ def _encode(sample: Sample, job: Job) -> _Encoded:
         raise DataError(f"{sample.source}: label ids {outside[:8]} are outside the label space {label_space.name}")
     meta = {name: getattr(sample, name) for name in ("condition", "site", "sequence", "split", "source")}
     if job.jpeg_quality is not None and loaded.image_format == "png":
-        loaded = loaded._replace(image=_jpeg(loaded.image, job.jpeg_quality), image_format="jpg")
+        loaded = loaded._replace(image=_jpeg(loaded.image, job.jpeg_quality, sample.source), image_format="jpg")
     files = {
         loaded.image_format: loaded.image,
         "json": json.dumps(meta, sort_keys=True).encode(),
@@ -191,21 +192,17 @@ def _encode(sample: Sample, job: Job) -> _Encoded:
 
 def _image_size(loaded: LabelledImage, sample: Sample) -> tuple[int, int]:
     """(height, width) from the image's header. Raises DataError if it is not the format and mode that it should be."""
-    try:
-        with Image.open(io.BytesIO(loaded.image)) as image:
-            found, size = (image.format, image.mode), image.size
-    except OSError as error:
-        raise DataError(f"{sample.source}: not a readable image ({error})") from error
+    image = images.opened(loaded.image, sample.source)
+    found, size = (image.format, image.mode), image.size
     expected = (_PIL_FORMATS[loaded.image_format], "RGB")
     if found != expected:
         raise DataError(f"{sample.source}: the image is {found[0]} {found[1]}, a shard needs {' '.join(expected)}")
     return size[1], size[0]
 
 
-def _jpeg(png: bytes, quality: int) -> bytes:
+def _jpeg(png: bytes, quality: int, source: str) -> bytes:
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        image.save(buffer, format="JPEG", quality=quality)
+    images.decode(png, source).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 

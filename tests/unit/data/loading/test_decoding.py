@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.data import deflate
+from distseg.data import deflate, images, jpeg
 from distseg.data.loading import decoding
 from distseg.data.loading.decoding import decode_ids, decode_rgb
 from distseg.data.shards.writer import label_png
@@ -38,7 +38,7 @@ def test_both_decoders_give_the_same_pixels(size_px: tuple[int, int], subsamplin
 def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(smooth((20, 10)), "JPEG")
     expected = decode_rgb(data, "k")
-    monkeypatch.setattr(decoding, "simplejpeg", None)
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
     assert np.array_equal(decode_rgb(data, "k"), expected)
 
 
@@ -54,7 +54,7 @@ def test_missing_libraries_are_said_once(
     missing: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(deflate, "fastest", zlib if "isal" in missing else object())
-    monkeypatch.setattr(decoding, "simplejpeg", None if "simplejpeg" in missing else object())
+    monkeypatch.setattr(jpeg, "simplejpeg", None if "simplejpeg" in missing else object())
     decoding.log_missing_libraries.cache_clear()
     with caplog.at_level("INFO"):
         for _ in range(2):
@@ -79,14 +79,36 @@ def test_an_image_that_fits_is_decoded_in_place() -> None:
         (b"", "not a readable image"),
         (encoded(smooth((60, 60)), "JPEG")[:400], "not a readable image"),
         (encoded(smooth((60, 60)))[:400], "not a readable image"),
-        (encoded(smooth((8, 8)).convert("L"), "JPEG"), "an image of mode L where RGB was packed"),
-        (encoded(smooth((8, 8)).convert("CMYK"), "JPEG"), "an image of mode CMYK where RGB was packed"),
+        (encoded(smooth((60, 60)), "JPEG")[:900] + b"\xff\xd9", "a damaged JPEG"),
+        (encoded(Image.new("F", (8, 8)), "TIFF"), "an image of mode F; convert it"),
     ],
-    ids=["empty", "half a JPEG", "half a PNG", "grey", "CMYK"],
+    ids=["empty", "half a JPEG", "half a PNG", "a JPEG that was cut and ended", "floats"],
 )
 def test_what_is_no_rgb_image_is_named(data: bytes, problem: str) -> None:
     with pytest.raises(DataError, match=f"^shard/key: {problem}"):
         decode_rgb(data, "shard/key")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("mode", ["L", "CMYK", "LA", "RGBA", "P", "1", "I;16"])
+def test_other_kinds_become_rgb_as_in_every_program(mode: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fast:
+        monkeypatch.setattr(jpeg, "simplejpeg", None)
+    image = smooth((8, 8)).convert(mode.removesuffix(";16"))
+    data = encoded(image if mode != "I;16" else image.convert("I;16"), "JPEG" if mode in ("L", "CMYK") else "PNG")
+    assert np.array_equal(decode_rgb(data, "k"), np.asarray(images.photograph(data, "k")))
+
+
+def test_an_image_or_label_above_the_limit_is_refused_by_its_header() -> None:
+    for image_format in ("JPEG", "PNG"):
+        data = encoded(smooth((1000, 500)), image_format)
+        with pytest.raises(DataError, match=r"^k: 1000x500 pixels are 0\.5 megapixels, max_megapixels is 0\.4: "):
+            decode_rgb(data, "k", max_megapixels=0.4)
+        assert decode_rgb(data, "k", max_megapixels=0.5).shape == (500, 1000, 3)
+    label = label_png(np.zeros((500, 1000), np.uint8))
+    with pytest.raises(DataError, match=r"^k: 1000x500 pixels are 0\.5 megapixels"):
+        decode_ids(label, 3, "k", max_megapixels=0.4)
+    assert decode_ids(label, 3, "k", max_megapixels=0.5).shape == (500, 1000)
 
 
 def test_ids_are_classes_or_void() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from distseg.data import raw
 from distseg.data.sample import LabelledImage, LabelSpace
@@ -87,13 +87,47 @@ def test_other_kinds_become_rgb_png(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(pixels_of(loaded.image), expected())
 
 
-@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
-def test_a_photograph_that_is_turned_is_refused(tmp_path: Path, orientation: int) -> None:
+def turned_jpeg(orientation: int, pixels_HW3: npt.NDArray[np.uint8] = PIXELS[..., :3]) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(PIXELS[..., :3]), "JPEG", exif=exif)
+    return encoded(Image.fromarray(pixels_HW3), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_a_turned_photograph_is_refused_where_its_label_map_may_be_of_either_way(
+    tmp_path: Path, orientation: int
+) -> None:
     with pytest.raises(DataError, match=rf"x\.jpg: EXIF orientation {orientation}: .* turn both upright"):
-        load(tmp_path, data, "x.jpg")
+        load(tmp_path, turned_jpeg(orientation), "x.jpg")
+
+
+def test_a_turned_square_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(turned_jpeg(6, PIXELS[:4, :4, :3]))
+    write_grey(tmp_path / "l.png", np.zeros((4, 4), dtype=np.uint16))
+    with pytest.raises(DataError, match=r"EXIF orientation 6: .* turn both upright"):
+        raw.load_pair(str(tmp_path / "x.jpg"), str(tmp_path / "l.png"), SPACE, raw.read_ids)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("drawn_on", ["what is shown", "what is stored"])
+def test_a_photograph_is_packed_as_it_is_shown_and_its_label_map_with_it(
+    tmp_path: Path, orientation: int, drawn_on: str
+) -> None:
+    """The size of the label map tells which of the two it was drawn on."""
+    data = turned_jpeg(orientation)
+    with Image.open(io.BytesIO(data)) as stored:
+        shown_HW3 = np.asarray(ImageOps.exif_transpose(stored))
+    label_HW = np.arange(32, dtype=np.uint16).reshape(shown_HW3.shape[:2] if drawn_on == "what is shown" else (4, 8))
+    (tmp_path / "x.jpg").write_bytes(data)
+    write_grey(tmp_path / "l.png", label_HW)
+    space = LabelSpace(name="n", classes=tuple(map(str, range(32))), palette=((0, 0, 0),) * 32)
+    loaded = raw.load_pair(str(tmp_path / "x.jpg"), str(tmp_path / "l.png"), space, raw.read_ids)
+    assert np.array_equal(pixels_of(loaded.image), shown_HW3)
+    as_photograph = Image.fromarray(label_HW.astype(np.uint8))
+    if drawn_on == "what is stored":
+        as_photograph.getexif()[0x0112] = orientation
+        as_photograph = ImageOps.exif_transpose(as_photograph)
+    assert np.array_equal(loaded.label_HW, np.asarray(as_photograph))
 
 
 @pytest.mark.parametrize(
