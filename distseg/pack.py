@@ -10,19 +10,22 @@ Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-
 """
 
 import functools
+import json
 import operator
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import rich.console
 import rich.table
 import tyro
 
 from distseg import cli, storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import LabelSpace, Sample, datasets, shards
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample, datasets, shards
 from distseg.data.relabel import relabelling
 from distseg.errors import ConfigError
 
@@ -136,6 +139,8 @@ def _samples(data_set: datasets.DataSet, command: Any) -> tuple[LabelSpace, dict
 
 def _pack(data_set: datasets.DataSet, command: Any) -> int:
     labels, samples = _samples(data_set, command)
+    name = labels.name if data_set.is_named_by_labels else data_set.name
+    takes_255_for_void = labels.id_map.get(255, 255) == IGNORE_INDEX
     if not samples:
         raise ConfigError("nothing to pack: name at least one split with samples in it")
     if command.relabel is not None:
@@ -146,7 +151,7 @@ def _pack(data_set: datasets.DataSet, command: Any) -> int:
             samples,
             labels,
             storage.absolute(command.out),
-            dataset=data_set.name,
+            dataset=name,
             seed=command.shuffle_seed,
             run=command.runner(command.out),
             jpeg_quality=command.jpeg_quality,
@@ -160,8 +165,35 @@ def _pack(data_set: datasets.DataSet, command: Any) -> int:
         of_split = manifest.select(split)
         num_samples = sum(shard.num_samples for shard in of_split)
         print(f"{split}: {num_samples} samples in {len(of_split)} shards: {', '.join(manifest.conditions(split))}")
+        if unseen := _unseen_classes(manifest, split):
+            print(f"{split}: no pixel of {', '.join(unseen)}")
     print(f"{command.out}: digest {manifest.digest}")
+    for line in _remarks(manifest, is_own=data_set.is_named_by_labels and takes_255_for_void):
+        print(line)
+    print(f"next        python -m distseg.train {data_set.recipe} --data.uri {shlex.quote(command.out)}")
     return 0
+
+
+def _unseen_classes(manifest: shards.Manifest, split: str) -> list[str]:
+    pixels_K = np.sum(list(manifest.class_pixels[split].values()), axis=0)
+    return [name for name, pixels in zip(manifest.label_space.classes, pixels_K, strict=True) if not pixels]
+
+
+def _remarks(manifest: shards.Manifest, *, is_own: bool) -> Iterator[str]:
+    """What a user may not have meant. `is_own`: the user wrote which ids are classes, and not that 255 is one."""
+    classes = manifest.label_space.classes
+    if len(classes) == 1:
+        yield f"one class only, {classes[0]}: there is nothing that a network could confuse it with"
+    unseen = [name for split in manifest.splits for name in _unseen_classes(manifest, split)]
+    num_void = sum(manifest.void_pixels.values())
+    if is_own and num_void and (unseen or len(classes) == 1):
+        ids = {str(i): name for i, name in enumerate(classes) if name not in unseen[:1]}
+        ids["255"] = unseen[0] if unseen else "another"
+        num_seen = sum(sum(pixels) for of_split in manifest.class_pixels.values() for pixels in of_split.values())
+        yield (
+            f"255 was taken for void, which is {100 * num_void / (num_void + num_seen):.3g} % of the pixels; if it is "
+            f'a class, say so in classes.json: "ids": {json.dumps(ids, ensure_ascii=False)}'
+        )
 
 
 def _verify(uri: str) -> int:

@@ -131,7 +131,7 @@ def _base(space: search.Space, options: Arguments, overrides: Sequence[str]) -> 
         config = cli.read_config_file(options.config)
     else:
         recipe = options.recipe or space.recipe
-        config = recipes.load(recipe) if ":" in recipe else recipes.find(recipe)
+        config = recipes.load(recipe) if ":" in recipe else cli.named_recipe(recipe, overrides)
     budget = space.budget
     warmup_steps = min(config.optim.warmup_steps, budget.max_steps - 1)
     optim = replace(config.optim, max_steps=budget.max_steps, warmup_steps=warmup_steps)

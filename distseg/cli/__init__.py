@@ -10,6 +10,7 @@ Only programs import this package; nothing in it imports torch, Ray or MLflow be
 from distseg.cli.arguments import override, parse, parse_known
 from distseg.cli.exit_codes import exit_code_of, run
 from distseg.cli.inference_options import InferenceOptions
+from distseg.cli.named_recipes import named_recipe
 from distseg.cli.progress_bar import PlainProgress, progress
 from distseg.cli.run_training import train_once
 from distseg.cli.tables import print_conditions
@@ -21,6 +22,7 @@ __all__ = [
     "PlainProgress",
     "Workers",
     "exit_code_of",
+    "named_recipe",
     "override",
     "parse",
     "parse_known",

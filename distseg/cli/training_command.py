@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distseg import storage
 from distseg.cli.arguments import override, parse_known
+from distseg.cli.named_recipes import named_recipe
 from distseg.cli.run_training import print_outcome, train
 from distseg.config import RunConfig, from_dict, recipes, to_dict
 from distseg.data.embedded import ensure_town
@@ -37,7 +38,7 @@ def train_command(arguments: Sequence[str], *, default_recipe: str, prog: str, d
     if options.list:
         print(recipe_list())
         return 0
-    base = _base_config(name, options, default_recipe)
+    base = _base_config(name, options, default_recipe, overrides)
     config = override(base, overrides, prog=prog, description=description)
     if options.print_config:
         print(json.dumps(to_dict(config), indent=2))
@@ -57,7 +58,7 @@ def recipe_list() -> str:
     return "\n".join(lines)
 
 
-def _base_config(name: str | None, options: TrainArguments, default_recipe: str) -> RunConfig:
+def _base_config(name: str | None, options: TrainArguments, default_recipe: str, overrides: Sequence[str]) -> RunConfig:
     """That of the named recipe, of the user's own, of a file or of an earlier run."""
     sources = {"name": name, "recipe": options.recipe, "config": options.config, "resume": options.resume}
     given = [source for source, value in sources.items() if value is not None]
@@ -69,7 +70,7 @@ def _base_config(name: str | None, options: TrainArguments, default_recipe: str)
         return read_config(options.resume)
     if options.config is not None:
         return read_config_file(options.config)
-    return recipes.load(options.recipe) if options.recipe is not None else recipes.find(name or default_recipe)
+    return recipes.load(options.recipe) if options.recipe else named_recipe(name or default_recipe, overrides)
 
 
 def read_config_file(path: str) -> RunConfig:

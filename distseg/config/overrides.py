@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -10,7 +11,9 @@ from distseg.config.model import defaults_elsewhere, is_option_elsewhere, kept_o
 from distseg.config.run import RunConfig
 from distseg.config.typed import build, no_such_field
 
-_MODEL_FLAG = "--model."
+_log = logging.getLogger(__name__)
+
+_MODEL_FLAG, _OPTIM_FLAG = "--model.", "--optim."
 _T = TypeVar("_T")
 
 
@@ -69,7 +72,7 @@ def command_line_default(config: RunConfig, arguments: Sequence[str]) -> tuple[R
     networks have, if they have their default there. Raises ConfigError for any other value of such an option, and for
     an unknown network.
     """
-    given = _model_arguments(arguments)
+    given = _group_arguments(arguments, _MODEL_FLAG)
     name = given.pop("name", config.model.name)
     options = kept_options(config.model, name)
     group = options_class(name)
@@ -78,9 +81,26 @@ def command_line_default(config: RunConfig, arguments: Sequence[str]) -> tuple[R
         if given[option] not in map(_as_argument, defaults_elsewhere(option)):
             raise no_such_option(group, name, option, given[option])
     rest = _without_flags(arguments, [_MODEL_FLAG + option for option in foreign])
+    config = _with_shorter_warmup(config, arguments)
     if name == config.model.name:
         return config, rest
     return _unchecked(config, model=_unchecked(object.__new__(group), **options)), rest
+
+
+def _with_shorter_warmup(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """With a warm-up below a given `--optim.max_steps`, of the same share of it, unless a warm-up is given too."""
+    given = _group_arguments(arguments, _OPTIM_FLAG)
+    optim, max_steps = config.optim, given.get("max_steps", "")
+    if "warmup_steps" in given or not max_steps.isdecimal() or not 0 < int(max_steps) <= optim.warmup_steps:
+        return config
+    warmup_steps = optim.warmup_steps * int(max_steps) // optim.max_steps
+    _log.warning(
+        "optim.warmup_steps is %d instead of %d, since optim.max_steps is %s",
+        warmup_steps,
+        optim.warmup_steps,
+        max_steps,
+    )
+    return _unchecked(config, optim=_unchecked(optim, warmup_steps=warmup_steps))
 
 
 def _as_argument(value: Any) -> str:
@@ -99,14 +119,14 @@ def _without_flags(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
     return kept
 
 
-def _model_arguments(arguments: Sequence[str]) -> dict[str, str]:
-    """{'name': 'enet', 'bins': '1 2'} of `--model.name enet --model.bins 1 2`."""
+def _group_arguments(arguments: Sequence[str], group: str) -> dict[str, str]:
+    """{'name': 'enet', 'bins': '1 2'} of `--model.name enet --model.bins 1 2`, for the group `--model.`."""
     given: dict[str, list[str]] = {}
     option = ""
     for argument in arguments:
         if argument.startswith("--"):
             flag, _, value = argument.partition("=")
-            option = flag.removeprefix(_MODEL_FLAG).replace("-", "_") if flag.startswith(_MODEL_FLAG) else ""
+            option = flag.removeprefix(group).replace("-", "_") if flag.startswith(group) else ""
             if option:
                 given[option] = [value] if value else []
         elif option:

@@ -49,6 +49,7 @@ class LabelSpace:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     id_map: dict[int, int] = field(default_factory=dict)  # raw id -> train id or 255; empty: ids are train ids
+    remedy: str = field(default="", compare=False, repr=False)  # what a user does about an id that is not known
 
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.palette):
@@ -66,9 +67,13 @@ class LabelSpace:
             table[raw_id] = train_id
         if raw_HW.size and (int(raw_HW.min()) < 0 or int(raw_HW.max()) >= len(table)):
             outside = sorted(int(i) for i in np.unique(raw_HW) if not 0 <= i < len(table))
-            raise DataError(f"{source}: label ids {outside[:8]} are outside the label space {self.name}")
+            raise self._unknown(outside, source)
         train_HW: npt.NDArray[np.int16] = table[raw_HW]
         if (train_HW < 0).any():
             outside = sorted(int(i) for i in np.unique(raw_HW[train_HW < 0]))
-            raise DataError(f"{source}: label ids {outside[:8]} are outside the label space {self.name}")
+            raise self._unknown(outside, source)
         return train_HW.astype(np.uint8)
+
+    def _unknown(self, ids: list[int], source: str) -> DataError:
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return DataError(f"{source}: label ids {ids[:8]} are outside the label space {self.name}{remedy}")

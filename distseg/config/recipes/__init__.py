@@ -2,6 +2,7 @@
 
     find("town")              the run of that name
     load("mine:recipe")       a user's own: any function in a module of the working directory that returns a RunConfig
+    sizes(PackedData(…), uri) the fields of the recipe `auto` that follow from the data
     RECIPES                   every name with its function; each can also be called as `recipes.town()`
 
 Every public function of a file in this folder that is annotated to return a RunConfig is a recipe.
@@ -13,11 +14,12 @@ import inspect
 from collections.abc import Callable
 
 from distseg import plugins
-from distseg.config import RunConfig
+from distseg.config import RunConfig, network_names
+from distseg.config.recipes.on_any_data import PackedData, sizes, train_split
 from distseg.config.recipes.on_town import TOWN_URI
 from distseg.errors import ConfigError
 
-__all__ = ["DEFAULT", "RECIPES", "TOWN_URI", "Recipe", "find", "load"]
+__all__ = ["DEFAULT", "RECIPES", "TOWN_URI", "PackedData", "Recipe", "find", "load", "sizes", "train_split"]
 
 Recipe = Callable[[], RunConfig]
 
@@ -52,6 +54,11 @@ def __getattr__(name: str) -> Recipe:
 
 def find(name: str) -> RunConfig:
     """The named recipe's config. Raises ConfigError with the nearest name."""
+    if name not in RECIPES and name in network_names():
+        raise ConfigError(
+            f"recipe {name!r} does not exist; it is a network: give a recipe and --model.name {name}, for data of your "
+            f"own `auto --data.uri URI --model.name {name}`"
+        )
     if name not in RECIPES:
         raise ConfigError(f"recipe {name!r} does not exist; {plugins.suggestion(name, RECIPES)}")
     return RECIPES[name]()

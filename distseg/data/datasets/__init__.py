@@ -47,6 +47,10 @@ class DataSet:
     to_cityscapes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Label space -> class -> the class of Cityscapes that means the same, for --relabel. Others become void."""
 
+    is_named_by_labels: bool = False
+    """Manifests carry the name of its label space, which the user gave it, instead of its own."""
+    recipe: str = "auto"
+    """What to train on it first."""
     relabel_targets: tuple[LabelSpace, ...] = ()
     """Label spaces that --relabel offers for other data sets, by their names."""
 

@@ -60,6 +60,7 @@ DATASET = DataSet(
     name="ade20k",
     layout=__doc__,
     labels=lambda root: LABELS,
+    recipe="pspnet_ade20k",
     samples=samples,
     # Not wall, which is mostly indoors, nor signboard, which is mostly advertising. Its person includes riders.
     to_cityscapes={

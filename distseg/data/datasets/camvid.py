@@ -88,6 +88,7 @@ DATASET = DataSet(
     name="camvid",
     layout=__doc__,
     labels=lambda root: LABELS,
+    recipe="pspnet_camvid",
     samples=samples,
     conditions=("day", "dusk"),
     # Not bicyclist, which is rider and bicycle in one. Its sign includes a few traffic lights.

@@ -107,6 +107,7 @@ DATASET = DataSet(
     name="cityscapes",
     layout=__doc__,
     labels=lambda root: LABELS,
+    recipe="pspnet_cityscapes",
     samples=samples,
     options=Options,
     to_cityscapes={space.name: same(" ".join(space.classes)) for space in _SPACES},

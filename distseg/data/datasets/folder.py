@@ -1,6 +1,6 @@
 """A data set of one's own: photographs in `images/`, label maps of the same names in `labels/`, and their classes.
 
-    images/train/a.jpg  labels/train/a.png     JPEG or PNG, and PNG of ids; deeper folders are fine
+    images/train/a.jpg  labels/train/a.png     JPEG or PNG, and PNG of ids or colours; deeper folders are fine
     classes.json                               ["road", "sky", …]: id i is class i, 255 is void
     conditions.csv                             optional: file, and any of condition, site, sequence, split
 
@@ -9,7 +9,10 @@
     {"name": "my-town",
      "classes": ["road", {"name": "sky", "color": [70, 130, 180]}],
      "ids": {"7": "road", "8": "road", "23": "sky"},       raw ids, if they are not 0, 1, 2 … in the order of classes
-     "ignore": [0, 255]}                                   raw ids that are void, by default 255
+     "ignore": [0, 255]}                                   raw ids that are void, by default 255 unless it is a class
+
+Label maps may be RGB PNGs instead, of the colours in "classes"; "ignore" then takes colours as well, [[0, 0, 0], 255].
+Masks of 0 and 255, as many tools write them, thus need `"ids": {"0": "background", "255": "object"}`.
 
 An id that is neither a class nor ignored is an error. In `conditions.csv`, `file` is the path below images/; every
 photograph has one row. The split is the column `split`, or else the folder below images/ and labels/; where both name
@@ -17,8 +20,10 @@ splits they must agree. A folder without either is one split, `all`.
 """
 
 import csv
+import functools
 import io
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +36,7 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 _NOT_READ = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff", ".webp")  # but pictures
 _LAYOUT = "the root has images/, labels/ and classes.json"
 _COLUMNS = ("file", "condition", "site", "sequence", "split")
+_VOID_COLOUR = 2**16  # a raw id that no PNG holds
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _Rows = dict[str, dict[str, str]]  # of conditions.csv, by file
 _USUAL_SPLITS = ("train", "val", "test")
@@ -52,7 +58,8 @@ def splits(root: str) -> tuple[str, ...]:
 
 def samples(root: str, split: str) -> Iterator[Sample]:
     """The images of a split, sorted by name."""
-    space = labels(root)
+    space, colours = read_classes(storage.join(root, "classes.json"))
+    read = functools.partial(raw.read_ids, colours=colours) if colours else None
     csv_uri = storage.join(root, "conditions.csv")
     rows = _rows(csv_uri)
     folder = _folder(root, split, rows)
@@ -67,7 +74,7 @@ def samples(root: str, split: str) -> Iterator[Sample]:
         remedy="convert it to PNG of ids",
     )
     for pair in raw.pairs(root, images, label_maps, _LAYOUT):
-        file = pair.image.removeprefix(storage.join(root, "images") + "/")
+        file = _composed(pair.image.removeprefix(storage.join(root, "images") + "/"))
         row = unused.pop(file, None)
         if rows and row is None:
             raise DataError(f"{csv_uri}: no row of {file}; each photograph has one")
@@ -82,6 +89,7 @@ def samples(root: str, split: str) -> Iterator[Sample]:
                 condition=row.get("condition", "all"),
                 site=row.get("site", "all"),
                 sequence=row.get("sequence", "all"),
+                read=read,
             )
     if unused:
         raise DataError(f"{csv_uri}: {min(unused)}: no such photograph below images/; remove the row")
@@ -134,6 +142,7 @@ def _rows(uri: str) -> _Rows:
         if len(values) != len(columns):
             raise DataError(f"{where}: must have {len(columns)} values, as the first line has")
         row = dict(zip(columns, values, strict=True))
+        row["file"] = _composed(row["file"])
         for name, value in row.items():
             if name != "file" and not _PLAIN.fullmatch(value):
                 raise DataError(f"{where}: {name} {value!r}: use letters, digits, '-' and '_' only")
@@ -143,6 +152,10 @@ def _rows(uri: str) -> _Rows:
     if not rows:
         raise DataError(f"{uri}: no rows; list every photograph, or remove the file")
     return rows
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _lines(uri: str) -> Iterator[tuple[int, list[str]]]:
@@ -169,7 +182,11 @@ def _text(uri: str) -> str:
 
 
 def labels(root: str) -> LabelSpace:
-    uri = storage.join(root, "classes.json")
+    return read_classes(storage.join(root, "classes.json"))[0]
+
+
+def read_classes(uri: str) -> tuple[LabelSpace, raw.Colours]:
+    """The classes, and the raw ids of the colours that the file names for them and for void."""
     if not storage.exists(uri):
         raise DataError(f'{uri}: missing; write the names of the classes in order of their ids: ["road", "sky"]')
     value = raw.json_at(uri)
@@ -178,10 +195,26 @@ def labels(root: str) -> LabelSpace:
     if not isinstance(body, dict) or not body.keys() <= set(known) or "classes" not in body:
         raise DataError(f"{uri}: must be a list of classes, or an object with classes and any of {', '.join(known)}")
     name = body.get("name", "folder")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 100:
         raise DataError(f"{uri}: name = {name!r}: must be a word")
     classes, palette = raw.parse_classes(body["classes"], f"{uri}: classes")
-    return LabelSpace(name=name, classes=classes, palette=palette, id_map=_id_map(body, classes, uri))
+    remedy = 'in classes.json, "ids" makes an id a class, and "ignore" makes it void'
+    ignored = body.get("ignore")
+    ignored_colours = [c for c in ignored if isinstance(c, list)] if isinstance(ignored, list) else []
+    if ignored_colours:
+        body = {**body, "ignore": [raw_id for raw_id in ignored or [] if not isinstance(raw_id, list)]}
+    id_map = _id_map(body, classes, uri)
+    void = [(raw.parse_colour(c, f"{uri}: ignore"), _VOID_COLOUR) for c in ignored_colours]
+    raw_ids = {train_id: raw_id for raw_id, train_id in id_map.items()}
+    own = [
+        (palette[i], raw_ids[i])
+        for i, entry in enumerate(body["classes"])
+        if isinstance(entry, dict) and "color" in entry
+    ]
+    if own:
+        id_map[_VOID_COLOUR] = IGNORE_INDEX
+    space = LabelSpace(name=name, classes=classes, palette=palette, id_map=id_map, remedy=remedy)
+    return space, tuple(own + void) if own else ()
 
 
 def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[int, int]:
@@ -189,15 +222,16 @@ def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[in
     if not isinstance(ids, dict):
         raise DataError(f'{uri}: ids = {ids!r}: must be an object of raw ids and classes, {{"7": "road"}}')
     id_map: dict[int, int] = {}
-    for raw_id, name in ids.items():
+    for raw_id, given in ids.items():
+        name = _composed(given) if isinstance(given, str) else given
         if name not in classes:
             raise DataError(f"{uri}: ids[{raw_id!r}] = {name!r}: not one of classes")
         id_map[_raw_id(raw_id, f"{uri}: ids")] = classes.index(name)
     if unused := set(range(len(classes))) - set(id_map.values()):
         raise DataError(f"{uri}: ids: none is {classes[min(unused)]!r}; give it one, or remove the class")
-    ignore = body.get("ignore", [IGNORE_INDEX])
+    ignore = body.get("ignore", [] if IGNORE_INDEX in id_map else [IGNORE_INDEX])
     if not isinstance(ignore, list):
-        raise DataError(f"{uri}: ignore = {ignore!r}: must be a list of raw ids")
+        raise DataError(f"{uri}: ignore = {ignore!r}: must be a list of raw ids, or of colours")
     for raw_id in ignore:
         number = _raw_id(raw_id, f"{uri}: ignore")
         if number in id_map:
@@ -207,8 +241,9 @@ def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[in
 
 
 def _raw_id(value: Any, where: str) -> int:
-    if str(value).isascii() and str(value).isdigit() and int(value) < 2**16:
-        return int(value)
+    text = str(value)
+    if type(value) in (int, str) and len(text) <= 5 and text.isascii() and text.isdigit() and int(text) < 2**16:
+        return int(text)
     raise DataError(f"{where}: {value!r}: must be a whole number from 0 to 65535")
 
 
@@ -223,4 +258,5 @@ DATASET = DataSet(
         "val and test, else all, which is everything below images/."
     ),
     conditions=(),
+    is_named_by_labels=True,
 )

@@ -142,6 +142,7 @@ DATASET = DataSet(
     name="town",
     layout="The procedural data set: needs nothing but time.",
     labels=lambda root: LABELS,
+    recipe="town",
     samples=_samples_of,
     options=Options,
     splits=lambda root, options: tuple(options.num_frames),

@@ -127,6 +127,7 @@ DATASET = DataSet(
     name="voc",
     layout=__doc__,
     labels=lambda root: LABELS,
+    recipe="pspnet_voc",
     samples=samples,
     options=Options,
     # Not background, which is anything. Its person includes riders.

@@ -4,7 +4,7 @@
     find, pairs                 the files of a folder; photographs paired with their label maps, none left over
     sample                      a pair as a `Sample`, whose `load` reads and checks both files
     read_photograph, labelled   the parts of that `load`, for files that lie elsewhere
-    read_ids                    a label PNG as raw ids (H, W)
+    read_ids, ids_of            a label PNG, of ids or of colours, as raw ids (H, W); the same of a file's content
     json_at, parse_classes, bit_palette     what a user wrote about classes; colours for those without
 
 Roots and files are URIs: directories or s3:// prefixes. A file that is missing, unreadable or of the wrong kind is a
@@ -12,12 +12,14 @@ DataError that names it.
 """
 
 from distseg.data.images import decode
-from distseg.data.raw.classes import bit_palette, json_at, parse_classes
+from distseg.data.raw.classes import bit_palette, json_at, parse_classes, parse_colour
 from distseg.data.raw.files import Files, Pair, find, folders, home, is_left_behind, pairs, place, places
 from distseg.data.raw.images import (
+    Colours,
     Ids,
     Photograph,
     bit_depth,
+    ids_of,
     is_16_bit_rgb,
     labelled,
     load_pair,
@@ -28,6 +30,7 @@ from distseg.data.raw.images import (
 )
 
 __all__ = [
+    "Colours",
     "Files",
     "Ids",
     "Pair",
@@ -38,6 +41,7 @@ __all__ = [
     "find",
     "folders",
     "home",
+    "ids_of",
     "is_16_bit_rgb",
     "is_left_behind",
     "json_at",
@@ -45,6 +49,7 @@ __all__ = [
     "load_pair",
     "pairs",
     "parse_classes",
+    "parse_colour",
     "place",
     "places",
     "plain_key",

@@ -1,6 +1,7 @@
 """Names and colours of classes: from JSON that a user wrote, or generated."""
 
 import json
+import unicodedata
 from typing import Any
 
 from distseg import storage
@@ -24,7 +25,7 @@ def bit_palette(num_classes: int, first: int = 0) -> tuple[Colour, ...]:
 def json_at(uri: str) -> Any:
     try:
         return json.loads(storage.read_bytes(uri).decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{uri}: not JSON ({first_line(error)})") from error
 
 
@@ -39,18 +40,21 @@ def parse_classes(value: Any, where: str) -> tuple[tuple[str, ...], tuple[Colour
         entry = {"name": item} if isinstance(item, str) else item
         if not isinstance(entry, dict) or not entry.keys() <= {"name", "color"} or not _is_name(entry.get("name")):
             raise DataError(f'{where}[{i}] = {item!r}: write "road" or {{"name": "road", "color": [128, 64, 128]}}')
-        if entry["name"] in names:
-            raise DataError(f"{where}[{i}]: a second class {entry['name']!r}; give each a name of its own")
-        names.append(entry["name"])
-        colours.append(_colour(entry["color"], f"{where}[{i}].color") if "color" in entry else spare[i])
+        name = unicodedata.normalize("NFC", entry["name"])
+        if name != name.strip():
+            raise DataError(f"{where}[{i}] = {name!r}: spaces at the begin or end of a name; remove them")
+        if name in names:
+            raise DataError(f"{where}[{i}]: a second class {name!r}; give each a name of its own")
+        names.append(name)
+        colours.append(parse_colour(entry["color"], f"{where}[{i}].color") if "color" in entry else spare[i])
     return tuple(names), tuple(colours)
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
-def _colour(value: Any, where: str) -> Colour:
+def parse_colour(value: Any, where: str) -> Colour:
     if not isinstance(value, list) or len(value) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in value):
         raise DataError(f"{where} = {value!r}: must be [red, green, blue], each 0 to 255")
     return value[0], value[1], value[2]

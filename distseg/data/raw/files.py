@@ -2,10 +2,12 @@
 
 Nothing is left out in silence: a photograph without a label map, a label map without a photograph and a file that
 cannot be packed are DataErrors that name it. Only files that operating systems leave behind are passed over (.DS_Store,
-._x, Thumbs.db, __MACOSX).
+._x, Thumbs.db, __MACOSX). Some systems write letters with accents in composed form, some in decomposed form: names are
+compared, and keys are made, in composed form (Unicode's NFC).
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -86,7 +88,7 @@ def _by_stem(folder: str, names: list[str], files: Files) -> dict[str, str]:
         if name.lower().endswith(files.refused):
             raise DataError(f"{folder}/{name}: cannot be packed; {files.remedy}")
         ending = next((ending for ending in files.endings if name.lower().endswith(ending.lower())), "")
-        stem = name[: -len(ending)]
+        stem = unicodedata.normalize("NFC", name[: -len(ending)])
         if ending and stem in found:
             raise DataError(f"{folder}/{name}: {found[stem]} has the same name; remove one of them")
         if ending:

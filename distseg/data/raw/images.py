@@ -117,10 +117,23 @@ def read_photograph(data: bytes, source: str) -> Photograph:
 # ---- label maps
 
 
-def read_ids(uri: str) -> Ids:
-    """The ids (H, W) of a PNG of 1 to 16 bits of grey or of palette indices (the palette's colours mean nothing)."""
-    data = storage.read_bytes(uri)
+Colours = tuple[tuple[tuple[int, int, int], int], ...]
+"""((red, green, blue), id) of each colour that a map of colours can have."""
+
+
+def read_ids(uri: str, colours: Colours = ()) -> Ids:
+    """The ids (H, W) of a PNG of 1 to 16 bits of grey or of palette indices (the palette's colours mean nothing).
+
+    With `colours` also of an RGB PNG that has these colours and no others.
+    """
+    return ids_of(storage.read_bytes(uri), uri, colours)
+
+
+def ids_of(data: bytes, uri: str, colours: Colours = ()) -> Ids:
+    """The same of the content of a file."""
     image = images.decode(data, uri)
+    if colours and image.format == "PNG" and image.mode in ("RGB", "RGBA"):
+        return _ids_of_colours(np.asarray(image.convert("RGB")), uri, colours)
     if image.format != "PNG":
         raise DataError(f"{uri}: label maps are PNG, this one is {image.format}, which may change ids")
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
@@ -131,6 +144,25 @@ def read_ids(uri: str) -> Ids:
     if image.mode == "L":  # PIL stretches grey of 2 and 4 bits to 0 … 255
         return ids_HW // np.uint8(255 // (2 ** bit_depth(data, image) - 1))
     return ids_HW
+
+
+def _ids_of_colours(pixels_HW3: npt.NDArray[np.uint8], uri: str, colours: Colours) -> Ids:
+    known = sorted((red << 16 | green << 8 | blue, number) for (red, green, blue), number in colours)
+    codes_K, ids_K = (np.array(part, dtype=np.int32) for part in zip(*known, strict=True))
+    if twice := codes_K[1:][(codes_K[1:] == codes_K[:-1]) & (ids_K[1:] != ids_K[:-1])].tolist():
+        raise DataError(f"{uri}: colour {_rgb(twice[0])} is that of two classes; give each a colour of its own")
+    wide_HW3 = pixels_HW3.astype(np.int32)
+    codes_HW = wide_HW3[..., 0] << 16 | wide_HW3[..., 1] << 8 | wide_HW3[..., 2]
+    places_HW = np.searchsorted(codes_K, codes_HW).clip(max=len(codes_K) - 1)
+    if (unknown_HW := codes_K[places_HW] != codes_HW).any():
+        shown = ", ".join(str(_rgb(code)) for code in np.unique(codes_HW[unknown_HW])[:4].tolist())
+        raise DataError(f"{uri}: colours that are of no class: {shown}; name each as a class's, or as void")
+    ids_HW: Ids = ids_K[places_HW]
+    return ids_HW
+
+
+def _rgb(code: int) -> list[int]:
+    return [code >> 16, code >> 8 & 255, code & 255]
 
 
 def bit_depth(data: bytes, image: Image.Image) -> int:

@@ -15,7 +15,7 @@ import json
 import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -64,6 +64,7 @@ class Manifest:
     class_pixels: dict[str, dict[str, tuple[int, ...]]]  # split -> condition -> pixels of each class (void left out)
     image_sizes: dict[str, SizeRange]  # by split
     digest: str  # of all fields above except the uri: equal data sets have equal digests, wherever they are
+    void_pixels: dict[str, int] = field(default_factory=dict, compare=False)  # by split, where `pack` has just counted
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -270,7 +271,7 @@ def _row_of(shard: Shard) -> dict[str, Any]:
     return dict(zip(_SHARD_FIELDS, _shard_values(shard), strict=True))
 
 
-_SHARD_FIELDS = tuple(field.name for field in dataclasses.fields(Shard))
+_SHARD_FIELDS = tuple(each.name for each in dataclasses.fields(Shard))
 _shard_values = operator.attrgetter(*_SHARD_FIELDS)
 
 

@@ -82,6 +82,7 @@ def pack(
             class_pixels=_class_pixels(packed),
             image_sizes=_image_sizes(packed),
             digest="",
+            void_pixels=_void_pixels(packed),
         )
     )
     storage.write_bytes(storage.join(out_uri, MANIFEST_NAME), data)
@@ -256,6 +257,13 @@ def _class_pixels(packed: Sequence[Packed]) -> dict[str, dict[str, tuple[int, ..
         split: {condition: tuple(pixels.tolist()) for condition, pixels in of_split.items()}
         for split, of_split in totals.items()
     }
+
+
+def _void_pixels(packed: Sequence[Packed]) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for done in packed:
+        totals[done.shard.split] += done.void_pixels
+    return dict(totals)
 
 
 def _image_sizes(packed: Sequence[Packed]) -> dict[str, SizeRange]:

@@ -62,6 +62,7 @@ class Packed(NamedTuple):
     shard: Shard
     class_pixels: tuple[int, ...]  # of each class
     sizes: SizeRange
+    void_pixels: int = 0
 
 
 def pack_task(task: Task, job: Job) -> list[Packed]:
@@ -93,7 +94,7 @@ def _publish(tar: "_Tar", name: str, task: Task, job: Job) -> Packed:
         class_samples=tuple((class_pixels_NC > 0).sum(axis=0).tolist()),
     )
     storage.write_bytes(storage.join(job.out_uri, shard.index_name), index)
-    return Packed(shard, tuple(class_pixels_NC.sum(axis=0).tolist()), tar.sizes)
+    return Packed(shard, tuple(class_pixels_NC.sum(axis=0).tolist()), tar.sizes, tar.void_pixels)
 
 
 # ---- receipts
@@ -107,7 +108,12 @@ def receipt_uri(out_uri: str, task: Task) -> str:
 
 def _receipt_json(packed: Sequence[Packed]) -> bytes:
     rows = [
-        {"shard": dataclasses.asdict(done.shard), "class_pixels": done.class_pixels, "sizes": done.sizes}
+        {
+            "shard": dataclasses.asdict(done.shard),
+            "class_pixels": done.class_pixels,
+            "sizes": done.sizes,
+            "void_pixels": done.void_pixels,
+        }
         for done in packed
     ]
     return json.dumps(rows).encode()
@@ -122,6 +128,7 @@ def read_receipt(out_uri: str, task: Task) -> list[Packed]:
                 shard_from(row["shard"]),
                 tuple(row["class_pixels"]),
                 SizeRange(*map(tuple, row["sizes"])),
+                int(row.get("void_pixels", 0)),
             )
             for row in json.loads(storage.read_bytes(uri))
         ]
@@ -140,6 +147,7 @@ class _Tar(NamedTuple):
     sha256: str
     entries: tuple[IndexEntry, ...]
     sizes: SizeRange
+    void_pixels: int
 
 
 class _Encoded(NamedTuple):
@@ -149,6 +157,7 @@ class _Encoded(NamedTuple):
     files: dict[str, bytes]  # by extension, in the order of the tar
     class_pixels: tuple[int, ...]
     size_hw: tuple[int, int]
+    void_pixels: int
 
     @property
     def tar_bytes(self) -> int:
@@ -187,7 +196,7 @@ def _encode(sample: Sample, job: Job) -> _Encoded:
         "label.png": label_png(loaded.label_HW),
     }
     class_pixels = tuple(pixels[: label_space.num_classes].tolist())
-    return _Encoded(sample.key, dict(sorted(files.items())), class_pixels, (height, width))
+    return _Encoded(sample.key, dict(sorted(files.items())), class_pixels, (height, width), int(pixels[IGNORE_INDEX]))
 
 
 def _image_size(loaded: LabelledImage, sample: Sample) -> tuple[int, int]:
@@ -239,6 +248,7 @@ def _write(batch: Sequence[_Encoded], folder: str) -> _Tar:
         sha256=sha256,
         entries=_entries(path, batch),
         sizes=size_range([encoded.size_hw for encoded in batch]),
+        void_pixels=sum(encoded.void_pixels for encoded in batch),
     )
 
 

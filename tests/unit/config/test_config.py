@@ -134,3 +134,18 @@ def test_an_option_of_another_network_is_passed_over_only_at_its_default() -> No
     assert command_line_default(base, given) == (base, ["--optim.lr", "1", "--model.dropout", "0"])
     with pytest.raises(ConfigError, match=r"model\.bins = 1 2: enet has no such option; leave it out"):
         command_line_default(base, ["--model.bins", "1", "2"])
+
+
+@pytest.mark.parametrize(("max_steps", "warmup_steps"), [("6", 0), ("100", 0), ("101", 100), ("11000", 100)])
+def test_a_shorter_run_has_a_shorter_warmup_and_says_so(
+    max_steps: str, warmup_steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, _ = command_line_default(recipes.enet_camvid(), ["--optim.max_steps", max_steps])
+    assert config.optim.warmup_steps == warmup_steps
+    said = [f"optim.warmup_steps is 0 instead of 100, since optim.max_steps is {max_steps}"]
+    assert caplog.messages == said * (warmup_steps == 0)
+
+
+def test_a_warmup_that_is_given_is_kept() -> None:
+    config, _ = command_line_default(recipes.enet_camvid(), ["--optim.max_steps=6", "--optim.warmup-steps", "100"])
+    assert config.optim.warmup_steps == 100

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from distseg.data.datasets import folder
 from distseg.data.sample import Sample
@@ -208,3 +209,65 @@ def test_classes_that_do_not_fit(tmp_path: Path, classes: Any, message: str) -> 
 def test_classes_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"classes\.json: missing; write the names of the classes"):
         folder.labels(str(tmp_path))
+
+
+# ---- names and colours
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("image", "label"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED), (COMPOSED, COMPOSED)])
+def test_names_match_in_composed_and_in_decomposed_form(tmp_path: Path, image: str, label: str) -> None:
+    write_photograph(tmp_path / "images" / f"{image}.png", (2, 3))
+    write_grey(tmp_path / "labels" / f"{label}.png", np.zeros((2, 3), dtype=np.uint16))
+    (tmp_path / "conditions.csv").write_text(f"file,condition\n{DECOMPOSED}.png,fog\n")
+    classes = {"classes": [DECOMPOSED, "b"], "ids": {"0": COMPOSED, "1": "b"}}
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    (found,) = samples(tmp_path, "all")
+    assert (found.condition, found.load().label_HW.tolist()) == ("fog", [[0, 0, 0], [0, 0, 0]])
+    assert found.key.startswith("caf_-")
+
+
+COLOURED = {"classes": [{"name": "road", "color": [128, 64, 128]}, {"name": "sky", "color": [70, 130, 180]}]}
+
+
+def test_label_maps_may_be_colours(tmp_path: Path) -> None:
+    pixels_HW3 = np.array([[[70, 130, 180], [128, 64, 128], [0, 0, 0]]], dtype=np.uint8)
+    write(tmp_path, "a", classes=COLOURED | {"ignore": [[0, 0, 0]]})
+    write_photograph(tmp_path / "images/a.jpg", (1, 3))
+    Image.fromarray(pixels_HW3).save(tmp_path / "labels/a.png")
+    (found,) = samples(tmp_path, "all")
+    assert found.load().label_HW.tolist() == [[1, 0, 255]]
+    write(tmp_path, classes=COLOURED)
+    (found,) = samples(tmp_path, "all")
+    with pytest.raises(DataError, match=r"labels/a\.png: colours that are of no class: \[0, 0, 0\]; name each as"):
+        found.load()
+
+
+def test_colours_and_ids_may_stand_side_by_side(tmp_path: Path) -> None:
+    write(tmp_path, "a", classes=COLOURED)
+    assert samples(tmp_path, "all")[0].load().label_HW.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["road", "road "], r"classes\[1\] = 'road ': spaces at the begin or end of a name; remove them"),
+        (["road", "sky\u001b[31m"], r"classes\[1\] = 'sky\\x1b\[31m': write"),
+        (["road", "\ud800"], r"classes\[1\] = '\\ud800': write"),
+        ({"classes": ["a"], "ids": {"9" * 5000: "a"}}, r"ids: '9+': must be a whole number from 0 to 65535"),
+        ({"name": "a\u001b]0;x", "classes": ["a"]}, "must be a word"),
+    ],
+)
+def test_names_and_numbers_that_nobody_means_are_refused(tmp_path: Path, classes: Any, message: str) -> None:
+    write(tmp_path, "a", classes=classes)
+    with pytest.raises(DataError, match=message):
+        samples(tmp_path, "all")
+
+
+def test_deep_json_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    (tmp_path / "classes.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"classes\.json: not JSON"):
+        samples(tmp_path, "all")

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from PIL import Image
 from distseg import cli, pack
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError, DataError
-from tests.raw_files import write_photograph, write_synthia
+from tests.raw_files import write_grey, write_photograph, write_synthia
 from tests.unit.data.datasets.test_datasets import DATA_SETS
 
 TINY = ["--size", "32", "48", "--num_processes", "1"]
@@ -237,3 +238,58 @@ def test_the_program_starts_without_torch(town_uri: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---- what a user may not have meant
+
+
+def own_data(root: Path, classes: object, masks: dict[str, list[int]]) -> list[str]:
+    """One image of 4x1 pixels for each split; what `pack` is told about it."""
+    for split, ids in masks.items():
+        write_photograph(root / "images" / split / "a.png", (1, 4))
+        write_grey(root / "labels" / split / "a.png", np.array([ids], dtype=np.uint16))
+    (root / "classes.json").write_text(json.dumps(classes))
+    return ["folder", "--root", str(root), "--out", str(root / "out"), "--num_processes", "1"]
+
+
+def test_a_mask_of_0_and_255_is_packed_with_a_word_about_255(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = {"train": [0, 0, 255, 0], "val": [0, 255, 255, 0]}
+    assert pack.main(own_data(tmp_path, ["background", "crack"], masks)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "train: no pixel of crack" in lines and "val: no pixel of crack" in lines
+    (said,) = (line for line in lines if line.startswith("255"))
+    assert said == (
+        "255 was taken for void, which is 37.5 % of the pixels; if it is a class, say so in classes.json: "
+        '"ids": {"0": "background", "255": "crack"}'
+    )
+    classes = {"classes": ["background", "crack"], "ids": {"0": "background", "255": "crack"}}
+    again = own_data(tmp_path, classes, masks)
+    assert pack.main([*again, "--overwrite"]) == 0
+    assert not any(word in capsys.readouterr().out for word in ("no pixel", "255 was"))
+    assert load_manifest(str(tmp_path / "out")).class_pixels["train"] == {"all": (3, 1)}
+
+
+def test_the_last_line_of_a_packing_is_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pack.main(own_data(tmp_path / "my data", ["a", "b"], {"train": [0, 1, 0, 1], "val": [0, 1, 0, 1]})) == 0
+    out = tmp_path / "my data" / "out"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next        python -m distseg.train auto --data.uri '{out}'"
+
+
+def test_one_class_only_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pack.main(own_data(tmp_path, ["a"], {"train": [0, 0, 0, 0], "val": [0, 0, 0, 0]})) == 0
+    assert "one class only, a: " in capsys.readouterr().out
+
+
+def test_data_of_ones_own_go_by_the_name_in_classes_json(tmp_path: Path) -> None:
+    arguments = own_data(tmp_path, {"name": "harbour", "classes": ["a", "b"]}, {"train": [0, 1, 0, 1]})
+    assert pack.main(arguments) == 0
+    assert load_manifest(str(tmp_path / "out")).dataset == "harbour"
+
+
+def test_an_unknown_id_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r'label ids \[7\] are outside the label space folder; .*"ignore" makes it void'
+    ):
+        pack.main(own_data(tmp_path, ["a", "b"], {"train": [0, 1, 7, 1]}))
