@@ -2,8 +2,8 @@
 
 `weights` writes one small file that every --checkpoint takes: the weights, classes, configuration and scores.
 The others write a checkpoint's network for use without distseg. Input `images`: float32 (N, 3, H, W), RGB from 0 to
-255; output `logits`: float32 (N, K, H, W), at the images' size. N is free, H and W are too, or any multiples of 8
-(ENet), 16 (U-Nets) or 32 (FCNs on VGG16). Normalisation and resizing are inside.
+255; output `logits`: float32 (N, K, H, W), at the images' size. N is free; H and W are any from 33 pixels on, or any
+such multiples of 8 (ENet), 16 (U-Nets) or 32 (FCNs on VGG16). Normalisation and resizing are inside.
 Their file is run on random input of several sizes and compared with the checkpoint before it counts as written.
 """
 

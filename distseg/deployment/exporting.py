@@ -1,12 +1,16 @@
 """A network as a program that runs without distseg, compared with PyTorch before it counts as written.
 
 Input `images`: float32 (N, 3, H, W), RGB from 0 to 255; output `logits`: float32 (N, K, H, W), at the images' size. N
-is free; H and W are free too, or any multiples of `Deployed.multiple`. Normalisation and resizing are inside.
+is free; H and W are any from 33 pixels on, or any multiples of `Deployed.multiple` from there on. Normalisation and
+resizing are inside.
 """
 
+import contextlib
+import logging
 import math
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,10 +54,12 @@ def export_network(model: SegmentationModel, out: str, *, file_format: Format, s
     """
     deployed = Deployed(model).eval()
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model"
+        file = Path(folder) / "model.pt2"  # torch warns of any other ending, whatever the format
         write, load = FORMATS[file_format]
-        write(deployed, size, file)
-        difference = largest_difference(deployed, load(file), size)
+        with quiet_libraries():
+            write(deployed, size, file)
+            run = load(file)
+        difference = largest_difference(deployed, run, size)
         if not difference <= TOLERANCE:
             raise DistsegError(
                 f"the exported network differs from the checkpoint by {difference:.1e} of its largest logit "
@@ -80,13 +86,36 @@ def largest_difference(deployed: Deployed, run: Run, size: tuple[int, int]) -> f
     return worst
 
 
+_CHATTY = ("onnx_ir", "onnxscript", "torch.onnx", "torch.export")
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without what the exporters say of their own work, which is hundreds of lines; errors they raise."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
 def _example(size: tuple[int, int]) -> Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 255
 
 
+LEAST_PX = 33
+"""At strides up to 32, a shorter side becomes a single cell, for which torch.export would make another program."""
+
+
 def _dynamic(multiple: int) -> dict[str, dict[int, Any]]:
     """The free sizes of `images`; some networks halve so often that odd sizes cannot be exported."""
-    least = max(2, -(-33 // multiple))
+    least = max(2, -(-LEAST_PX // multiple))
     height, width = (multiple * torch.export.Dim(name, min=least) for name in ("h", "w"))
     return {"images": {0: torch.export.Dim("n"), 2: height, 3: width}}
 

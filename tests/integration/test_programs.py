@@ -125,6 +125,7 @@ def test_export_writes_a_checked_file(trained: programs.Ended, folder: Path) -> 
     ended = programs.run(folder, programs.plain_environment(), "distseg.export", *options)
     assert ended.code == 0, ended.err
     assert re.search(r"differs by at most \S+ on random images of 3 sizes", ended.out)
+    assert ended.err == ""  # nothing of the hundreds of lines that the exporter writes
     session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": np.zeros((1, 3, 77, 101), dtype=np.float32)})
     assert logits.shape == (1, town.LABELS.num_classes, 77, 101)

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -128,10 +127,9 @@ def test_exported_networks_give_the_same_logits_at_other_sizes(
         model(torch.randn(2, 3, 65, 97))  # moves the running statistics
     deployed = exporting.Deployed(model.eval())
     write, load = exporting.FORMATS[file_format]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters' own use of what Python and they deprecate
+    with exporting.quiet_libraries():
         write(deployed, (96, 128), tmp_path / "model.pt2")
-        assert exporting.largest_difference(deployed, load(tmp_path / "model.pt2"), (96, 128)) < 1e-5
+    assert exporting.largest_difference(deployed, load(tmp_path / "model.pt2"), (96, 128)) < 1e-5
 
 
 @pytest.mark.parametrize("sick", [math.nan, math.inf])
