@@ -8,7 +8,7 @@ ARGS ?=
 # Set in many container images; without byte code each of Ray's processes compiles torch and all else again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test test-oldest lint docs bench ui install clean
+.PHONY: train test test-oldest lint docs bench bench-gpu ui install clean
 
 train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; ARGS="--optim.max_steps 100" overrides
 	$(RUN) -m distseg.train $(ARGS)
@@ -31,6 +31,9 @@ docs: $(VENV)/.installed  ## the site, in build/site
 
 bench: $(VENV)/.installed  ## one JSON line per case: ours, peer, ratio
 	for case in tests/benchmarks/bench_*.py; do $(RUN) $$case $(ARGS) || exit 1; done
+
+bench-gpu:  ## needs torch and torchvision only, installs nothing; writes build/gpu.json; ARGS="--small" also on a CPU
+	bash tests/benchmarks/gpu.sh $(ARGS)
 
 ui: $(VENV)/.installed  ## the MLflow pages of ./runs on http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow ui --host 127.0.0.1 \
