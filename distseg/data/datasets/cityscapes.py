@@ -3,15 +3,18 @@
 34 raw ids become the 19 classes that are evaluated, all others void (Cordts et al. 2016, table 1). The city, a folder,
 is the site, the first two parts of a file's name are the sequence. Fine annotations: train, val. Coarse: train, val and
 train_extra. Those of test were never published; the files of its folder say "void" throughout. A split that has
-`*_labelTrainIds.png` alone, what Cityscapes' scripts make of the raw ids, is read from these.
+`*_labelTrainIds.png` alone, what Cityscapes' scripts make of the raw ids, is read from these, and one that has
+`*_instanceIds.png` alone from those: an instance's number above 1000 begins with its raw id.
 
 Root is the folder of both parts, or that of the folders that the archives were unpacked in.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from distseg import storage
 from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
@@ -82,25 +85,44 @@ def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sam
     folder = "gtFine" if annotations == "fine" else "gtCoarse"
     images_root = raw.place(root, f"leftImg8bit/{split}", _IMAGE_ARCHIVES) or root
     labels_root = raw.place(root, f"{folder}/{split}", _ANNOTATION_ARCHIVES) or images_root
-    raw_ids, train_ids = (f"_{folder}_label{kind}.png" for kind in ("Ids", "TrainIds"))
-    annotated = storage.join(labels_root, folder, split)
-    by_train_ids = not _has(annotated, raw_ids) and _has(annotated, train_ids)
+    ending, space, read = _kind(storage.join(labels_root, folder, split), folder)
     pairs = raw.pairs(
         images_root,
         raw.Files(f"leftImg8bit/{split}", ("_leftImg8bit.png",)),
-        raw.Files(f"{folder}/{split}", (train_ids if by_train_ids else raw_ids,)),
+        raw.Files(f"{folder}/{split}", (ending,)),
         f"Cityscapes' root has leftImg8bit/<split>/<city>/ and {folder}/<split>/<city>/",
         labels_root=labels_root,
     )
-    space = _TRAIN_ID_LABELS if by_train_ids else LABELS
     for pair in pairs:
         sequence = "_".join(pair.stem.split("_")[:2])
         city = pair.name.partition("/")[0] if "/" in pair.name else pair.stem.partition("_")[0]
-        yield raw.sample(images_root, pair, space, split=split, sequence=sequence, site=city)
+        yield raw.sample(images_root, pair, space, split=split, sequence=sequence, site=city, read=read)
 
 
-def _has(folder: str, ending: str) -> bool:
-    return any(entry.uri.lower().endswith(ending.lower()) for entry in storage.list_files(folder))
+class _Kind(NamedTuple):
+    """Of annotations: what their names end in, what their ids mean, and how they are read."""
+
+    ending: str
+    space: LabelSpace
+    read: Callable[[str], raw.Ids]
+
+
+def _kind(annotated: str, folder: str) -> _Kind:
+    """The first of the kinds that the folder has; the first of all if it has none, for the error."""
+    kinds = (
+        _Kind(f"_{folder}_labelIds.png", LABELS, raw.read_ids),
+        _Kind(f"_{folder}_labelTrainIds.png", _TRAIN_ID_LABELS, raw.read_ids),
+        _Kind(f"_{folder}_instanceIds.png", LABELS, read_instances),
+    )
+    names = [entry.uri.lower() for entry in storage.list_files(annotated)]
+    there = (kind for kind in kinds if any(name.endswith(kind.ending.lower()) for name in names))
+    return next(there, kinds[0])
+
+
+def read_instances(uri: str) -> raw.Ids:
+    """The raw ids (H, W): 26 of 26 (a group of cars) and of 26003 (the fourth car)."""
+    ids_HW = raw.read_ids(uri)
+    return np.where(ids_HW >= 1000, ids_HW // 1000, ids_HW)
 
 
 DATASET = DataSet(

@@ -1,6 +1,8 @@
 """PASCAL VOC 2012: `JPEGImages/*.jpg`, `SegmentationClass/*.png` (palette), `ImageSets/Segmentation/<split>.txt`.
 
-21 classes; 255, the border of objects, is void. Root is VOC2012, or a folder that has it (or VOCdevkit/VOC2012).
+21 classes; 255, the border of objects, is void. Annotations may be RGB PNGs of the palette's colours instead.
+Packed are the lists train and val, or, where neither is there, all lists that are. Root is VOC2012, or a folder that has
+it (or VOCdevkit/VOC2012).
 
 The split train_aug adds the Semantic Boundaries Dataset (Hariharan et al. 2011), in either of the usual forms:
 with `sbd`, its folder of `cls/*.mat`: its train and val and VOC's train, without VOC's val, 10,582 images, of which
@@ -8,6 +10,7 @@ VOC's train keep VOC's annotations, and photographs that VOC lacks are those of 
 `SegmentationClassAug/*.png` and `ImageSets/Segmentation/train_aug.txt` or `trainaug.txt` in VOC's root.
 """
 
+import functools
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ LABELS = LabelSpace(
     palette=raw.bit_palette(21),
 )  # fmt: skip
 
+_COLOURS: raw.Colours = (*((colour, i) for i, colour in enumerate(LABELS.palette)), ((224, 224, 192), 255))
 _LAYOUT = "VOC's root has JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/"
 _LISTS = "ImageSets/Segmentation"
 _AUG_LISTS = ("train_aug", "trainaug")
@@ -40,11 +44,19 @@ class Options:
 
 
 _DEFAULTS = Options()
+_PLACES = ("VOC2012", "VOCdevkit/VOC2012")
+
+
+def splits(root: str, options: Options = _DEFAULTS) -> tuple[str, ...]:
+    home = raw.place(root, "JPEGImages", _PLACES) or root
+    files = (entry.uri.rpartition("/")[2] for entry in storage.list_files(storage.join(home, _LISTS)))
+    lists = [name.removesuffix(".txt") for name in files if name.endswith(".txt") and not raw.is_left_behind(name)]
+    return tuple(name for name in ("train", "val") if name in lists) or tuple(lists) or ("train", "val")
 
 
 def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sample]:
     """The images of a list, sorted by name."""
-    root = raw.home(root, "JPEGImages", ("VOC2012", "VOCdevkit/VOC2012"), _LAYOUT)
+    root = raw.home(root, "JPEGImages", _PLACES, _LAYOUT)
     images = raw.find(root, raw.Files("JPEGImages", (".jpg",)), _LAYOUT)
     if split in _AUG_LISTS and options.sbd:
         yield from _with_sbd(root, split, storage.absolute(options.sbd), images)
@@ -85,7 +97,7 @@ def _annotated(
         if label not in there:
             raise DataError(f"{images[name]}: its annotation {label} is missing, though split {split!r} lists it")
         pair = raw.Pair(name, images[name], label)
-        read = read_mat if label.endswith(".mat") else raw.read_ids
+        read = read_mat if label.endswith(".mat") else functools.partial(raw.read_ids, colours=_COLOURS)
         home = sbd_home if sbd_home and pair.image.startswith(storage.join(sbd_home, "img") + "/") else root
         yield raw.sample(home, pair, LABELS, split=split, sequence=name.partition("_")[0], read=read)
 
@@ -130,6 +142,8 @@ DATASET = DataSet(
     recipe="pspnet_voc",
     samples=samples,
     options=Options,
+    splits=splits,
+    splits_help="Those to pack; by default the lists train and val, or all that are there.",
     # Not background, which is anything. Its person includes riders.
     to_cityscapes={"voc": {**same("bicycle bus car person train"), "motorbike": "motorcycle"}},
 )

@@ -54,21 +54,65 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         next(camvid.samples(str(tmp_path), "train"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "LabeledApproved_full/0001TP_006690_L.png",
-        "701_StillsRaw_full/0001TP_006690.png",
-        "CamVid/train_labels/0001TP_006690_L.png",
-        "labels/0001TP_006690_L.png",
-        "trainannot/0001TP_006690_L.png",
-    ],
-)
-def test_the_original_release_is_refused_as_that(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).parent.mkdir(parents=True)
-    (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"this is CamVid's original release .*; SegNet's version with trainannot/ is"):
+COLOUR_ROWS = np.array([[[128, 128, 128], [64, 64, 0], [192, 128, 64]], [[0, 0, 0], [128, 0, 192], [64, 192, 0]]])
+"""Sky, Pedestrian, Child; Void, LaneMkgsDriv, Wall."""
+
+
+def write_released(root: Path, images: str, labels: str, *names: str) -> None:
+    for name in names:
+        for folder in (images, labels):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (3, 2)).save(root / images / f"{name}.png")
+        Image.fromarray(COLOUR_ROWS.astype(np.uint8)).save(root / labels / f"{name}_L.png")
+
+
+@pytest.mark.parametrize("home", [".", "CamVid"])
+@pytest.mark.parametrize("folders", [("701_StillsRaw_full", "LabeledApproved_full"), ("images", "labels")])
+def test_the_release_in_32_colours_is_read_as_segnets_11_classes(
+    tmp_path: Path, home: str, folders: tuple[str, str]
+) -> None:
+    frames = ("0001TP_006690", "0016E5_07959", "0016E5_08640", "Seq05VD_f00000", "0001TP_008550")
+    write_released(tmp_path / home, *folders, *frames)
+    assert camvid.splits(str(tmp_path)) == ("train", "val", "test")
+    found = {split: list(camvid.samples(str(tmp_path), split)) for split in ("train", "val", "test")}
+    assert {split: [s.key for s in of_split] for split, of_split in found.items()} == {
+        "train": ["0001TP_006690", "0016E5_08640"],
+        "val": ["0016E5_07959"],
+        "test": ["0001TP_008550", "Seq05VD_f00000"],
+    }
+    assert found["train"][0].load().label_HW.tolist() == [[0, 9, 9], [255, 3, 1]]
+
+
+def test_the_release_sorted_into_splits(tmp_path: Path) -> None:
+    write_released(tmp_path, "val", "val_labels", "0001TP_006690")
+    (sample,) = camvid.samples(str(tmp_path), "val")
+    assert sample.load().label_HW.tolist() == [[0, 9, 9], [255, 3, 1]]
+
+
+def test_splits_that_get_no_frame_are_not_packed(tmp_path: Path) -> None:
+    write_released(tmp_path, "701_StillsRaw_full", "LabeledApproved_full", "0006R0_f00930")
+    assert camvid.splits(str(tmp_path)) == ("train",)
+
+
+def test_label_colors_txt_names_the_colours(tmp_path: Path) -> None:
+    write_released(tmp_path, "701_StillsRaw_full", "LabeledApproved_full", "0006R0_f00930")
+    names = ("Tree", "Pedestrian", "Child", "Void", "LaneMkgsDriv", "Wall")
+    rows = zip(COLOUR_ROWS.reshape(-1, 3).tolist(), names, strict=True)
+    text = "".join(f"{r} {g} {b}\t\t{name}\r\n" for (r, g, b), name in rows)
+    (tmp_path / "label_colors.txt").write_text(text)
+    (sample,) = camvid.samples(str(tmp_path), "train")
+    assert sample.load().label_HW.tolist() == [[5, 9, 9], [255, 3, 1]]
+    (tmp_path / "label_colors.txt").write_text("1 2 3 Cow\n")
+    with pytest.raises(
+        DataError, match=r"label_colors\.txt: line 1: '1 2 3 Cow': must be red, green, blue and a class"
+    ):
         next(camvid.samples(str(tmp_path), "train"))
+
+
+def test_every_colour_of_the_release_is_one_class() -> None:
+    colours = camvid._colours("nowhere")
+    assert len(colours) == len({colour for colour, _ in colours}) == 32
+    assert {train_id for _, train_id in colours} == set(range(12))
 
 
 def test_an_unknown_sequence_is_named(tmp_path: Path) -> None:
@@ -99,10 +143,10 @@ def test_an_unreadable_png_is_named(tmp_path: Path, folder: str) -> None:
         next(camvid.samples(str(tmp_path), "train")).load()
 
 
-def test_a_label_in_colours_is_refused(tmp_path: Path) -> None:
+def test_a_colour_of_no_class_is_named(tmp_path: Path) -> None:
     write_frame(tmp_path, "0001TP_1.png")
-    Image.new("RGB", (6, 4)).save(tmp_path / "trainannot" / "0001TP_1.png")
-    with pytest.raises(DataError, match=r"trainannot/0001TP_1\.png: label maps hold one id per pixel, this one is RGB"):
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "trainannot" / "0001TP_1.png")
+    with pytest.raises(DataError, match=r"trainannot/0001TP_1\.png: colours that are of no class: \[1, 2, 3\]"):
         next(camvid.samples(str(tmp_path), "train")).load()
 
 

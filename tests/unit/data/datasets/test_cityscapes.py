@@ -9,7 +9,7 @@ from PIL import Image
 
 from distseg.data.datasets import acdc, cityscapes
 from distseg.errors import DataError
-from tests.raw_files import write_grey, write_photograph
+from tests.raw_files import write_deep_grey, write_grey, write_photograph
 
 TRAIN_ID_OF_RAW = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
 TRAIN_ID_OF_RAW |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
@@ -56,6 +56,15 @@ def test_train_ids_are_read_where_there_are_no_raw_ids(tmp_path: Path) -> None:
     write_grey(tmp_path / f"gtFine/{frame}_gtFine_labelIds.png", np.array([[8, 7, 0]], dtype=np.uint16))
     (sample,) = cityscapes.samples(str(tmp_path), "train")
     assert sample.load().label_HW.tolist() == [[1, 0, 255]]
+
+
+def test_instances_are_read_where_there_is_nothing_else(tmp_path: Path) -> None:
+    frame = "train/aachen/aachen_000000_000019"
+    write_photograph(tmp_path / f"leftImg8bit/{frame}_leftImg8bit.png", (1, 4))
+    ids = np.array([[7, 26, 26003, 0]], dtype=np.uint16)
+    write_deep_grey(tmp_path / f"gtFine/{frame}_gtFine_instanceIds.png", ids)
+    (sample,) = cityscapes.samples(str(tmp_path), "train")
+    assert sample.load().label_HW.tolist() == [[0, 13, 13, 255]]
 
 
 def test_acdc_holds_train_ids_of_cityscapes() -> None:

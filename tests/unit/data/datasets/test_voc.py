@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 from distseg.data.datasets import ade20k, voc
@@ -109,6 +110,29 @@ def test_photographs_that_voc_lacks_are_found_in_sbd(tmp_path: Path) -> None:
     samples = list(voc.samples(str(tmp_path), "train_aug", voc.Options(sbd=str(tmp_path / "sbd"))))
     assert [s.source for s in samples] == ["JPEGImages/2007_1.jpg", "img/2008_5.jpg", "JPEGImages/2008_6.jpg"]
     assert int(samples[1].load().label_HW[0, 0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        (["train", "val", "test"], ("train", "val")),
+        (["train"], ("train",)),
+        (["test", "trainval"], ("test", "trainval")),
+    ],
+)
+def test_the_lists_that_are_there_are_packed(tmp_path: Path, lists: list[str], expected: tuple[str, ...]) -> None:
+    write_voc(tmp_path / "VOC2012", {name: ["2007_1"] for name in lists})
+    assert voc.splits(str(tmp_path)) == expected
+
+
+def test_annotations_in_the_palettes_colours_are_read(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["2007_1"]})
+    (before,) = voc.samples(str(tmp_path), "train")
+    label_HW = before.load().label_HW
+    colours = np.array([*voc.LABELS.palette, *[(224, 224, 192)] * 235], dtype=np.uint8)
+    Image.fromarray(colours[label_HW]).save(tmp_path / "SegmentationClass/2007_1.png")
+    (sample,) = voc.samples(str(tmp_path), "train")
+    assert np.array_equal(sample.load().label_HW, label_HW)
 
 
 def test_names_and_colours_of_voc() -> None:
