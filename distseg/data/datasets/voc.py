@@ -1,8 +1,8 @@
 """PASCAL VOC 2012: `JPEGImages/*.jpg`, `SegmentationClass/*.png` (palette), `ImageSets/Segmentation/<split>.txt`.
 
 21 classes; 255, the border of objects, is void. Annotations may be RGB PNGs of the palette's colours instead.
-Packed are the lists train and val, or, where neither is there, all lists that are. Root is VOC2012, or a folder that has
-it (or VOCdevkit/VOC2012).
+Packed are the lists train and val, or, where neither is there, all lists that are. Root is VOC2012, or a folder that
+has it (or VOCdevkit/VOC2012).
 
 The split train_aug adds the Semantic Boundaries Dataset (Hariharan et al. 2011), in either of the usual forms:
 with `sbd`, its folder of `cls/*.mat`: its train and val and VOC's train, without VOC's val, 10,582 images, of which
