@@ -6,7 +6,7 @@
     python -m distseg.pack verify URI
     python -m distseg.pack inspect URI [--sheet FILE.png]
 
-Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-C.
+Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-C, 143 SIGTERM.
 """
 
 import functools

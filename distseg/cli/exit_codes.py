@@ -1,4 +1,6 @@
-"""How every program ends: exit 0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C; an error is one line.
+"""How every program ends: exit 0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C, 143 by SIGTERM.
+
+An error is one line. Output that nobody reads any more changes nothing of it (output.py).
 
 `--debug` anywhere on the command line shows the traceback of an error and distseg's own debug log.
 """
@@ -7,14 +9,14 @@ import atexit
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import NoReturn
 
+from distseg import stopping
+from distseg.cli.output import survive_closing
 from distseg.errors import DistsegError
 
 Main = Callable[[Sequence[str]], int | None]
@@ -30,26 +32,23 @@ def exit_code_of(main: Main) -> int:
     """The same without the exit: an error is one line on stderr."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    survive_closing()
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("botocore", "boto3", "urllib3", "s3transfer", "alembic", "matplotlib", "mlflow", "ray"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if debug:
         logging.getLogger("distseg").setLevel(logging.DEBUG)
-    signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop`: as Ctrl-C, so that a run is closed properly
     try:
-        code = main([a for a in arguments if a != "--debug"]) or 0
-        sys.stdout.flush()
+        with stopping.handled():
+            code = main([a for a in arguments if a != "--debug"]) or 0
     except DistsegError as error:
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # `… | head` closed our output: no error of ours, but nothing more can be printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = stopping.as_stopped(stop).exit_code
     return code
 
 
@@ -58,6 +57,7 @@ def _leave(code: int) -> NoReturn:
 
     Exits normally if something needs that clean-up: a thread that Python joins, a profiler, a debugger.
     """
+    stopping.leave_on_signal(code)
     is_awaited = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
     if is_awaited or sys.gettrace() is not None or sys.getprofile() is not None:
         sys.exit(code)
@@ -66,7 +66,3 @@ def _leave(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -6,6 +6,7 @@
 import functools
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -45,7 +46,9 @@ def _run(num_processes: int, function: Callable[[_Task], _Result], tasks: Sequen
     if num_processes <= 1:
         yield from map(function, tasks)
         return
-    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c_to_the_parent
+    )
     pending: deque[Future[_Result]] = deque()
     try:
         for task in tasks:
@@ -59,5 +62,14 @@ def _run(num_processes: int, function: Callable[[_Task], _Result], tasks: Sequen
             "a packing process was killed, perhaps for memory; use fewer with --num_processes, and pack again: "
             "what is finished is kept"
         ) from error
+    except (KeyboardInterrupt, GeneratorExit):  # a task may take minutes more; what it has not finished is made again
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """A terminal sends it to all processes; each would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

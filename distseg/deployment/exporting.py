@@ -8,7 +8,6 @@ resizing are inside.
 import contextlib
 import logging
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,8 +52,8 @@ def export_network(model: SegmentationModel, out: str, *, file_format: Format, s
     if the difference is above `TOLERANCE`; ConfigError if a package that the format needs is not installed.
     """
     deployed = Deployed(model).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.pt2"  # torch warns of any other ending, whatever the format
+    with storage.scratch_folder() as folder:
+        file = folder / "model.pt2"  # torch warns of any other ending, whatever the format
         write, load = FORMATS[file_format]
         with quiet_libraries():
             write(deployed, size, file)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from distseg import stopping
 from distseg.config import MAX_MEGAPIXELS
 from distseg.data.loading import EvalSample, eval_samples
 from distseg.data.shards import Manifest, Shard
@@ -103,7 +104,8 @@ def evaluate_shards(
     """The model's predictions on all samples of `shards`, counted over all ranks; each rank must call it.
 
     `precision` is bf16, fp32 or fp64. `overlays` is shown each image that this rank scores; `progress` is told how many
-    those are. Leaves the model in the mode it was in. Raises DataError for a damaged or missing sample.
+    those are. Leaves the model in the mode it was in. Raises DataError for a damaged or missing sample, and
+    StoppedError on all ranks if one of them is asked to end meanwhile (distseg.stopping).
     """
     counted = ConfusionMatrix.empty(((s.condition, s.site) for s in shards), manifest.label_space.num_classes)
     samples = eval_samples(
@@ -121,6 +123,8 @@ def evaluate_shards(
     model.eval()
     try:
         for batch in _batches_of_one_size(samples, max_pixels):
+            if stopping.is_requested():
+                break
             images_B3HW = torch.stack([sample.image_3HW for sample in batch]).to(world.device, non_blocking=True)
             prediction_BHW = predict(model, images_B3HW, precision, inference).cpu()
             for sample, prediction_HW in zip(batch, prediction_BHW, strict=True):
@@ -131,6 +135,8 @@ def evaluate_shards(
                 progress(len(counted.images))
     finally:
         model.train(was_training)
+    if world.sum(torch.tensor(int(stopping.is_requested()), device=world.device)).item():
+        raise stopping.stopped()
     counted.all_reduce(world)
     counted.check_complete(shards)
     return counted

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import ray
 from ray.util import placement_group_table
 from ray.util.state import list_actors
 
-from distseg import storage, tracking
+from distseg import stopping, storage, tracking
 from distseg.config import RunConfig
 from distseg.errors import ConfigError, ResourceError, first_line
 from distseg.orchestration import compat, environment
@@ -38,9 +39,14 @@ def join(run_uri: str) -> None:
             logging_level=logging.WARNING,
             runtime_env={"env_vars": env_vars} if env_vars else None,
         )
+    except SystemExit:  # Ray's own answer to SIGTERM until `take_back`
+        raise stopping.StoppedError(signal.SIGTERM) from None
     except Exception as error:  # noqa: BLE001 — Ray raises no narrower class if its own processes do not start
         address = os.environ.get("RAY_ADDRESS", "")
         raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
+    finally:
+        # Ray leaves its process at SIGTERM, and its library in C++ even aborts it: no run would be closed.
+        stopping.take_back()
 
 
 @contextlib.contextmanager

@@ -8,8 +8,7 @@ restart would only repeat stop the run at once.
 
 import contextlib
 import functools
-import signal
-import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,10 +17,10 @@ import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig
-from ray.util.queue import Queue
 
-from distseg import storage
+from distseg import stopping, storage
 from distseg.config import RunConfig, to_dict
+from distseg.data.shards import Manifest
 from distseg.errors import TrainingError
 from distseg.metric_names import MIOU
 from distseg.orchestration import cluster, compat, environment, failures, snapshot, watcher
@@ -32,12 +31,16 @@ from distseg.runs import (
     ProgressCallback,
     Run,
     check_resume,
-    finalize_run,
+    close_early,
+    end_run,
+    stop_notice,
     with_absolute_paths,
 )
 from distseg.training import check_run, checkpoint
+from distseg.training.checkpoint import ResumePoint
 
 RESIZE_INTERVAL_S = 300.0  # taking in a machine that comes back is a restart, so not at once (Ray Train: 60)
+_OPENING = "OPENING"  # a status within this module: an error then leaves nothing to end
 COLLECTIVE_SLACK_S = 60.0  # on top of data.deadline_s: a rank may wait that long for a store
 
 
@@ -59,36 +62,77 @@ def train(
     ResourceError if the cluster can never hold what is asked.
     """
     config = with_absolute_paths(config)
-    manifest = check_run(config)
-    run = Run.resume(resume, config) if resume else Run.new(config)
-    run.tags |= tags or {}
-    saved = check_resume(run, config, manifest)
-    storage.check_writable(run.uri.rpartition("/")[0])
-    if config.scaling.min_workers:
-        environment.set_defaults(environment.ELASTIC)
-    cluster.join(run.uri)
-    cluster.check_resources(config)
-    cluster.check_reachable(run)
-    run.job_id = job or cluster.job_id()
-    run.open(config, manifest, saved)
-    if resume:
-        snapshot.forget_if_broken(run.uri)
-    status = "FAILED"
+    with stopping.handled():
+        manifest = check_run(config)
+        run = Run.resume(resume, config) if resume else Run.new(config)
+        run.tags |= tags or {}
+        saved = check_resume(run, config, manifest)
+        storage.check_writable(run.uri.rpartition("/")[0])
+        if config.scaling.min_workers:
+            environment.set_defaults(environment.ELASTIC)
+        cluster.join(run.uri)
+        cluster.check_resources(config)
+        cluster.check_reachable(run)
+        run.job_id = job or cluster.job_id()
+        return _train(config, run, manifest, saved, show, callbacks)
+
+
+def _train(
+    config: RunConfig,
+    run: Run,
+    manifest: Manifest,
+    saved: ResumePoint | None,
+    show: ProgressCallback | None,
+    callbacks: Sequence[UserCallback],
+) -> Outcome:
+    outcome, status, stop = None, "", None
     try:
-        shortage = functools.partial(cluster.shortage, config)
-        with watcher.watching(shortage, show) as queue, _interruptible(), _named_cluster():
-            _trainer(config, run, queue, callbacks).fit()
-        status = "FINISHED"
-    except TrainingFailedError as error:
-        raise failures.error_of(error) from error
-    except RayError as error:  # the controller died, or could not begin
-        raise TrainingError(f"training failed: {failures.last_line(error)}") from error
-    except KeyboardInterrupt:
-        status = "KILLED"
+        with watcher.watching(functools.partial(cluster.shortage, config), show) as watch:
+            trainer = _trainer(config, run, watch.channel, callbacks)
+            with stopping.gently(stop_notice(run), on_request=functools.partial(_end, run, watch, trainer)):
+                status = _OPENING
+                run.open(config, manifest, saved)
+                status = "FAILED"
+                if run.is_resumed:
+                    snapshot.forget_if_broken(run.uri)
+                _fit(trainer)
+                status = "FINISHED"
+    except stopping.StoppedError as error:
+        if status:
+            stop, status = error, "FINISHED" if status == "FINISHED" and not watch.was_stopped else "KILLED"
         raise
     finally:
-        outcome = finalize_run(run, status)
+        if status not in ("", _OPENING):
+            outcome = end_run(run, status, lambda: None, at_once=stop is not None and stop.at_once)
+    assert outcome is not None
     return outcome
+
+
+def _fit(trainer: LeanTorchTrainer) -> None:
+    """Raises an error of distseg, or StoppedError."""
+    if stopping.is_requested():
+        raise stopping.stopped()
+    try:
+        with _named_cluster():
+            trainer.fit()
+    except KeyboardInterrupt:
+        trainer.abort()  # nobody waits for its workers any more
+        raise
+    except (TrainingFailedError, RayError) as error:  # RayError: the controller died, or could not begin
+        if stopping.is_requested():  # `_end` has aborted it, or the workers were stopped from outside, too
+            raise stopping.stopped() from error
+        if isinstance(error, TrainingFailedError):
+            raise failures.error_of(error) from error
+        raise TrainingError(f"training failed: {failures.last_line(error)}") from error
+
+
+def _end(run: Run, watch: watcher.Watcher, trainer: LeanTorchTrainer) -> None:
+    """After a signal, in a thread: workers save and end. If there are none yet, the training is aborted."""
+    watch.stop_workers()
+    close_early(run)
+    end_s = time.monotonic() + stopping.PATIENCE_S
+    while not (watch.is_training or watch.done.is_set() or trainer.abort()) and time.monotonic() < end_s:
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -103,9 +147,11 @@ def _named_cluster() -> Iterator[None]:
         yield
 
 
-def _trainer(config: RunConfig, run: Run, queue: Queue, callbacks: Sequence[UserCallback]) -> LeanTorchTrainer:
+def _trainer(
+    config: RunConfig, run: Run, channel: watcher.Channel, callbacks: Sequence[UserCallback]
+) -> LeanTorchTrainer:
     scaling = config.scaling
-    options = {"config": to_dict(config), "run": {**vars(run)}, "queue": queue}
+    options = {"config": to_dict(config), "run": {**vars(run)}, "channel": channel}
     asked: Any = {  # Any, since type checkers see Ray Train's first version
         "num_workers": (scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
         "use_gpu": scaling.gpu,
@@ -119,7 +165,7 @@ def _trainer(config: RunConfig, run: Run, queue: Queue, callbacks: Sequence[User
         "checkpoint_config": ray.train.CheckpointConfig(
             num_to_keep=checkpoint.NUM_BEST_KEPT, checkpoint_score_attribute=MIOU, checkpoint_score_order="max"
         ),
-        "callbacks": [failures.FailureCallback(queue), failures.GroupCallback(queue), *callbacks],
+        "callbacks": [failures.FailureCallback(channel), failures.GroupCallback(channel), *callbacks],
         "logging_config": LoggingConfig(log_level="WARNING"),
     }
     return LeanTorchTrainer(
@@ -129,18 +175,3 @@ def _trainer(config: RunConfig, run: Run, queue: Queue, callbacks: Sequence[User
         torch_config=TorchConfig(timeout_s=int(config.data.deadline_s + COLLECTIVE_SLACK_S)),
         run_config=cast(Any, ray.train.RunConfig(**settings)),
     )
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ray Train answers Ctrl-C by stopping the workers and then leaving the program; here it is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():  # in a search; Ray Train leaves signals alone there
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, handler)

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from ray.train import TrainingFailedError, UserCallback
-from ray.util.queue import Queue
 
 from distseg.errors import DistsegError, ResourceError, TrainingError
 from distseg.orchestration import compat, watcher
@@ -52,8 +51,8 @@ def last_line(error: BaseException) -> str:
 class FailureCallback(UserCallback):
     """Tells which worker failed. An error that distseg raised on purpose stops the run at once."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue, self._last_told = queue, ""
+    def __init__(self, channel: watcher.Channel) -> None:
+        self._channel, self._last_told = channel, ""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
@@ -62,8 +61,8 @@ class FailureCallback(UserCallback):
                 raise own  # a restart would only raise it again
         failed = "; ".join(f"worker {rank} failed: {last_line(e)}" for rank, e in sorted(worker_exceptions.items()))
         if failed != self._last_told:  # Ray Train calls this again and again while it waits for the other workers
-            watcher.send_warning(self._queue, failed)
-            watcher.send_starting(self._queue)
+            watcher.send_warning(self._channel, failed)
+            watcher.send_starting(self._channel)
             self._last_told = failed
 
 
@@ -73,13 +72,13 @@ _WorkerGroupCallback: Any = compat.worker_group_callback()
 class GroupCallback(_WorkerGroupCallback):  # type: ignore[misc]  # its base is looked up, see compat.py
     """Tells that a group of workers is asked for: at the start, after a failure, and when the number changes."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue, self._num_workers = queue, 0
+    def __init__(self, channel: watcher.Channel) -> None:
+        self._channel, self._num_workers = channel, 0
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
-        watcher.send_starting(self._queue)
+        watcher.send_starting(self._channel)
         now, before = worker_group_context.num_workers, self._num_workers
         if before:
             others = "" if now == before else f" with {now} workers instead of {before}"
-            watcher.send_warning(self._queue, f"starting again from the newest checkpoint{others}")
+            watcher.send_warning(self._channel, f"starting again from the newest checkpoint{others}")
         self._num_workers = now

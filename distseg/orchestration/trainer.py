@@ -13,19 +13,41 @@ restart:
 The methods overridden here are private to Ray. A version of Ray without them keeps its helpers, see compat.py.
 """
 
+import contextlib
 import os
 from typing import Any
 
+import ray
+from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 
 from distseg.orchestration import compat, environment
+
+ABORT_S = 5.0
 
 _NEVER_NEEDED = ("DatasetsCallback",)
 _NOT_NEEDED_ALONE = ("PlacementGroupCleanerCallback",)  # on a cluster that this process started
 
 
 class LeanTorchTrainer(TorchTrainer):
+    """Leaves signals to its caller: Ray Train would answer Ctrl-C by killing the workers, and SIGTERM not at all."""
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def abort(self) -> bool:
+        """Kills the workers, from any thread; `fit` then raises a RayError. False: `fit` has not come that far yet.
+
+        Waits for it for at most ABORT_S.
+        """
+        if self._controller is not None:
+            with contextlib.suppress(RayError):  # the controller ends itself by it
+                ray.get(self._controller.abort.remote(), timeout=ABORT_S)
+        return self._controller is not None
+
     def fit(self) -> Result:
         if environment.PREEMPTION_WATCHER in os.environ or not compat.started_this_cluster():
             return super().fit()

@@ -1,25 +1,27 @@
-"""What workers and controller tell the driver while a training runs: progress, warnings, and that workers start.
+"""What workers and controller tell the driver while a training runs, and what the driver tells them: to end.
 
-They put messages into a queue, an actor of Ray; `watching` reads it in a thread of the driver. A message is a tuple of
-plain Python values, so that the actor need not import distseg:
+All goes through one actor of Ray, the channel. `watching` makes it and reads it in a thread of the driver. A message is
+a tuple of plain Python values:
 
     ("progress", step, metrics, worst condition)    rank 0 logged it
     ("warning", text)                               for the user
     ("starting",)                                   Ray Train asks for a group of workers
     ("started",)                                    the group trains
+    ("stopped",)                                    it has saved and ended, because the driver wanted it to
 """
 
+import asyncio
 import contextlib
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import ray
-from ray.util.queue import Empty, Queue
 
+from distseg import stopping
 from distseg.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -28,99 +30,150 @@ SHORTAGE_AFTER_S = 20.0  # without workers, before the user is told
 SHORTAGE_EVERY_S = 300.0  # until he is told again
 
 OnProgress = Callable[[int, Mapping[str, float], str], None]
+Message = tuple[Any, ...]
+Channel = Any  # the handle of a _Channel, which can be sent to other processes
 
 
-# ---- the sending side: workers and controller
+class _Channel:
+    """The actor."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._stop = asyncio.Event()
+
+    async def put(self, message: Message) -> None:
+        self._messages.put_nowait(message)
+
+    async def take(self, timeout_s: float) -> list[Message]:
+        """All that are there; if there are none, the next one, or none after a time."""
+        taken: list[Message] = []
+        with contextlib.suppress(asyncio.TimeoutError):
+            taken.append(await asyncio.wait_for(self._messages.get(), timeout_s))
+        while not self._messages.empty():
+            taken.append(self._messages.get_nowait())
+        return taken
+
+    async def stop(self) -> None:
+        self._stop.set()
+
+    async def stopped(self) -> None:
+        await self._stop.wait()
 
 
-def send_progress(queue: Queue, step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
-    _send(queue, ("progress", step, dict(metrics), worst_condition))
+# ---- in workers and in the controller
 
 
-def send_warning(queue: Queue, text: str) -> None:
-    _send(queue, ("warning", text))
+def send_progress(channel: Channel, step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
+    _send(channel, ("progress", step, dict(metrics), worst_condition))
 
 
-def send_starting(queue: Queue) -> None:
-    _send(queue, ("starting",))
+def send_warning(channel: Channel, text: str) -> None:
+    _send(channel, ("warning", text))
 
 
-def send_started(queue: Queue) -> None:
-    _send(queue, ("started",))
+def send_starting(channel: Channel) -> None:
+    _send(channel, ("starting",))
 
 
-def _send(queue: Queue, message: tuple[Any, ...]) -> None:
-    # Not `queue.put`: it waits for an answer, and a driver that is gone must not hold training back.
-    cast(Any, queue.actor).put_nowait.remote(message)
+def send_started(channel: Channel) -> None:
+    _send(channel, ("started",))
+
+
+def send_stopped(channel: Channel) -> None:
+    _send(channel, ("stopped",))
+
+
+def _send(channel: Channel, message: Message) -> None:
+    channel.put.remote(message)  # without waiting for an answer: a driver that is gone must not hold training back
+
+
+def hear_stop(channel: Channel) -> None:
+    """From now on `stopping.is_requested` tells in this process when the driver wants it to end."""
+
+    def wait() -> None:
+        with contextlib.suppress(Exception):  # whatever Ray raises when the training ends and the channel with it
+            ray.get(channel.stopped.remote())
+            stopping.request()
+
+    threading.Thread(target=wait, name="stopping", daemon=True).start()
 
 
 class WarningsToDriver(logging.Handler):
     """Shows a worker's warnings where the user looks: at the driver."""
 
-    def __init__(self, queue: Queue, rank: int) -> None:
+    def __init__(self, channel: Channel, rank: int) -> None:
         super().__init__(logging.WARNING)
-        self._queue, self._rank = queue, rank
+        self._channel, self._rank = channel, rank
 
     def emit(self, record: logging.LogRecord) -> None:
-        send_warning(self._queue, f"worker {self._rank}: {record.getMessage()}")
+        send_warning(self._channel, f"worker {self._rank}: {record.getMessage()}")
 
 
-# ---- the receiving side: the driver
+# ---- in the driver
 
 
 @contextlib.contextmanager
-def watching(shortage: Callable[[], str], on_progress: OnProgress | None) -> Iterator[Queue]:
-    """A queue for the messages, read by a thread until the block ends.
+def watching(shortage: Callable[[], str], on_progress: OnProgress | None) -> Iterator["Watcher"]:
+    """Reads a new channel in a thread until the block ends.
 
     `on_progress` is called with what rank 0 logs. `shortage` says why no workers come, or nothing if they come: it is
     asked, and its answer logged, when a group is waited for too long. Else a full cluster would look like a hang.
     """
-    queue = _make_queue()
-    done = threading.Event()
-    reader = _Reader(queue, done, shortage, on_progress)
-    thread = threading.Thread(target=reader.run, name="progress", daemon=True)
+    watcher = Watcher(_make_channel(), shortage, on_progress)
+    thread = threading.Thread(target=watcher.run, name="progress", daemon=True)
     thread.start()
     try:
-        yield queue
+        yield watcher
     finally:
-        done.set()
+        watcher.done.set()
         thread.join(timeout=5)
-        queue.shutdown(force=True)
+        ray.kill(watcher.channel)
 
 
-def _make_queue() -> Queue:
+def _make_channel() -> Channel:
     """On the head, which outlives the other machines; in a trial of a search, where the trial's driver is placed."""
     options: dict[str, Any] = {"num_cpus": 0}
     if ray.util.get_current_placement_group() is None:
         options["resources"] = {"node:__internal_head__": 0.001}
-    return Queue(actor_options=options)
+    return ray.remote(**options)(_Channel).remote()
 
 
-class _Reader:
-    """Reads the queue until `done` is set and the queue is empty."""
+class Watcher:
+    """Reads the channel until `done` is set and the channel is empty."""
 
-    def __init__(
-        self, queue: Queue, done: threading.Event, shortage: Callable[[], str], on_progress: OnProgress | None
-    ) -> None:
-        self._queue, self._done, self._shortage, self._on_progress = queue, done, shortage, on_progress
+    def __init__(self, channel: Channel, shortage: Callable[[], str], on_progress: OnProgress | None) -> None:
+        self.channel, self.done = channel, threading.Event()
+        self.is_training, self.was_stopped = False, False
+        self._shortage, self._on_progress = shortage, on_progress
         self._due_s = time.monotonic() + SHORTAGE_AFTER_S  # when to say that workers are waited for
+
+    def stop_workers(self) -> None:
+        """Lets them save the newest step and end; those that start later end as soon as they have begun."""
+        self.channel.stop.remote()
 
     def run(self) -> None:
         try:
-            while not (self._done.is_set() and self._queue.empty()):
-                with contextlib.suppress(Empty):
-                    self._handle(*self._queue.get(timeout=0.5))
+            while True:
+                is_last = self.done.is_set()  # asked first: what was sent until then is still read
+                for kind, *values in ray.get(self.channel.take.remote(0.0 if is_last else 0.5)):
+                    self._handle(kind, *values)
+                if is_last:
+                    return
                 self._tell_shortage()
         except Exception as error:  # noqa: BLE001 — whatever Ray raises: training goes on without its display
-            if not self._done.is_set():
+            if not self.done.is_set():
                 log.warning("progress is no longer shown: %s", first_line(error))
 
     def _handle(self, kind: str, *values: Any) -> None:
         match kind:
             case "starting":
+                self.is_training = False
                 self._due_s = min(self._due_s, time.monotonic() + SHORTAGE_AFTER_S)
             case "started":
+                self.is_training = True
                 self._due_s = math.inf
+            case "stopped":
+                self.was_stopped = True
             case "warning":
                 log.warning("%s", *values)
             case "progress" if self._on_progress is not None:

@@ -1,10 +1,7 @@
 """One rank of a training, as a worker of Ray Train: what it runs, and where it reports to."""
 
 import contextlib
-import glob
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,13 @@ import torch
 import torch.distributed as dist
 from ray.train import CheckpointUploadMode
 
-from distseg import storage
+from distseg import stopping, storage
 from distseg.config import RunConfig, from_dict
 from distseg.evaluation import World
 from distseg.metric_names import EVALUATION, MIOU
 from distseg.orchestration import watcher
 from distseg.orchestration.metrics import Exporter
-from distseg.runs import NullReporter, ProgressCallback, Run, RunReporter
+from distseg.runs import NullReporter, Run, RunReporter
 from distseg.training import checkpoint, train_run
 from distseg.training.checkpoint import Checkpoint
 
@@ -29,13 +26,17 @@ NO_SCORE = -1.0  # the val/mIoU of a checkpoint without an evaluation; Ray Train
 
 
 def train_rank(options: Mapping[str, Any]) -> None:
-    """Trains as one rank of the group. `options`: the configuration and the run as dictionaries, and the queue."""
-    config, run, queue = from_dict(options["config"]), Run(**options["run"]), options["queue"]
+    """Trains as one rank of the group. `options`: the configuration and the run as dictionaries, and the channel.
+
+    If the driver wants it to end it returns, as if it had finished: Ray Train then waits for the last checkpoint.
+    """
+    config, run, channel = from_dict(options["config"]), Run(**options["run"]), options["channel"]
     world = _world(config)
-    logging.getLogger("distseg").addHandler(watcher.WarningsToDriver(queue, world.rank))
+    logging.getLogger("distseg").addHandler(watcher.WarningsToDriver(channel, world.rank))
+    watcher.hear_stop(channel)
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
     if world.rank == 0:
-        watcher.send_started(queue)
+        watcher.send_started(channel)
     saved = agreed_checkpoint(run.uri, world)
     with contextlib.ExitStack() as opened:
         report: NullReporter | RunReporter = _RayNullReporter()
@@ -43,12 +44,15 @@ def train_rank(options: Mapping[str, Any]) -> None:
             exporter = opened.enter_context(contextlib.closing(Exporter(config, run.name)))
 
             def show(step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
-                watcher.send_progress(queue, step, metrics, worst_condition)
+                watcher.send_progress(channel, step, metrics, worst_condition)
                 exporter.log(step, metrics, worst_condition)
 
             report = _RayReporter(config, run, saved, show)
         opened.enter_context(contextlib.closing(report))
-        train_run(config, world, report, resume=saved, run_id=run.run_id)
+        try:
+            train_run(config, world, report, resume=saved, run_id=run.run_id)
+        except stopping.StoppedError:
+            watcher.send_stopped(channel)
 
 
 def _world(config: RunConfig) -> World:
@@ -82,17 +86,9 @@ def _reported(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
 class _RayReporter(RunReporter):
     """Rank 0: Ray Train uploads its checkpoints beside the training, and prunes them."""
 
-    def __init__(
-        self, config: RunConfig, run: Run, saved: Checkpoint | None, show: ProgressCallback | None = None
-    ) -> None:
-        super().__init__(config, run, saved, show)
-        self._prefix = f"distseg-checkpoint-{run.name}-"
-        for left_by_a_killed_worker in Path(tempfile.gettempdir()).glob(f"{glob.escape(self._prefix)}*"):
-            shutil.rmtree(left_by_a_killed_worker, ignore_errors=True)
-
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
         assert saved is not None
-        folder = tempfile.mkdtemp(prefix=self._prefix)  # Ray Train removes it after the upload
+        folder = str(storage.new_scratch_folder())  # Ray Train removes it after the upload
         checkpoint.write(Path(folder), saved)
         ray.train.report(
             _reported(step, metrics),

@@ -17,7 +17,7 @@ A tracking server that fails costs a warning, never a run; only `send_run` raise
 no run, or is damaged, raises CheckpointError, one line with the path and the remedy.
 """
 
-from distseg.runs.finalize import Outcome, Sent, finalize_run, send_run
+from distseg.runs.finalize import Outcome, Sent, close_early, end_run, finalize_run, send_run, stop_notice
 from distseg.runs.model_logging import save_search_view
 from distseg.runs.report import briefly_named, read_review
 from distseg.runs.reporter import NullReporter, RunReporter
@@ -45,6 +45,8 @@ __all__ = [
     "Sent",
     "briefly_named",
     "check_resume",
+    "close_early",
+    "end_run",
     "finalize_run",
     "find_run_in",
     "load_resume_checkpoint",
@@ -54,6 +56,7 @@ __all__ = [
     "resolve_tracking",
     "save_search_view",
     "send_run",
+    "stop_notice",
     "train_without_ray",
     "with_absolute_paths",
 ]

@@ -1,6 +1,7 @@
 """Ends a run: writes its report and sends its end to MLflow. What was not sent then, `distseg.sync` sends later."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,47 @@ class Sent:
     logged_network: LoggedNetwork
 
 
+def stop_notice(run: Run) -> str:
+    """What the user reads when he has stopped a run. What follows may be cut short, so it says what to do then."""
+    return (
+        f"stopping: saves the newest step of {run.name} and closes it; once more: at once. If it is cut short, send "
+        f"the rest with python -m distseg.sync {run.uri}"
+    )
+
+
+def end_run(run: Run, status: str, close_report: Callable[[], None], *, at_once: bool = False) -> Outcome | None:
+    """Closes the reporter and ends the run, see `finalize_run`. None with `at_once`: then the rest is for `sync`.
+
+    A signal while it does so raises StoppedError, after a line that says how to send the rest.
+    """
+    try:
+        if not at_once:
+            close_report()
+            return finalize_run(run, status)
+        run.status, run.ended_ms = status, now_ms()
+        run.write_run_json()
+        close_early(run)
+        log.warning("ended at once; send the rest: python -m distseg.sync %s", run.uri)
+    except KeyboardInterrupt:
+        if run.status == RUNNING:
+            run.status, run.ended_ms = status, now_ms()
+            run.write_run_json()
+        log.warning("stopped while it was being closed; send the rest: python -m distseg.sync %s", run.uri)
+        raise
+    except StorageError as error:
+        log.warning("%s", error)
+    return None
+
+
+def close_early(run: Run) -> None:
+    """Closes the MLflow run of a run that is stopped, before the rest is sent, for which there may be no time."""
+    if run.is_tracked and run.run_id:
+        try:
+            tracking.close_early(run.tracking_uri, run.run_id, "KILLED" if run.status == RUNNING else run.status)
+        except TrackingError as error:
+            log.warning("%s", error)
+
+
 def finalize_run(run: Run, status: str) -> Outcome:
     """Ends a run as FINISHED, FAILED or KILLED: writes its report, closes its MLflow run, returns what is left behind.
 
@@ -56,6 +98,8 @@ def finalize_run(run: Run, status: str) -> Outcome:
     logged, is_sent = LoggedNetwork(), True
     try:
         run.write_run_json()
+        if status == "KILLED":
+            close_early(run)
         if found := checkpoint.best(run.uri):
             uri, best = found
         logged = _finish(run, read_config(run.uri), best)

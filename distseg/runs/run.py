@@ -118,8 +118,10 @@ class Run:
             except TrackingError as error:
                 self.run_id, self.problem = "", str(error)
                 log.warning("%s; training goes on, its metrics are kept and sent later", error)
-        storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
-        self.write_run_json()
+            except KeyboardInterrupt:  # it may be created: `sync` and --resume must find it
+                self._write_files(config)
+                raise
+        self._write_files(config)
         if saved is not None:
             checkpoint.quarantine(self.uri, saved.step)
 
@@ -155,6 +157,10 @@ class Run:
         records = tracking.read_journal(other_uri)
         tracking.replace_journal(self.uri, [record for record in records if record["step"] <= saved.step])
         self.attempt, self.run_id = self.attempt + 1, ""
+        self.write_run_json()
+
+    def _write_files(self, config: RunConfig) -> None:
+        storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
         self.write_run_json()
 
     def write_run_json(self) -> None:

@@ -1,16 +1,22 @@
 """A training without Ray: in this process alone, or as one rank of torchrun."""
 
+import contextlib
 import os
 
 import torch.distributed as dist
 
+from distseg import stopping
 from distseg.config import RunConfig, check_divides
+from distseg.data.shards import Manifest
 from distseg.errors import ResourceError
 from distseg.evaluation import World, torchrun_world
-from distseg.runs.finalize import Outcome, finalize_run
+from distseg.runs.finalize import Outcome, end_run, stop_notice
 from distseg.runs.reporter import NullReporter, RunReporter
 from distseg.runs.run import ProgressCallback, Run, load_resume_checkpoint, with_absolute_paths
 from distseg.training import check_run, train_run
+from distseg.training.checkpoint import Checkpoint
+
+_OPENING = "OPENING"  # a status within this module: an error then leaves nothing to end
 
 
 def train_without_ray(
@@ -22,26 +28,50 @@ def train_without_ray(
     """
     check_divides(config.data.batch_size, [int(os.environ.get("WORLD_SIZE", 1))], config.optim.accumulate_steps)
     config = with_absolute_paths(config)
-    manifest = check_run(config)
-    world = torchrun_world()
-    if config.scaling.gpu and world.device.type != "cuda":
-        raise ResourceError("scaling.gpu = True: torch sees no GPU on this machine; give False, or use another machine")
-    run = agreed_run(config, resume, world)
-    saved = load_resume_checkpoint(run, config, manifest)
+    with stopping.handled():
+        manifest = check_run(config)
+        world = torchrun_world()
+        if config.scaling.gpu and world.device.type != "cuda":
+            raise ResourceError(
+                "scaling.gpu = True: torch sees no GPU on this machine; give False, or use another machine"
+            )
+        run = agreed_run(config, resume, world)
+        saved = load_resume_checkpoint(run, config, manifest)
+        return _train(config, run, manifest, saved, world, show)
+
+
+def _train(
+    config: RunConfig,
+    run: Run,
+    manifest: Manifest,
+    saved: Checkpoint | None,
+    world: World,
+    show: ProgressCallback | None,
+) -> Outcome | None:
     report: RunReporter | NullReporter = NullReporter()
-    if world.rank == 0:
-        run.open(config, manifest, saved)
-        report = RunReporter(config, run, saved, show)
-    status = "FAILED"
+    outcome, stop = None, None
+    status = ""  # rank 0 has not begun the run, or this is another rank
     try:
-        train_run(config, world, report, resume=saved, run_id=run.run_id)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+        with stopping.gently(stop_notice(run) if world.rank == 0 else ""):
+            if world.rank == 0:
+                status = _OPENING
+                run.open(config, manifest, saved)
+                status = "FAILED"
+                report = RunReporter(config, run, saved, show)
+            train_run(config, world, report, resume=saved, run_id=run.run_id)
+            status = status and "FINISHED"
+    except stopping.StoppedError as error:
+        stop = error
+        if status and status != "FINISHED":
+            status = "KILLED"
         raise
     finally:
-        report.close()
-        outcome = finalize_run(run, status) if world.rank == 0 else None
+        if status not in ("", _OPENING):
+            outcome = end_run(run, status, report.close, at_once=stop is not None and stop.at_once)
+        if world.size > 1 and stop is not None and not stop.at_once:
+            # torchrun kills the other ranks as soon as one has ended: here rank 0, which is still closing the run.
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
     return outcome
 
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from distseg.storage.open_files import OpenFiles
 from distseg.storage.retries import FIRST_CONTACT_S
 from distseg.storage.schemes import is_remote, store_of
+from distseg.storage.scratch import new_scratch_folder, scratch_folder
 from distseg.storage.store import DEADLINE_S, Entry, Store, bucket_and_key, join, refuse_directory
 
 __all__ = [
@@ -38,11 +39,13 @@ __all__ = [
     "join",
     "list_files",
     "list_folders",
+    "new_scratch_folder",
     "num_bytes",
     "open_read",
     "read_bytes",
     "read_into",
     "refuse_directory",
+    "scratch_folder",
     "upload",
     "write_bytes",
 ]

@@ -3,6 +3,7 @@
 Whatever the server does, nobody waits for it longer than the times below. Each limits a whole phase, not one call:
 
     OPEN_WAIT_S       once, when a training begins
+    CLOSE_EARLY_S     once, when it is stopped from outside, for the status alone
     CLOSE_WAIT_S      once, when it ends, for the metrics in the queue; if all have arrived, as long for the pictures
     FINISH_WAIT_S     once after that, for the report, the tags and the status
     MODEL_WAIT_S      once after that, if the server has taken all the rest, for the model and its registration
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OFF = "off"  # a tracking.uri
-OPEN_WAIT_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 10.0, 20.0, 120.0
+OPEN_WAIT_S, CLOSE_EARLY_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 3.0, 10.0, 20.0, 120.0
 
 T = TypeVar("T")
 

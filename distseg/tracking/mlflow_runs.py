@@ -5,15 +5,16 @@ Each function may be repeated after a failure, from any process: what the server
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from distseg import storage
 from distseg.config import RunConfig, dotted_fields, to_dict
 from distseg.errors import TrackingError
 from distseg.tracking.client import (
+    CLOSE_EARLY_S,
     OPEN_WAIT_S,
     as_tracking_error,
     call_with_timeout,
@@ -234,16 +235,28 @@ def finish_run(
         if tags:
             client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         if files:
-            with tempfile.TemporaryDirectory() as folder:
+            with storage.scratch_folder() as folder:
                 for name, data in files.items():
                     path = Path(folder, name)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
-                client.log_artifacts(run_id, folder)
+                client.log_artifacts(run_id, str(folder))
         _delete_duplicates(client, run_id)
         client.set_terminated(run_id, status, ended_ms or int(time.time() * 1000))
     except server_errors() as error:
         raise as_tracking_error(uri, error) from None
+
+
+def close_early(uri: str, run_id: str, status: str) -> None:
+    """Closes a run before the rest of it is sent, which may never happen. Raises TrackingError within CLOSE_EARLY_S."""
+
+    def close() -> None:
+        try:
+            connect(uri).set_terminated(run_id, status)
+        except server_errors() as error:
+            raise as_tracking_error(uri, error) from None
+
+    call_with_timeout(CLOSE_EARLY_S, uri, close)
 
 
 def mark_sent(uri: str, run_id: str, ended_ms: int) -> None:

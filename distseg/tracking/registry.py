@@ -7,7 +7,6 @@ state (active run, tracking URI) is neither read nor changed.
 
 import contextlib
 import logging
-import tempfile
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import distseg
+from distseg import storage
 from distseg.errors import TrackingError, first_line
 from distseg.metric_names import EVALUATION, class_iou
 from distseg.tracking.client import connect, rounded, server_errors, without_password
@@ -118,7 +118,7 @@ def _find_logged(client: "MlflowClient", run: "Run", model: ModelToLog) -> str:
 
 
 def _upload(client: "MlflowClient", model_id: str, run_id: str, model: ModelToLog) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with storage.scratch_folder() as folder:
         directory = Path(folder, "model")
         write_model(directory, model, model_id=model_id, run_id=run_id)
         with extended_timeout(len(model.file)):
@@ -136,7 +136,7 @@ def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_i
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     about = Model(run_id=run_id or None, model_id=model_id or None, model_uuid=model_id or uuid.uuid4().hex)
     about.metadata = {"model_card": model.card, "step": model.step, "distseg": distseg.__version__, **model.tags}
-    with tempfile.TemporaryDirectory() as folder:
+    with storage.scratch_folder() as folder:
         file = Path(folder, MODEL_FILE)
         file.write_bytes(model.file)
         mlflow.pyfunc.save_model(

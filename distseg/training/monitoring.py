@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distseg import metric_names
+from distseg import metric_names, stopping
 from distseg.data.loading import Batch, TrainReader
 from distseg.errors import TrainingError
 from distseg.evaluation import World
@@ -18,13 +18,15 @@ class _Pending(NamedTuple):
 
     step: int
     names: tuple[str, ...]
-    own_P: Tensor  # this rank's parts
+    own_P: Tensor  # this rank's parts, and last 1 if it was asked to end
     total_P: Tensor  # the sum over all ranks
     micro_batches: Sequence[Batch]
 
 
 class LossMonitor:
     """Adds the losses up over the ranks and stops the training on the first that is not finite.
+
+    With them goes whether somebody has asked a rank to end (distseg.stopping), so that all ranks end at the same step.
 
     The sum of one step is looked at when the next one has been queued, so that a GPU never waits for the host; `check`
     looks at once, and is called before anything is reported or saved.
@@ -34,11 +36,13 @@ class LossMonitor:
         self.world = world
         self.pending: _Pending | None = None
         self.newest: dict[str, float] = {}
+        self.is_stopping = False  # a rank was asked to end; the same on all ranks
 
     def add(self, step: int, losses: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> None:
         """This rank's parts of the losses of a step, the main loss first."""
         self.check()
-        own_P = torch.stack([part.detach().to(torch.float64) for part in losses.values()])
+        parts = [part.detach().to(torch.float64) for part in losses.values()]
+        own_P = torch.stack([*parts, parts[0].new_tensor(float(stopping.is_requested()))])
         self.pending = _Pending(step, tuple(losses), own_P, self.world.sum(own_P.clone()), micro_batches)
 
     def check(self) -> dict[str, float]:
@@ -46,7 +50,9 @@ class LossMonitor:
         if self.pending is None:
             return self.newest
         pending, self.pending = self.pending, None
-        self.newest = dict(zip(pending.names, pending.total_P.tolist(), strict=True))
+        *totals, num_asked = pending.total_P.tolist()
+        self.newest = dict(zip(pending.names, totals, strict=True))
+        self.is_stopping |= num_asked > 0
         if not torch.isfinite(pending.total_P).all():
             self._stop(pending)
         return self.newest

@@ -7,7 +7,7 @@ step). What is random is seeded from (seed, position) or (seed, step, rank), so 
 
 from typing import Any, Protocol
 
-from distseg import evaluation, metric_names
+from distseg import evaluation, metric_names, stopping
 from distseg.config import RunConfig
 from distseg.data.shards import Manifest
 from distseg.evaluation import World
@@ -60,6 +60,9 @@ def train_run(
 
     Raises ConfigError, DataError, CheckpointError before the first step if something asked for is not there or `resume`
     is of another run, and TrainingError if the loss becomes NaN or infinite. Returns what has been trained.
+
+    If a rank is asked to end (distseg.stopping), all save the newest step and raise StoppedError; an evaluation under
+    way is given up.
     """
     keep_freed_memory(world.device)
     objective = objective_of(config)(config, world)
@@ -70,6 +73,11 @@ def train_run(
         step = resume.step
         if world.rank == 0:
             reporter.log(step, {metric_names.RESUMED_AT: float(step)})
+
+    def save(evaluated: EvaluationResult | None) -> None:
+        saved = _checkpoint(config, objective, step, evaluated, reporter, run_id) if world.rank == 0 else None
+        reporter.save(step, saved, evaluated.metrics if evaluated else {})
+
     with objective.open_readers(step) as reader:
         throughput = Throughput(reader, config.data.batch_size, step)
         losses = LossMonitor(world)
@@ -87,25 +95,41 @@ def train_run(
             evaluated, save_now = None, _is_due(step, config.checkpoint.every_steps, max_steps)
             if _is_due(step, config.evaluate.every_steps, max_steps):
                 losses.check()
-                evaluated = objective.evaluate(step)
-                _report_evaluation(reporter, step, evaluated, world)
-            if evaluated is not None or save_now:
+                evaluated = _evaluate(objective, step, reporter, losses)
+            if evaluated is not None or save_now or losses.is_stopping:
                 losses.check()
-                saved = _checkpoint(config, objective, step, evaluated, reporter, run_id) if world.rank == 0 else None
-                reporter.save(step, saved, evaluated.metrics if evaluated else {})
+                save(evaluated)
                 throughput.restart(step)
+            if losses.is_stopping:
+                raise stopping.stopped()
         losses.check()
+    was_stopped_there = resume is not None and step == resume.step and not resume.tables
+    if was_stopped_there and (evaluated := _evaluate(objective, step, reporter, losses)) is not None:
+        save(evaluated)
+    if losses.is_stopping:
+        raise stopping.stopped()
     return objective
+
+
+def _evaluate(objective: Objective, step: int, reporter: Reporter, losses: LossMonitor) -> EvaluationResult | None:
+    """The reported result; None if there is none, or if the training is asked to end."""
+    if losses.is_stopping:
+        return None
+    try:
+        evaluated = objective.evaluate(step)
+    except stopping.StoppedError as stop:
+        if stop.at_once:
+            raise
+        losses.is_stopping = True
+        return None
+    if evaluated is not None and losses.world.rank == 0:
+        reporter.log(step, evaluated.metrics, evaluated.worst_condition)
+        reporter.pictures(step, evaluation.overlay_pictures(evaluated.tensors))
+    return evaluated
 
 
 def _is_due(step: int, every_steps: int, max_steps: int) -> bool:
     return step == max_steps or (every_steps > 0 and step % every_steps == 0)
-
-
-def _report_evaluation(reporter: Reporter, step: int, evaluated: EvaluationResult | None, world: World) -> None:
-    if evaluated is not None and world.rank == 0:
-        reporter.log(step, evaluated.metrics, evaluated.worst_condition)
-        reporter.pictures(step, evaluation.overlay_pictures(evaluated.tensors))
 
 
 def _checkpoint(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,8 +31,6 @@ def test_the_run_survives_the_loss_of_rank_1_before_the_first_checkpoint_and_of_
     assert_each_once(recorded, NUM_STEPS)
     assert recorded.values("train/resumed_at") in ([SAVED_EVERY], [2 * SAVED_EVERY])
     assert_same_training(recorded, ended.printed("run"), undisturbed)
-    left = Path(tempfile.gettempdir()).glob(f"distseg-checkpoint-{run_name(config)}-*")
-    assert not list(left), "a killed worker's unsent checkpoint fills the disk"
 
 
 def run_name(config: RunConfig) -> str:

@@ -68,11 +68,11 @@ class Packed(NamedTuple):
 def pack_task(task: Task, job: Job) -> list[Packed]:
     """Raises DataError naming the source of a sample that cannot be packed."""
     packed: list[Packed] = []
-    with images.limited(job.max_megapixels), tempfile.TemporaryDirectory(prefix="distseg-pack-") as folder:
+    with images.limited(job.max_megapixels), storage.scratch_folder() as folder:
         for batch in _batches(task.samples, job):
             number = task.shard + len(packed) * task.stride
             name = f"{task.split}/{task.condition}-{task.site}-{number:05d}.tar"
-            packed.append(_publish(_write(batch, folder), name, task, job))
+            packed.append(_publish(_write(batch, str(folder)), name, task, job))
     storage.write_bytes(receipt_uri(job.out_uri, task), _receipt_json(packed))
     return packed
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import secrets
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
 
 def save(run_uri: str, checkpoint: Checkpoint) -> None:
     """Writes it into a run's directory."""
-    with tempfile.TemporaryDirectory() as folder:
+    with storage.scratch_folder() as folder:
         write(Path(folder), checkpoint)
         upload(Path(folder), storage.join(run_uri, new_name(checkpoint.step)))
 

@@ -97,7 +97,7 @@ from ray.train.v2.api.config import RunConfig, ScalingConfig
 for name in MODULES:
     sys.modules[name] = None
 from distseg.orchestration import driver, failures, trainer
-callback = failures.GroupCallback(queue=None)
+callback = failures.GroupCallback(channel=None)
 made = trainer.LeanTorchTrainer(
     driver.train_rank, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(callbacks=[callback])
 )
