@@ -43,6 +43,8 @@ class InferenceConfig:
 
 
 WHOLE_IMAGE = InferenceConfig()
+PIXELS_AT_ONCE = 1 << 20
+"""Windows and mirrored images are segmented together up to so many pixels, which bounds memory."""
 
 
 @torch.inference_mode()
@@ -98,30 +100,47 @@ def probabilities(model: nn.Module, images_B3HW: Tensor, precision: str, config:
 
 
 def _mirrored_mean(model: nn.Module, images_B3HW: Tensor, precision: str, flip: bool) -> Tensor:
-    softmax_BKHW = whole_image_logits(model, images_B3HW, precision).softmax(1)
     if not flip:
-        return softmax_BKHW
-    mirrored_BKHW = whole_image_logits(model, images_B3HW.flip(3), precision).softmax(1).flip(3)
-    return (softmax_BKHW + mirrored_BKHW) / 2
+        return _softmax(model, images_B3HW, precision)
+    both_BKHW = _softmax(model, torch.cat([images_B3HW, images_B3HW.flip(3)]), precision)
+    softmax_BKHW, mirrored_BKHW = both_BKHW.chunk(2)
+    return (softmax_BKHW + mirrored_BKHW.flip(3)) / 2
+
+
+def _softmax(model: nn.Module, images_B3HW: Tensor, precision: str) -> Tensor:
+    """Of as many images at a time as have PIXELS_AT_ONCE, or of one."""
+    at_once = max(1, PIXELS_AT_ONCE // (images_B3HW.shape[2] * images_B3HW.shape[3]))
+    parts = [whole_image_logits(model, part_B3HW, precision).softmax(1) for part_B3HW in images_B3HW.split(at_once)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _window_mean(
     model: nn.Module, images_B3HW: Tensor, precision: str, flip: bool, window_px: tuple[int, int]
 ) -> Tensor:
-    """Each pixel's mean over the windows that cover it; what is smaller than a window is filled up with mean colour."""
-    height, width = images_B3HW.shape[2:]
+    """Each pixel's mean over the windows that cover it; what is smaller than a window is filled up with mean colour.
+
+    Windows of one size are segmented together, which keeps a GPU busy.
+    """
+    batch_size, _, height, width = images_B3HW.shape
     rows, columns = (max(w - n, 0) for w, n in zip(window_px, (height, width), strict=True))
     mean_131 = torch.tensor(MEAN_RGB, dtype=images_B3HW.dtype, device=images_B3HW.device).view(1, 3, 1, 1)
     filled_B3HW = F.pad(images_B3HW - mean_131, (0, columns, 0, rows)) + mean_131
+    places = [
+        (slice(top, top + window_px[0]), slice(left, left + window_px[1]))
+        for top in window_starts(filled_B3HW.shape[2], window_px[0])
+        for left in window_starts(filled_B3HW.shape[3], window_px[1])
+    ]
     total_BKHW: Tensor | None = None
     count_HW = torch.zeros(filled_B3HW.shape[2:], dtype=images_B3HW.dtype, device=images_B3HW.device)
-    for top in window_starts(filled_B3HW.shape[2], window_px[0]):
-        for left in window_starts(filled_B3HW.shape[3], window_px[1]):
-            place = (slice(top, top + window_px[0]), slice(left, left + window_px[1]))
-            mean_BKhw = _mirrored_mean(model, filled_B3HW[:, :, place[0], place[1]], precision, flip)
+    group = max(1, PIXELS_AT_ONCE // (batch_size * window_px[0] * window_px[1]))
+    for first in range(0, len(places), group):
+        chosen = places[first : first + group]
+        windows_B3hw = torch.cat([filled_B3HW[:, :, *place] for place in chosen])
+        means = _mirrored_mean(model, windows_B3hw, precision, flip).split(batch_size)
+        for place, mean_BKhw in zip(chosen, means, strict=True):
             if total_BKHW is None:
                 total_BKHW = mean_BKhw.new_zeros(*mean_BKhw.shape[:2], *filled_B3HW.shape[2:])
-            total_BKHW[:, :, place[0], place[1]] += mean_BKhw
+            total_BKHW[:, :, *place] += mean_BKhw
             count_HW[place] += 1
     assert total_BKHW is not None
     return (total_BKHW / count_HW)[:, :, :height, :width]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distseg.data import MEAN_RGB, STD_RGB
 from distseg.errors import ConfigError
+from distseg.evaluation import inference
 from distseg.evaluation.inference import (
     InferenceConfig,
     predict,
@@ -73,6 +74,18 @@ def test_windows_of_a_pixelwise_network_change_nothing(window_px: tuple[int, int
     windowed = probabilities(model, image, "fp64", InferenceConfig(window_px=window_px))
     assert set(model.sizes) == {window_px}
     torch.testing.assert_close(windowed, whole_image_logits(model, image, "fp64").softmax(1))
+
+
+def test_windows_together_give_what_each_alone_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = Pixelwise().eval(), images(70, 90)
+    model.conv = nn.Conv2d(3, NUM_CLASSES, 5, padding=2, dtype=torch.float64)  # what it gives depends on the window
+    config = InferenceConfig(window_px=(32, 40), flip=True)
+    together = probabilities(model, image, "fp64", config)
+    num_forwards = len(model.sizes)
+    monkeypatch.setattr(inference, "PIXELS_AT_ONCE", 1)
+    alone = probabilities(model, image, "fp64", config)
+    torch.testing.assert_close(together, alone)
+    assert (num_forwards, len(model.sizes) - num_forwards) == (1, 2 * 3 * 3 * len(image))
 
 
 def test_mirrored_images_are_averaged_as_softmax() -> None:
