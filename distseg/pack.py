@@ -14,7 +14,7 @@ import json
 import operator
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,9 +117,15 @@ def _command_of(data_set: datasets.DataSet) -> type[_Writing]:
     splits = () if callable(data_set.splits) else data_set.splits
     described_splits = Annotated[tuple[str, ...], tyro.conf.arg(help=data_set.splits_help)]
     bases = (data_set.options,) if data_set.options else ()
+    out = Annotated[
+        str, tyro.conf.arg(help="Directory or s3:// prefix for copies; empty: the tars are used as they are.")
+    ]
     return make_dataclass(
         data_set.name,
-        [("splits", described_splits, field(default=splits))] if data_set.has_files else [],
+        [
+            *([("splits", described_splits, field(default=splits))] if data_set.has_files else []),
+            *([("out", out, field(default=""))] if data_set.tars else []),
+        ],
         bases=(*bases, _FromFiles if data_set.has_files else _Writing),
         frozen=True,
         kw_only=True,
@@ -138,6 +144,8 @@ def _samples(data_set: datasets.DataSet, command: Any) -> tuple[LabelSpace, dict
 
 
 def _pack(data_set: datasets.DataSet, command: Any) -> int:
+    if data_set.tars and command.out in ("", command.root):
+        return _pack_in_place(data_set, replace(command, out=command.root))
     labels, samples = _samples(data_set, command)
     name = labels.name if data_set.is_named_by_labels else data_set.name
     takes_255_for_void = labels.id_map.get(255, 255) == IGNORE_INDEX
@@ -146,8 +154,27 @@ def _pack(data_set: datasets.DataSet, command: Any) -> int:
     if command.relabel is not None:
         new = relabelling(labels, command.relabel, data_set.to_cityscapes)
         labels, samples = new.labels, {split: new.apply(of_split) for split, of_split in samples.items()}
+    return _report(data_set, command, _pack_samples(command, labels, samples, name), takes_255_for_void)
+
+
+def _report(data_set: datasets.DataSet, command: Any, manifest: shards.Manifest, takes_255_for_void: bool) -> int:
+    """What was packed, what the user may not have meant, and what to type next."""
+    for split in manifest.splits:
+        of_split = manifest.select(split)
+        num_samples = sum(shard.num_samples for shard in of_split)
+        print(f"{split}: {num_samples} samples in {len(of_split)} shards: {', '.join(manifest.conditions(split))}")
+        if unseen := _unseen_classes(manifest, split):
+            print(f"{split}: no pixel of {', '.join(unseen)}")
+    print(f"{command.out}: digest {manifest.digest}")
+    for line in _remarks(manifest, is_own=data_set.is_named_by_labels and takes_255_for_void):
+        print(line)
+    print(f"next        python -m distseg.train {data_set.recipe} --data.uri {shlex.quote(command.out)}")
+    return 0
+
+
+def _pack_samples(command: Any, labels: LabelSpace, samples: dict[str, Iterable[Sample]], name: str) -> shards.Manifest:
     with cli.progress("packing", "samples") as progress:
-        manifest = shards.pack(
+        return shards.pack(
             samples,
             labels,
             storage.absolute(command.out),
@@ -161,17 +188,32 @@ def _pack(data_set: datasets.DataSet, command: Any) -> int:
             progress=progress,
             overwrite=command.overwrite,
         )
-    for split in manifest.splits:
-        of_split = manifest.select(split)
-        num_samples = sum(shard.num_samples for shard in of_split)
-        print(f"{split}: {num_samples} samples in {len(of_split)} shards: {', '.join(manifest.conditions(split))}")
-        if unseen := _unseen_classes(manifest, split):
-            print(f"{split}: no pixel of {', '.join(unseen)}")
-    print(f"{command.out}: digest {manifest.digest}")
-    for line in _remarks(manifest, is_own=data_set.is_named_by_labels and takes_255_for_void):
-        print(line)
-    print(f"next        python -m distseg.train {data_set.recipe} --data.uri {shlex.quote(command.out)}")
-    return 0
+
+
+def _pack_in_place(data_set: datasets.DataSet, command: Any) -> int:
+    for flag in ("relabel", "jpeg_quality"):
+        if getattr(command, flag) is not None:
+            raise ConfigError(f"--{flag}: changes the samples, so they must be copied; give --out")
+    root = storage.absolute(command.root)
+    labels = data_set.labels(root)
+    assert data_set.tars is not None
+    tars = data_set.tars(root)
+    for split in command.splits:
+        if split not in tars:
+            raise ConfigError(f"--splits {split}: the tars below {root} are of {', '.join(tars)}")
+    with cli.progress("indexing", "shards") as progress:
+        manifest = shards.pack_in_place(
+            root,
+            {split: tars[split] for split in command.splits or tars},
+            labels,
+            dataset=labels.name if data_set.is_named_by_labels else data_set.name,
+            label_ending=command.label,
+            run=command.runner(command.out),
+            max_megapixels=command.max_megapixels,
+            progress=progress,
+            overwrite=command.overwrite,
+        )
+    return _report(data_set, command, manifest, labels.id_map.get(255, 255) == IGNORE_INDEX)
 
 
 def _unseen_classes(manifest: shards.Manifest, split: str) -> list[str]:

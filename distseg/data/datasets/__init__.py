@@ -51,6 +51,8 @@ class DataSet:
     """Manifests carry the name of its label space, which the user gave it, instead of its own."""
     recipe: str = "auto"
     """What to train on it first."""
+    tars: Callable[[str], Mapping[str, list[str]]] | None = None
+    """Of a root: the tars of each split, if its files are shards that can be used where they are."""
     relabel_targets: tuple[LabelSpace, ...] = ()
     """Label spaces that --relabel offers for other data sets, by their names."""
 

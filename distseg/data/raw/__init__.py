@@ -3,6 +3,7 @@
     home, place, folders        where below the given root the data set begins
     find, pairs                 the files of a folder; photographs paired with their label maps, none left over
     sample                      a pair as a `Sample`, whose `load` reads and checks both files
+    tar_samples                 the samples of a tar that others wrote
     read_photograph, labelled   the parts of that `load`, for files that lie elsewhere
     read_ids, ids_of            a label PNG, of ids or of colours, as raw ids (H, W); the same of a file's content
     json_at, parse_classes, bit_palette     what a user wrote about classes; colours for those without
@@ -28,6 +29,7 @@ from distseg.data.raw.images import (
     read_photograph,
     sample,
 )
+from distseg.data.raw.tars import Place, TarSample, tar_samples
 
 __all__ = [
     "Colours",
@@ -35,6 +37,8 @@ __all__ = [
     "Ids",
     "Pair",
     "Photograph",
+    "Place",
+    "TarSample",
     "bit_depth",
     "bit_palette",
     "decode",
@@ -56,4 +60,5 @@ __all__ = [
     "read_ids",
     "read_photograph",
     "sample",
+    "tar_samples",
 ]

@@ -1,6 +1,7 @@
 """Samples packed into WebDataset shards: writing, reading, verifying, inspecting.
 
     pack(samples, label_space, out_uri, dataset=…)      writes shards, indices and, last, the manifest
+    pack_in_place(root, tars, label_space, …)            index and manifest for tars that others wrote
     load_manifest(uri), read_index, read_sample          what is there; single samples by byte ranges
     verify(uri), inspect(uri), contact_sheet(uri)        is it as packed, what is in it, how does it look
 
@@ -9,6 +10,7 @@ void) and KEY.json for each sample. The same samples and options give the same b
 data sets have equal digests. A DataError names what is missing or damaged: manifest, shard or key.
 """
 
+from distseg.data.shards.in_place import pack_in_place
 from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
 from distseg.data.shards.manifest import (
     MANIFEST_NAME,
@@ -42,6 +44,7 @@ __all__ = [
     "inspect",
     "load_manifest",
     "pack",
+    "pack_in_place",
     "read_index",
     "read_sample",
     "verify",

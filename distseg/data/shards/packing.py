@@ -73,6 +73,14 @@ def pack(
     except BaseException:
         _tidy(out_uri, list(samples), is_new)
         raise
+    manifest = write_manifest(out_uri, dataset, label_space, packed)
+    storage.delete_tree(storage.join(out_uri, RECEIPTS))
+    for split in manifest.splits:
+        storage.delete_unfinished(storage.join(out_uri, split))
+    return manifest
+
+
+def write_manifest(out_uri: str, dataset: str, label_space: LabelSpace, packed: Sequence[Packed]) -> Manifest:
     manifest, data = seal(
         Manifest(
             uri=out_uri,
@@ -86,9 +94,6 @@ def pack(
         )
     )
     storage.write_bytes(storage.join(out_uri, MANIFEST_NAME), data)
-    storage.delete_tree(storage.join(out_uri, RECEIPTS))
-    for split in manifest.splits:
-        storage.delete_unfinished(storage.join(out_uri, split))
     return manifest
 
 
