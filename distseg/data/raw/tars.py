@@ -77,7 +77,6 @@ def _members(uri: str) -> Iterator[tuple[Place, bytes]]:
                 if info.name.endswith(".json") and info.size <= _MAX_JSON_BYTES and (part := tar.extractfile(info)):
                     content = part.read()
                 yield Place(info.name.removeprefix("./"), info.offset_data, info.size), content
-                tar.members = []  # else it remembers all of them
     except DataError:
         raise
     except (tarfile.TarError, EOFError, OSError, OverflowError, ValueError, MemoryError) as error:
