@@ -66,7 +66,7 @@ def train(
             "folder": str(folder) if folder else None,
             "stop_at": stop_at,
             "result": str(result),
-            "port": _free_port(),
+            "port": free_port(),
         }
         start_ranks(_rank, (num_ranks, options), num_ranks)
         return {int(step): metrics for step, metrics in json.loads(result.read_text()).items()}
@@ -78,7 +78,7 @@ def start_ranks(function: Callable[..., None], arguments: tuple[Any, ...], num_r
     start_processes(function, arguments, nprocs=num_ranks, start_method="forkserver")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,7 +2,7 @@
 
 A `SegmentationModel` maps float images_B3HW, normalised by ImageNet's mean and deviation, to `Logits`: main_BKhw at the
 network's own resolution and, in training mode, aux_BKhw of the auxiliary head. Upsampling, losses and metrics are
-elsewhere. A `StyleNetwork` restyles images.
+elsewhere. A `StyleNetwork` restyles images. `drop_by_sample` makes a network's dropout depend on the samples alone.
 
 Each network is one file of `distseg/models/networks`, which holds its options, too; `python -m distseg.models` lists
 them. Networks import torch and torchvision alone. Errors are ValueErrors of one line.
@@ -14,17 +14,20 @@ from torch import Tensor
 
 from distseg.config import ModelConfig
 from distseg.models.backbones import imagenet_state, load_backbone
+from distseg.models.dropout import SampleMasks, drop_by_sample
 from distseg.models.layers import Logits, SegmentationModel
 from distseg.models.networks.adain import Statistics, StyleLosses, StyleNetwork
 
 __all__ = [
     "Logits",
+    "SampleMasks",
     "SegmentationModel",
     "Statistics",
     "StyleLosses",
     "StyleNetwork",
     "build_model",
     "build_style_network",
+    "drop_by_sample",
     "imagenet_state",
     "load_backbone",
 ]

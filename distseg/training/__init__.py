@@ -10,7 +10,7 @@ Images are uint8 RGB (B, 3, H, W) from the readers, normalised on the device; la
 255 is void. Losses and metrics are logged under the names of `distseg.metric_names`; values are fractions.
 
 Raises ConfigError, DataError, StorageError and CheckpointError before the first step for what is asked for and is not
-there, TrainingError if the loss becomes NaN or infinite.
+there, TrainingError if the loss, its gradient or the weights become NaN or infinite.
 
 A kind of training is added as a class that is an `Objective` (objective.py) and a line in `objective_of`; a loss as a
 file in losses/terms, or outside as `--loss.terms module:name`.

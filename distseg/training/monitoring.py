@@ -11,20 +11,24 @@ from distseg import metric_names, stopping
 from distseg.data.loading import Batch, TrainReader
 from distseg.errors import TrainingError
 from distseg.evaluation import World
+from distseg.training import checkpoint
+from distseg.training.optim import Update
 
 
 class _Pending(NamedTuple):
-    """The losses of one step, not yet checked for NaN."""
+    """The losses of one step and its largest gradient, not yet checked for NaN."""
 
     step: int
     names: tuple[str, ...]
-    own_P: Tensor  # this rank's parts, and last 1 if it was asked to end
+    own_P: Tensor  # this rank's parts of the losses, the largest gradient, and last 1 if it was asked to end
     total_P: Tensor  # the sum over all ranks
     micro_batches: Sequence[Batch]
 
 
 class LossMonitor:
     """Adds the losses up over the ranks and stops the training on the first that is not finite.
+
+    It stops likewise at the first gradient that is not finite, which has changed nothing.
 
     With them goes whether somebody has asked a rank to end (distseg.stopping), so that all ranks end at the same step.
 
@@ -38,10 +42,10 @@ class LossMonitor:
         self.newest: dict[str, float] = {}
         self.is_stopping = False  # a rank was asked to end; the same on all ranks
 
-    def add(self, step: int, losses: Mapping[str, Tensor], micro_batches: Sequence[Batch]) -> None:
-        """This rank's parts of the losses of a step, the main loss first."""
+    def add(self, step: int, losses: Mapping[str, Tensor], largest: Tensor, micro_batches: Sequence[Batch]) -> None:
+        """This rank's parts of the losses of a step, the main loss first, and `Update.largest`."""
         self.check()
-        parts = [part.detach().to(torch.float64) for part in losses.values()]
+        parts = [part.detach().to(torch.float64) for part in (*losses.values(), largest)]
         own_P = torch.stack([*parts, parts[0].new_tensor(float(stopping.is_requested()))])
         self.pending = _Pending(step, tuple(losses), own_P, self.world.sum(own_P.clone()), micro_batches)
 
@@ -50,7 +54,7 @@ class LossMonitor:
         if self.pending is None:
             return self.newest
         pending, self.pending = self.pending, None
-        *totals, num_asked = pending.total_P.tolist()
+        *totals, _, num_asked = pending.total_P.tolist()
         self.newest = dict(zip(pending.names, totals, strict=True))
         self.is_stopping |= num_asked > 0
         if not torch.isfinite(pending.total_P).all():
@@ -58,13 +62,31 @@ class LossMonitor:
         return self.newest
 
     def _stop(self, pending: _Pending) -> None:
-        is_ours = not torch.isfinite(pending.own_P).all()
-        own_keys = [key for batch in pending.micro_batches for key in batch.keys] if is_ours else []
-        keys = [key for keys in self.world.gather(own_keys) for key in keys]
-        raise TrainingError(
-            f"the loss of step {pending.step} is {pending.total_P[0].item()} on {', '.join(keys)}; the last checkpoint "
-            "is kept. Lower optim.lr, warm up longer (optim.warmup_steps), or use precision fp32"
-        )
+        is_loss = not torch.isfinite(pending.total_P[:-2]).all()
+        own_P = pending.own_P[:-2] if is_loss else pending.own_P[-2:]
+        keys = self._keys([] if torch.isfinite(own_P).all() else pending.micro_batches)
+        loss, largest = pending.total_P[0].item(), pending.total_P[-2].item()
+        if is_loss:
+            raise _diverged(f"the loss of step {pending.step} is {loss} on {keys}")
+        raise _diverged(f"the gradient of the loss of step {pending.step} is {largest} on {keys}, the loss {loss:.4g}")
+
+    def check_states(self, step: int, update: Update, micro_batches: Sequence[Batch]) -> None:
+        """Raises TrainingError, on every rank, if what the step made is not finite and so must not be saved."""
+        name = next(filter(None, self.world.gather(checkpoint.first_not_finite(update.states()))), None)
+        if name is not None:
+            raise _diverged(f"after step {step} {name} is not finite; its samples: {self._keys(micro_batches)}")
+
+    def _keys(self, own: Sequence[Batch]) -> str:
+        """Of all ranks' samples."""
+        own_keys = [key for batch in own for key in batch.keys]
+        return ", ".join(key for keys in self.world.gather(own_keys) for key in keys)
+
+
+def _diverged(what: str) -> TrainingError:
+    return TrainingError(
+        f"{what}; the last checkpoint is kept. Lower optim.lr, warm up longer (optim.warmup_steps), or use precision "
+        "fp32"
+    )
 
 
 class Throughput:

@@ -13,6 +13,7 @@ from distseg.data.loading import Batch, TrainReader
 from distseg.data.shards import Manifest
 from distseg.evaluation import World
 from distseg.training.checkpoint import Checkpoint
+from distseg.training.optim import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Objective(Protocol):
 
     manifest: Manifest  # of data.uri, with the digest of all data sets that are trained on
     optimizer: torch.optim.Optimizer  # its learning rate is set by the loop
+    update: Update  # what ends each step, and what it changes
 
     def __init__(self, config: RunConfig, world: World) -> None: ...
 

@@ -58,10 +58,13 @@ def over_ranks(model: nn.Module, world: World) -> nn.Module:
 
 
 @contextlib.contextmanager
-def gradients_exchanged_if(is_last: bool, wrapped: nn.Module) -> Iterator[None]:
-    """With accumulated micro-batches the ranks exchange gradients once, in the last one's backward pass."""
-    if is_last or not isinstance(wrapped, DistributedDataParallel):
+def gradients_exchanged_if(is_last: bool, distributed: nn.Module) -> Iterator[None]:
+    """With accumulated micro-batches the ranks exchange gradients once, in the last one's backward pass.
+
+    `distributed` is what `over_ranks` gave, not what torch.compile made of it: that is no DistributedDataParallel.
+    """
+    if is_last or not isinstance(distributed, DistributedDataParallel):
         yield
     else:
-        with wrapped.no_sync():
+        with distributed.no_sync():
             yield

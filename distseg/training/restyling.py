@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distseg import evaluation
 from distseg.config import AugmentConfig, RunConfig
-from distseg.data.loading import Batch, DatasetPart, TrainReader, eval_samples
+from distseg.data.loading import Batch, DatasetPart, TrainReader, spread_samples
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import CheckpointError, first_line
 from distseg.evaluation import World
@@ -121,14 +121,18 @@ class SourceStyle(NamedTuple):
 def _mean_style(network: StyleNetwork, config: RunConfig, manifest: Manifest, device: torch.device) -> Statistics:
     """The mean statistics of up to SOURCE_IMAGES training images, evenly spread; the same on every rank."""
     shards = manifest.select(config.data.train_split, config.data.train_conditions)
-    num_images = sum(shard.num_samples for shard in shards)
-    every = max(1, num_images // SOURCE_IMAGES)
-    found: list[Statistics] = []
-    samples = eval_samples(manifest, shards, num_threads=config.data.num_threads, deadline_s=config.data.deadline_s)
-    for i, sample in enumerate(samples):
-        if i % every == 0 and len(found) < SOURCE_IMAGES:
-            image_13HW = evaluation.normalize(sample.image_3HW[None].to(device), "fp32")
-            found.append(network.style_of(image_13HW.to(next(network.parameters()).dtype)))
+    data, found = config.data, list[Statistics]()
+    samples = spread_samples(
+        manifest,
+        shards,
+        SOURCE_IMAGES,
+        num_threads=data.num_threads,
+        deadline_s=data.deadline_s,
+        max_megapixels=data.max_megapixels,
+    )
+    for sample in samples:
+        image_13HW = evaluation.normalize(sample.image_3HW[None].to(device), "fp32")
+        found.append(network.style_of(image_13HW.to(next(network.parameters()).dtype)))
     mean, std = (torch.stack(list(parts)).mean(0) for parts in zip(*found, strict=True))
     return Statistics(mean, std)
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distseg import evaluation, metric_names
 from distseg.config import RunConfig
@@ -17,13 +16,13 @@ from distseg.data.loading import Batch, DatasetPart, TrainReader
 from distseg.data.shards import Manifest
 from distseg.errors import ConfigError
 from distseg.evaluation import World
-from distseg.models import Logits, SegmentationModel, build_model
+from distseg.models import Logits, SegmentationModel, Statistics, build_model, drop_by_sample
 from distseg.training.batchnorm import synchronise
 from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
 from distseg.training.data_selection import class_pixels, open_reader, select_data, unseen_classes
 from distseg.training.losses import LossParts, SegmentationLoss, class_weights, kl_consistency, valid_weight
 from distseg.training.objective import EvaluationResult
-from distseg.training.optim import build_optimizer, ema_decay
+from distseg.training.optim import Update, build_optimizer, moving_average
 from distseg.training.pretrained import Pretrained, load_pretrained, load_pretrained_
 from distseg.training.process import agreed_precision, dtype_of, gradients_exchanged_if, over_ranks
 from distseg.training.restyling import Restyler, SourceStyle, TowardsSource, load_style_network, style_shards
@@ -44,12 +43,16 @@ class Segmentation:
         model.to(world.device, dtype_of(self.precision)).to(memory_format=torch.channels_last)
         # The bare network is saved and evaluated, the wrapped one is trained.
         self.model = cast(SegmentationModel, synchronise(model)) if world.size > 1 else model
-        wrapped = over_ranks(self.model, world)
-        self.wrapped: nn.Module = torch.compile(wrapped) if config.compile else wrapped  # type: ignore[assignment]
+        self.masks = drop_by_sample(self.model, config.seed)
+        self.distributed = over_ranks(self.model, world)
+        self.wrapped: nn.Module = self.distributed
+        if config.compile:
+            self.wrapped = torch.compile(self.distributed)  # type: ignore[assignment]
         self.optimizer = build_optimizer(self.model, config.optim)
         self.loss = loss_of(config, self.data.parts, world.device)
         self.source = SourceStyle.of_run(config, self.manifest, world.device, self.precision)
-        self.averaged = _moving_average(self.model, config.optim.ema_decay)
+        self.averaged = moving_average(self.model, config.optim.ema_decay)
+        self.update = Update(self.model, self.optimizer, clip_norm=config.optim.clip_norm, averaged=self.averaged)
         self.restyler: Restyler | None = None
 
     @classmethod
@@ -90,7 +93,7 @@ class Segmentation:
     # --------------------------------------------------------------------------------------------------------- one step
 
     def train_step(self, micro_batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        self._seed_dropout(step)
+        self._seed(step)
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
         labels = [batch.labels_BHW.to(self.world.device, non_blocking=True) for batch in micro_batches]
@@ -98,7 +101,8 @@ class Segmentation:
         sums = {name: torch.zeros((), dtype=torch.float64, device=self.world.device) for name in self._loss_names()}
         for i, (batch, labels_BHW) in enumerate(zip(micro_batches, labels, strict=True)):
             images_B3HW, labels_BHW = self._inputs(batch, labels_BHW)
-            with gradients_exchanged_if(i == len(micro_batches) - 1, self.wrapped):
+            self.masks.begin(batch.positions, self.world.device, num_copies=2 if self._has_composites else 1)
+            with gradients_exchanged_if(i == len(micro_batches) - 1, self.distributed):
                 with evaluation.autocast(self.precision, self.world.device):
                     logits = self.wrapped(images_B3HW)
                 loss = self.loss(
@@ -113,11 +117,12 @@ class Segmentation:
                 (total * self.world.size).backward()  # DDP averages gradients over ranks, the loss is a sum over them
             for name, part in _by_name(loss, kl).items():
                 sums[name] += part.detach().to(torch.float64)
-        self._update()
+        self.update.apply()
         return sums
 
-    def _seed_dropout(self, step: int) -> None:
-        """Its masks differ between ranks and steps, and are the same again when a step is done again."""
+    def _seed(self, step: int) -> None:
+        """For what a user's own network draws by itself: it differs between ranks and steps, and is the same again when
+        a step is done again. Dropout layers have masks by sample instead."""
         torch.manual_seed(((self.config.seed * 1_000_003 + step) * 4096 + self.world.rank) % (1 << 63))
 
     def _normaliser(self, labels: list[Tensor]) -> Tensor:
@@ -154,13 +159,6 @@ class Segmentation:
         image_BKhw, composite_BKhw = logits.main_BKhw.chunk(2)
         num_cells = image_BKhw.numel() // image_BKhw.shape[1] * self.world.size * num_micro_batches
         return kl_consistency(image_BKhw, composite_BKhw, num_pixels=num_cells)
-
-    def _update(self) -> None:
-        if self.config.optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
 
     # ------------------------------------------------------------------------------------------ evaluate, save, restore
 
@@ -210,6 +208,9 @@ class Segmentation:
         if self.averaged is not None:
             self.averaged.module.load_state_dict(saved.averaged)
             self.averaged.n_averaged.fill_(saved.step)
+        if self.source is not None and saved.source_style:  # other versions took it from other images
+            mean, std = (saved.source_style[name].to(self.world.device) for name in Statistics._fields)
+            self.source = self.source._replace(statistics=Statistics(mean, std))
 
 
 @functools.cache
@@ -249,15 +250,3 @@ def _by_name(loss: LossParts, kl: Tensor | None) -> dict[str, Tensor]:
     parts = {metric_names.TRAIN_LOSS: loss.main, metric_names.TRAIN_AUX_LOSS: loss.aux}
     terms = {metric_names.loss_term(name): value for name, value in loss.terms.items()}
     return parts | ({} if kl is None else {metric_names.TRAIN_KL_LOSS: kl}) | terms
-
-
-def _moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """The moving average of the weights, evaluated instead of them, with its own batch norm statistics."""
-    if decay is None:
-        return None
-
-    def average(averaged: Any, current: Any, num_averaged: Any) -> None:
-        # A constant decay would keep the random weights of the beginning for thousands of steps.
-        get_ema_multi_avg_fn(ema_decay(int(num_averaged), decay))(averaged, current, num_averaged)
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

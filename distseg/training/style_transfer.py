@@ -20,7 +20,7 @@ from distseg.evaluation import World
 from distseg.models import StyleLosses, StyleNetwork, build_style_network, load_backbone
 from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
 from distseg.training.data_selection import load_first_manifest
-from distseg.training.optim import build_optimizer
+from distseg.training.optim import Update, build_optimizer
 from distseg.training.pretrained import load_pretrained
 from distseg.training.process import agreed_precision, dtype_of, over_ranks
 from distseg.training.restyling import open_images, open_styles, style_shards
@@ -38,6 +38,7 @@ class StyleTransfer:
         self.network.to(memory_format=torch.channels_last).train()
         self.wrapped = over_ranks(self.network, world)
         self.optimizer = build_optimizer(self.network, config.optim)
+        self.update = Update(self.network, self.optimizer)
         self.styles: TrainReader | None = None
 
     @classmethod
@@ -68,7 +69,7 @@ class StyleTransfer:
         style_loss = losses.mean + losses.std
         total = losses.content + self.config.style.loss_weight * style_loss
         total.backward()
-        self.optimizer.step()
+        self.update.apply()
         # All ranks have as many images, so the mean of their means is the global mean.
         parts = {
             metric_names.TRAIN_LOSS: total,

@@ -2,7 +2,8 @@
 
 Everything that must be the same for any number of ranks is defined on the global batch: its samples (plan), the loss
 (sum over valid pixels of all ranks / their number), batch norm (synchronised), the learning rate (a function of the
-step). What is random is seeded from (seed, position) or (seed, step, rank), so a resumed run needs no generator states.
+step). What is random, dropout too, follows from the seed and the position in the training stream, so a resumed run
+needs no generator states.
 """
 
 from typing import Any, Protocol
@@ -59,7 +60,8 @@ def train_run(
     """Trains from step 0, or from `resume`, to optim.max_steps; evaluates and saves on the way and at the end.
 
     Raises ConfigError, DataError, CheckpointError before the first step if something asked for is not there or `resume`
-    is of another run, and TrainingError if the loss becomes NaN or infinite. Returns what has been trained.
+    is of another run, and TrainingError if the loss, its gradient or the weights become NaN or infinite, of which
+    nothing is saved. Returns what has been trained.
 
     If a rank is asked to end (distseg.stopping), all save the newest step and raise StoppedError; an evaluation under
     way is given up.
@@ -87,17 +89,19 @@ def train_run(
             set_learning_rate(objective.optimizer, lr, config.optim)
             parts = objective.train_step(micro_batches, step)
             step += 1
-            losses.add(step, parts, micro_batches)
+            losses.add(step, parts, objective.update.largest, micro_batches)
             if step == 1 or _is_due(step, config.tracking.log_every_steps, max_steps):
                 metrics = losses.check() | {metric_names.LEARNING_RATE: lr}
                 if world.rank == 0:
                     reporter.log(step, metrics | throughput.rates(step))
             evaluated, save_now = None, _is_due(step, config.checkpoint.every_steps, max_steps)
-            if _is_due(step, config.evaluate.every_steps, max_steps):
+            evaluate_now = _is_due(step, config.evaluate.every_steps, max_steps)
+            if evaluate_now or save_now or losses.is_stopping:
                 losses.check()
+                losses.check_states(step, objective.update, micro_batches)
+            if evaluate_now:
                 evaluated = _evaluate(objective, step, reporter, losses)
             if evaluated is not None or save_now or losses.is_stopping:
-                losses.check()
                 save(evaluated)
                 throughput.restart(step)
             if losses.is_stopping:

@@ -18,6 +18,7 @@ from distseg.config import (
 from distseg.data.datasets import town
 from distseg.data.processes import in_processes
 from distseg.data.shards import pack
+from tests.small_network import Small
 
 settings.register_profile("any machine", deadline=None)  # a slow one, or one at other work, is no failure
 settings.load_profile("any machine")
@@ -37,10 +38,10 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_town: str) -> RunConfig:
-    """A training of seconds: PSPNet-18 in fp64, no dropout, 20 steps, every step logged."""
+    """A training of seconds: PSPNet-18 in fp64, with the recipes' own dropout, 20 steps, every step logged."""
     return RunConfig(
         name="tiny",
-        model=model_config(backbone="resnet18", dropout=0.0),
+        model=model_config(backbone="resnet18"),
         loss=LossConfig(class_weights="inverse_sqrt"),
         optim=OptimConfig(lr=0.01, head_lr_scale=1.0, max_steps=20),
         data=DataConfig(uri=tiny_town, batch_size=4, crop_px=(33, 49), num_threads=1),
@@ -53,10 +54,18 @@ def tiny_config(tiny_town: str) -> RunConfig:
 @pytest.fixture(scope="session")
 def light_config(tiny_config: RunConfig) -> RunConfig:
     """The same with a network of a twentieth of the weights, for what does not depend on the network."""
-    unet = model_config("unet", width=0.125, dropout=0.0)
+    unet = model_config("unet", width=0.125)
     return replace(tiny_config, model=unet, loss=replace(tiny_config.loss, aux_weight=0.0))
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def small_config(light_config: RunConfig) -> RunConfig:
+    """Three convolutions with dropout, no batch norm, and eight samples in a batch: a step of milliseconds."""
+    model = Small(dropout=0.3)
+    data, optim = replace(light_config.data, batch_size=8), replace(light_config.optim, lr=0.1, max_steps=4)
+    return replace(light_config, model=model, data=data, optim=optim)

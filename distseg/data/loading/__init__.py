@@ -2,6 +2,7 @@
 
     TrainReader(datasets, options)      this rank's part of global batch b, b + 1, … for ever, in uint8
     eval_samples(manifest, shards)      this rank's share of the samples, each once and whole
+    spread_samples(manifest, shards, n) n of them, evenly spread, the same on every rank
 
 Which sample stands where follows from (manifests, options, b) alone: not from the number of ranks or threads, nor from
 where training was resumed. Images are uint8 RGB, labels uint8 train ids with 255 for void; normalising is the
@@ -14,7 +15,7 @@ Inside: `sampling` (which samples form a stream), `plan` (which sample when), `s
 come), `decoding`, `transforms` (augmentation), `threads`, `reader` and `evaluation` (all of it together).
 """
 
-from distseg.data.loading.evaluation import EvalSample, eval_samples
+from distseg.data.loading.evaluation import EvalSample, eval_samples, spread_samples
 from distseg.data.loading.reader import Batch, DatasetPart, ReadOptions, TrainReader
 
-__all__ = ["Batch", "DatasetPart", "EvalSample", "ReadOptions", "TrainReader", "eval_samples"]
+__all__ = ["Batch", "DatasetPart", "EvalSample", "ReadOptions", "TrainReader", "eval_samples", "spread_samples"]

@@ -1,10 +1,12 @@
 """Reads packed samples for evaluation: each once, whole, in the order of the shards. Threads, bounded prefetch.
 
+`spread_samples` reads some of them, evenly spread, and no others.
+
 A damaged sample is a DataError naming shard and key: evaluation leaves nothing out.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -13,9 +15,9 @@ import torch
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data.loading.plan import SampleRef, eval_share
+from distseg.data.loading.plan import SampleRef, eval_share, evenly_spread, numbered
 from distseg.data.loading.source import Source
-from distseg.data.loading.threads import reading_threads
+from distseg.data.loading.threads import DaemonThreads, reading_threads
 from distseg.data.shards import Manifest, Shard
 
 
@@ -39,9 +41,34 @@ def eval_samples(
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[EvalSample]:
     """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
+    refs = eval_share([shard.num_samples for shard in shards], rank, world)
     threads = reading_threads(manifest.uri, num_threads)
     source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
-    refs = eval_share([shard.num_samples for shard in shards], rank, world)
+    yield from _read(source, refs, threads, prefetch)
+
+
+def spread_samples(
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    num: int,
+    *,
+    num_threads: int = 2,
+    prefetch: int = 16,
+    deadline_s: float = storage.DEADLINE_S,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> Iterator[EvalSample]:
+    """`num` samples at even distances in the order of the shards, or all if there are no more; the others are not read.
+
+    The same ones on every rank. Raises DataError for a damaged one.
+    """
+    lengths = [shard.num_samples for shard in shards]
+    refs = numbered(lengths, evenly_spread(num, sum(lengths)))
+    threads = reading_threads(manifest.uri, num_threads)
+    source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
+    yield from _read(source, refs, threads, prefetch)
+
+
+def _read(source: Source, refs: Iterable[SampleRef], threads: DaemonThreads, prefetch: int) -> Iterator[EvalSample]:
     pending: deque[Future[EvalSample]] = deque()
     try:
         for ref in refs:

@@ -226,14 +226,24 @@ def eval_share(shard_lengths: Sequence[int], rank: int, world: int) -> Iterator[
     """A rank's contiguous share of all samples: every sample once over the ranks, shares differing by at most one."""
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} is not one of {world}")
+    num_samples = int(_checked(shard_lengths).sum(dtype=np.int64))
+    yield from numbered(shard_lengths, range(rank * num_samples // world, (rank + 1) * num_samples // world))
+
+
+def numbered(shard_lengths: Sequence[int], numbers: Sequence[int]) -> Iterator[SampleRef]:
+    """The samples of these numbers, counted over all shards in order."""
     lengths = _checked(shard_lengths)
-    num_samples = int(lengths.sum(dtype=np.int64))
     epoch = _Epoch(np.arange(len(lengths), dtype=np.int32), np.cumsum(lengths, dtype=np.int64))
-    positions = range(rank * num_samples // world, (rank + 1) * num_samples // world)
-    for begin in range(positions.start, positions.stop, _EVAL_PIECE):
-        piece = np.arange(begin, min(begin + _EVAL_PIECE, positions.stop))
+    for begin in range(0, len(numbers), _EVAL_PIECE):
+        piece = np.asarray(numbers[begin : begin + _EVAL_PIECE], dtype=np.int64)
         for position, shard, index in zip(*(column.tolist() for column in (piece, *epoch.locate(piece))), strict=True):
             yield SampleRef(shard, index, 0, position)
+
+
+def evenly_spread(num: int, among: int) -> list[int]:
+    """`num` of the numbers below `among`, in order and at even distances; all of them if they are no more."""
+    num = min(num, among)
+    return [(2 * i + 1) * among // (2 * num) for i in range(num)]
 
 
 def _checked(shard_lengths: npt.ArrayLike) -> npt.NDArray[np.int32]:

@@ -1,7 +1,8 @@
 """Population based training (Jaderberg et al. 2017, section 3).
 
 The trials wait for each other at every evaluation but the last. Then each of the worst quarter takes over a trial of
-the best quarter: its weights, optimiser and values. Values that may change in the middle of a training are perturbed.
+the best quarter: its weights, optimiser and values. Values that may change in the middle of a training are perturbed,
+but never so that the network would have other layers: the weights that were taken over would fit it no more.
 Ray's own PopulationBasedTraining copies checkpoints that Ray Tune keeps; here each training keeps its own.
 """
 
@@ -44,6 +45,15 @@ MAY_CHANGE = (
 def may_change(name: str) -> bool:
     """Whether a dotted field may take another value in the middle of a training."""
     return name in MAY_CHANGE or name.startswith("loss.")
+
+
+def layers_by(name: str, value: Any) -> object:
+    """What of a field's value decides which layers the network has; the same for all values if nothing does.
+
+    A network is made of the group `model`, the number of classes, and whether there is a loss of an auxiliary head.
+    Nothing of `model` and `data` may change in the middle of a training.
+    """
+    return value > 0 if name == "loss.aux_weight" else None
 
 
 class PopulationBased(Scheduler):
@@ -109,24 +119,30 @@ def _step(trial: Trial) -> int:
 def perturbed(values: Mapping[str, Any], space: Mapping[str, Domain], rng: random.Random) -> dict[str, Any]:
     """The values with each parameter of the space changed, but never to a value outside the space.
 
-    A number is multiplied by 0.8 or 1.2, a choice moves to its neighbour; now and then either is drawn anew.
+    A number is multiplied by 0.8 or 1.2, a choice moves to its neighbour; now and then either is drawn anew. A value
+    with which the network would have other layers is not taken: that parameter stays as it is.
     """
-    changed = dict(values)
-    for name, domain in space.items():
-        if isinstance(domain, Categorical):
-            categories = list(domain.categories)
-            at = categories.index(values[name]) if values[name] in categories else None
-            if at is None or rng.random() < RESAMPLE_PROBABILITY:
-                changed[name] = rng.choice(categories)
-            else:
-                changed[name] = categories[min(max(at + rng.choice((-1, 1)), 0), len(categories) - 1)]
-        elif rng.random() < RESAMPLE_PROBABILITY:
-            changed[name] = domain.sample(random_state=rng.randrange(2**32))
-        elif isinstance(domain, Float):
-            changed[name] = min(max(values[name] * rng.choice(FACTORS), domain.lower), domain.upper)
-        elif isinstance(domain, Integer):
-            changed[name] = min(max(round(values[name] * rng.choice(FACTORS)), domain.lower), domain.upper - 1)
-    return changed
+    changed = {name: _perturbed(values[name], name, domain, rng) for name, domain in space.items()}
+    kept = {name: values[name] for name in space if layers_by(name, changed[name]) != layers_by(name, values[name])}
+    return {**values, **changed, **kept}
+
+
+def _perturbed(value: Any, name: str, domain: Domain, rng: random.Random) -> Any:
+    if isinstance(domain, Categorical):
+        choices = [choice for choice in domain.categories if layers_by(name, choice) == layers_by(name, value)]
+        at = choices.index(value) if value in choices else None
+        if not choices:
+            return value
+        if at is None or rng.random() < RESAMPLE_PROBABILITY:
+            return rng.choice(choices)
+        return choices[min(max(at + rng.choice((-1, 1)), 0), len(choices) - 1)]
+    if rng.random() < RESAMPLE_PROBABILITY:
+        return domain.sample(random_state=rng.randrange(2**32))
+    if isinstance(domain, Float):
+        return min(max(value * rng.choice(FACTORS), domain.lower), domain.upper)
+    if isinstance(domain, Integer):
+        return min(max(round(value * rng.choice(FACTORS)), domain.lower), domain.upper - 1)
+    return value
 
 
 def take_over(config: RunConfig, search_uri: str, trial_id: str, other_id: str, step: int) -> None:

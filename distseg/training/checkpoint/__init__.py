@@ -5,14 +5,15 @@
                        so its presence means complete
 
 A run's directory (`run_uri`) holds `checkpoint_<step>_<token>` directories beside `config.json` and `run.json`.
-A damaged checkpoint is refused by name; `newest` and `best` pass over it and take the next, saying so.
+A damaged checkpoint is refused by name, and so is one whose weights are not finite; `newest` and `best` pass over it
+and take the next, saying so.
 
     Checkpoint                                     what it holds: a field is added there and nowhere else
     to_bytes, from_bytes, as_one_file              Checkpoint <-> bytes; the one file that is given to others
     write, save, upload                            Checkpoint -> directory
     read, newest, best, resolve, readable          directory -> Checkpoint
     found_in, resume_point                         what can be known without loading the weights
-    to_cpu, restore_states                         states of networks and optimisers, into it and back
+    to_cpu, restore_states, first_not_finite       states of networks and optimisers: into it, back, and what is unsound
     prune, quarantine                              what is removed, and what no longer counts
     check_resumable, check_same_run                whether a run may go on from it
 
@@ -22,6 +23,7 @@ raise ConfigError and DataError.
 
 from distseg.training.checkpoint.compatibility import check_resumable, check_same_run
 from distseg.training.checkpoint.content import Checkpoint, as_one_file, from_bytes, to_bytes
+from distseg.training.checkpoint.soundness import first_not_finite
 from distseg.training.checkpoint.states import restore_states, to_cpu
 from distseg.training.checkpoint.store import (
     DAMAGED_FILE,
@@ -60,6 +62,7 @@ __all__ = [
     "check_resumable",
     "check_same_run",
     "code_version",
+    "first_not_finite",
     "found_in",
     "from_bytes",
     "is_there",

@@ -23,6 +23,7 @@ from distseg.config import (
 )
 from distseg.data import LabelSpace
 from distseg.errors import CheckpointError, ConfigError, first_line
+from distseg.training.checkpoint.soundness import first_not_finite
 
 FORMAT = 1
 _RETIRED = ("next_micro_batch", "rng")  # fields of older checkpoints, which nothing reads
@@ -73,6 +74,12 @@ class Checkpoint:
         """The weights that its metrics are of."""
         return self.averaged or self.model
 
+    @property
+    def first_not_finite(self) -> str | None:
+        """The name of a tensor in which a network or the optimiser holds NaN or infinity; None if all are finite."""
+        names = ("model", "averaged", "source_style", "optimizer")
+        return first_not_finite({name: getattr(self, name) for name in names})
+
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
     content: dict[str, Any] = {"format": FORMAT}
@@ -85,7 +92,10 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def from_bytes(data: bytes, uri: str) -> Checkpoint:
-    """The inverse of `to_bytes`; nothing in the data is executed. Raises CheckpointError naming `uri`."""
+    """The inverse of `to_bytes`; nothing in the data is executed.
+
+    Raises CheckpointError naming `uri`, also for weights that are not finite, as early versions could save them.
+    """
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 — whatever torch makes of bytes that are no checkpoint, such as a text's
@@ -98,9 +108,16 @@ def from_bytes(data: bytes, uri: str) -> Checkpoint:
         for each in dataclasses.fields(Checkpoint):
             if "decode" in each.metadata:
                 content[each.name] = each.metadata["decode"](content[each.name])
-        return Checkpoint(**content)
+        loaded = Checkpoint(**content)
     except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{uri}: not a distseg checkpoint ({error})") from None
+    if loaded.first_not_finite:
+        raise not_finite(uri, loaded.first_not_finite)
+    return loaded
+
+
+def not_finite(uri: str, name: str) -> CheckpointError:
+    return CheckpointError(f"{uri}: {name} holds values that are not finite; use an earlier checkpoint")
 
 
 def as_one_file(checkpoint: Checkpoint) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from distseg import metric_names, storage
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.errors import CheckpointError, ConfigError, StorageError
-from distseg.training.checkpoint.content import FORMAT, Checkpoint, from_bytes, to_bytes
+from distseg.training.checkpoint.content import FORMAT, Checkpoint, from_bytes, not_finite, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class CheckpointInfo:
     sha256: str  # of WEIGHTS_FILE
     config: dict[str, Any] | None  # as JSON, and the digest of the data; None in those written by early versions
     manifest_digest: str | None
+    not_finite: str | None  # the name of a tensor that is not; "" if all are, None if only the weights tell
 
 
 class ResumePoint(NamedTuple):
@@ -63,6 +64,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
         "num_bytes": len(data),
         "config": to_dict(checkpoint.config),
         "manifest_digest": checkpoint.manifest_digest,
+        "not_finite": checkpoint.first_not_finite or "",
     }
     storage.write_bytes(str(directory / WEIGHTS_FILE), data)
     storage.write_bytes(str(directory / META_FILE), json.dumps(meta, indent=1).encode())
@@ -87,13 +89,23 @@ def upload(folder: Path, uri: str) -> None:
 def read(uri: str) -> Checkpoint:
     """Loads the checkpoint directory at `uri`. Raises CheckpointError naming it if it is absent, damaged or too new."""
     info = _read_info(uri)
+    if info.not_finite:
+        raise not_finite(uri, info.not_finite)
     data = _read_part(uri, WEIGHTS_FILE)
     _check_sha256(info, hashlib.sha256(data).hexdigest())
     return from_bytes(data, uri)
 
 
 def _check_sound(info: CheckpointInfo) -> None:
-    """Reads the weights without loading them, a chunk at a time. Raises CheckpointError if they are not as saved."""
+    """Reads the weights without loading them, a chunk at a time, unless only they tell whether they are finite.
+
+    Raises CheckpointError if they are not as saved, or not finite.
+    """
+    if info.not_finite is None:
+        read(info.uri)
+        return
+    if info.not_finite:
+        raise not_finite(info.uri, info.not_finite)
     weights_uri, digest = storage.join(info.uri, WEIGHTS_FILE), hashlib.sha256()
     if not storage.exists(weights_uri):
         raise _lacks(info.uri, WEIGHTS_FILE)
@@ -139,6 +151,7 @@ def _read_info(uri: str) -> CheckpointInfo:
             sha256=str(meta["sha256"]),
             config=meta.get("config"),
             manifest_digest=meta.get("manifest_digest"),
+            not_finite=meta.get("not_finite"),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{uri}: {META_FILE} is damaged ({error!r}); use another checkpoint") from None
@@ -200,7 +213,7 @@ def resume_point(run_uri: str) -> ResumePoint | None:
 
 
 def _as_resume_point(info: CheckpointInfo) -> ResumePoint:
-    """Raises CheckpointError if the checkpoint is damaged."""
+    """Raises CheckpointError if the checkpoint is damaged or not finite."""
     if info.config is None or info.manifest_digest is None:  # its META_FILE lacks them: only the whole one tells
         saved = read(info.uri)
         return ResumePoint(info.uri, saved.step, saved.config, saved.manifest_digest)

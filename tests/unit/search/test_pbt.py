@@ -9,17 +9,21 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.search.sample import Domain
 
 from distseg import tracking
-from distseg.config import RunConfig
+from distseg.config import RunConfig, dotted_fields, with_overrides
+from distseg.data.datasets import town
 from distseg.errors import CheckpointError, ConfigError
 from distseg.runs.run import Run
 from distseg.search import records
 from distseg.search.params import TAKES_OVER, parameters
-from distseg.search.schedulers.pbt import FACTORS, Population, perturbed, take_over
+from distseg.search.schedulers.pbt import FACTORS, Population, layers_by, may_change, perturbed, take_over
 from distseg.training import checkpoint
+from distseg.training.segmentation import new_model
 from tests import scripted
 from tests.recorded import Recorded
 
@@ -147,3 +151,88 @@ def test_who_has_no_checkpoint_cannot_be_taken_over(tiny_town: str, tmp_path: Pa
         scripted.train(config, before_step=scripted.stop_at(5), is_drawn=False)
     with pytest.raises(CheckpointError, match="none of its checkpoints can be read"):
         take_over(config, uri, "mine", "other", 10)
+
+
+# ---- what a population may never do: change the layers of a network
+
+
+def layers(config: RunConfig) -> dict[str, Any]:
+    with torch.device("meta"):
+        state = new_model(config, town.LABELS, None).state_dict()
+    return {name: value.shape for name, value in state.items()}
+
+
+WIDE = {
+    "loss.aux_weight": tune.choice((0.0, 0.2, 0.4)),
+    "loss.dice_weight": tune.choice((0.0, 0.5)),
+    "loss.lovasz_weight": tune.uniform(0.0, 1.0),
+    "loss.class_weights": tune.choice(("none", "enet")),
+    "loss.ohem_threshold": tune.choice((None, 0.7)),
+    "loss.terms": tune.choice(((), ("dice=0.5",))),
+    "optim.lr": tune.loguniform(1e-4, 1e-2),
+    "optim.momentum": tune.choice((0.0, 0.9)),
+    "optim.weight_decay": tune.choice((0.0, 1e-4)),
+    "style.probability": tune.choice((0.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize(
+    "aux_weight",
+    [
+        tune.choice((0.0, 0.2, 0.4)),
+        tune.choice((0.4, 0.0)),
+        tune.uniform(0.0, 1.0),
+        tune.quniform(0.0, 1.0, 0.5),
+        tune.randint(0, 3),
+    ],
+)
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_an_auxiliary_head_neither_comes_nor_goes(aux_weight: Domain, weight: float) -> None:
+    rng = random.Random(0)
+    values = {"loss.aux_weight": weight}
+    for _ in range(500):  # one population after the other takes it over
+        values = perturbed(values, {"loss.aux_weight": aux_weight}, rng)
+        assert (values["loss.aux_weight"] > 0) == (weight > 0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_no_perturbation_changes_the_layers_of_a_network(weight: float) -> None:
+    """Every field that may change is drawn many times, and the networks are compared."""
+    base = with_overrides(RunConfig(), {"loss.aux_weight": weight, "model.backbone": "resnet18"})
+    values = {name: value for name, value in dotted_fields(base).items() if name in WIDE}
+    expected, seen, rng = layers(base), dict[str, set[str]](), random.Random(1)
+    for _ in range(60):
+        values = perturbed(values, WIDE, rng)
+        assert layers(with_overrides(base, values)) == expected
+        for name, value in values.items():
+            seen.setdefault(name, set()).add(str(value))
+    assert all(len(found) > 1 for name, found in seen.items() if name != "loss.aux_weight" or weight)
+
+
+def test_only_an_auxiliary_head_depends_on_what_may_change() -> None:
+    """A field that may change and decides a layer has to be told to `layers_by`: each is set to what leaves it out."""
+    base = with_overrides(RunConfig(), {"model.backbone": "resnet18"})
+    absent = {"optim.lr": 1.0, "optim.head_lr_scale": 1.0, "loss.class_weights": "none", "loss.ohem_threshold": None}
+    absent |= {"loss.terms": ()}
+    fields = [name for name in dotted_fields(base) if may_change(name)]
+    assert len(fields) > 10
+    for name in fields:
+        other = with_overrides(base, {name: absent.get(name, 0.0)})
+        changes = layers(other) != layers(base)
+        assert changes == (layers_by(name, dotted_fields(other)[name]) != layers_by(name, dotted_fields(base)[name]))
+        assert changes == (name == "loss.aux_weight")
+
+
+def test_a_population_takes_over_the_layers_of_the_one_it_takes_over() -> None:
+    """Beside values that never change: the taken weights have the other's layers, so it must keep all of them."""
+    space = {"loss.aux_weight": tune.choice((0.0, 0.4)), "model.se_ratio": tune.choice((None, 8))}
+    for seed in range(50):
+        population, trials = Population(space, 4, 40, seed=seed), trials_of((0.0, 0.4, 0.0, 0.4))
+        trials[2].config["model.se_ratio"] = None
+        for i, trial in enumerate(trials):
+            evaluated(population, trial, 10, (0.1 + i + seed) % 4)
+        chosen(population, trials)
+        (taker,) = [trial for trial in trials if TAKES_OVER in trial.config]
+        other = next(trial for trial in trials if trial.trial_id == taker.config[TAKES_OVER]["trial_id"])
+        assert (taker.config["loss.aux_weight"] > 0) == (other.config["loss.aux_weight"] > 0)
+        assert taker.config["model.se_ratio"] == other.config["model.se_ratio"]

@@ -22,7 +22,7 @@ def example(step: int = 3, **fields: Any) -> Checkpoint:
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     weight.grad = torch.ones(6)
     optimizer.step()
-    return Checkpoint(
+    made = Checkpoint(
         step=step,
         config=RunConfig(name="example"),
         label_space=LabelSpace(name="two", classes=("road", "sky"), palette=((1, 2, 3), (4, 5, 6))),
@@ -33,8 +33,8 @@ def example(step: int = 3, **fields: Any) -> Checkpoint:
         tables={"mIoU": 0.5, "classes": {"road": None}},
         records=[{"step": 1, "time_ms": 2, "metrics": {"train/loss": 0.5}}],
         code_version="v",
-        **fields,
     )
+    return dataclasses.replace(made, **fields)
 
 
 def saved(folder: Path, step: int, **fields: Any) -> Path:

@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from distseg import stylize
 from distseg.config import AugmentConfig, CheckpointConfig, LossConfig, RunConfig, StyleConfig, model_config
+from distseg.data.loading.plan import SampleRef
+from distseg.data.loading.source import Decoded, Out, Source
+from distseg.data.loading.transforms import UInt8Array
 from distseg.data.shards.manifest import load_manifest, read_index, read_sample
 from distseg.deployment import load_model
 from distseg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from distseg.evaluation import World, normalize
-from distseg.models import build_model, build_style_network
+from distseg.models import StyleLosses, StyleNetwork, build_model, build_style_network
 from distseg.models.networks.adain import Statistics, adain, statistics
-from distseg.training import checkpoint
-from distseg.training.restyling import Restyler, load_style_network
+from distseg.training import checkpoint, restyling
+from distseg.training.restyling import Restyler, SourceStyle, load_style_network
 from distseg.training.style_transfer import StyleTransfer
 from distseg.training.trainer import check_run, train_run
 from tests import programs, ranks
@@ -156,6 +160,54 @@ def test_towards_source_restyles_at_evaluation_alike_on_any_number_of_ranks(
     assert model(image).main_BKhw.isfinite().all()
 
 
+@pytest.mark.parametrize("num_asked", [64, 10])
+def test_the_style_of_the_source_is_of_evenly_spread_images_and_no_others_are_read(
+    restyled_config: RunConfig, monkeypatch: pytest.MonkeyPatch, num_asked: int
+) -> None:
+    """Of 36 images all, or 10 of ten places; the same on every rank."""
+    style = StyleConfig(network=restyled_config.style.network, direction="to_source")
+    config = replace(restyled_config, style=style, data=replace(restyled_config.data, train_conditions=()))
+    manifest = load_manifest(config.data.uri)
+    shards = manifest.select("train")
+    keys = [(shard.name, entry.key) for shard in shards for entry in read_index(manifest, shard).entries]
+    read: list[tuple[str, str]] = []
+    images: list[UInt8Array] = []
+    plain_read = Source.read
+
+    def counting(source: Source, ref: SampleRef, out: Out | None = None) -> Decoded:
+        sample = plain_read(source, ref, out)
+        read.append((sample.shard.name, sample.key.rpartition("/")[2]))
+        images.append(sample.image_HW3.copy())
+        return sample
+
+    monkeypatch.setattr(Source, "read", counting)
+    monkeypatch.setattr(restyling, "SOURCE_IMAGES", num_asked)
+    found = SourceStyle.of_run(config, manifest, torch.device("cpu"), "fp64")
+    assert found is not None
+    num = min(num_asked, len(keys))
+    wanted = [keys[(2 * i + 1) * len(keys) // (2 * num)] for i in range(num)]
+    assert len(keys) == 36 and sorted(read) == sorted(wanted)
+    inputs = [normalize(torch.from_numpy(image)[None].permute(0, 3, 1, 2), "fp32").double() for image in images]
+    styles = [found.network.style_of(each) for each in inputs]
+    mean = torch.stack([each.mean_BC11 for each in styles]).mean(0)
+    torch.testing.assert_close(found.statistics.mean_BC11, mean)
+
+
+def test_a_resumed_run_keeps_the_style_of_the_source_that_it_began_with(
+    restyled_config: RunConfig, tmp_path: Path
+) -> None:
+    style = StyleConfig(network=restyled_config.style.network, direction="to_source")
+    config = replace(restyled_config, style=style, optim=replace(restyled_config.optim, max_steps=1))
+    train_run(config, World(), ranks.Recorder(tmp_path / "run"))
+    found = checkpoint.newest(str(tmp_path / "run"))
+    assert found is not None
+    before = {name: value + 0.5 for name, value in found[1].source_style.items()}
+    longer = replace(config, optim=replace(config.optim, max_steps=2))
+    resumed = train_run(longer, World(), ranks.Recorder(), resume=replace(found[1], source_style=before))
+    for name, value in resumed.checkpoint_content()["source_style"].items():
+        assert torch.equal(value, before[name])
+
+
 def test_styles_are_of_the_train_split_and_the_target_conditions(restyled_config: RunConfig) -> None:
     manifest = load_manifest(restyled_config.data.uri)
     restyler = Restyler(restyled_config, manifest, World(), "fp64", 0)
@@ -189,6 +241,27 @@ def test_a_style_network_whose_loss_is_not_finite_stops_and_names_the_samples(st
     recorder = ranks.Recorder()
     with pytest.raises(TrainingError, match=r"the loss of step \d+ is (nan|inf) on train/dawn-.*tar/"):
         train_run(config, World(), recorder)
+
+
+def test_a_style_network_is_not_changed_by_a_gradient_that_is_not_finite(
+    style_config: RunConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, forward = [], StyleNetwork.forward
+
+    def poisoned_forward(network: StyleNetwork, content: Tensor, style: Tensor) -> StyleLosses:
+        found = forward(network, content, style)
+        calls.append(found)
+        zero = found.mean - found.mean.detach()
+        return found._replace(mean=found.mean + (zero.sqrt() if len(calls) == 3 else zero * 0))
+
+    monkeypatch.setattr(StyleNetwork, "forward", poisoned_forward)
+    config = replace(style_config, checkpoint=CheckpointConfig(every_steps=1))
+    with pytest.raises(TrainingError, match=r"the gradient of the loss of step 3 is (nan|inf) on train/dawn-.*tar/"):
+        train_run(config, World(), ranks.Recorder(run_folder))
+    kept = checkpoint.newest(str(run_folder))
+    assert kept is not None and kept[1].step == len(checkpoint.found_in(str(run_folder))) == 2
+    train_run(config, World(), ranks.Recorder(run_folder), resume=kept[1])
+    assert [found.step for found in checkpoint.found_in(str(run_folder))] == [6, 5, 4, 3, 2, 1]
 
 
 def test_a_style_network_segments_nothing(network_uri: str) -> None:

@@ -16,8 +16,10 @@ from distseg.data.loading.plan import (
     _floor_sum,
     _Shares,
     eval_share,
+    evenly_spread,
     lanes_of,
     number_in_shard,
+    numbered,
 )
 from distseg.data.loading.sampling import Stream, streams_of
 
@@ -315,6 +317,24 @@ def test_evaluation_counts_every_sample_once(lengths: list[int], world: int) -> 
     together = list(itertools.chain(*shares))
     assert [(ref.shard, ref.index) for ref in together] == sorted(all_samples(lengths))  # contiguous, nothing padded
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.integers(1, 200), st.integers(0, 5000))
+def test_numbers_are_evenly_spread(num: int, among: int) -> None:
+    numbers = evenly_spread(num, among)
+    assert len(numbers) == len(set(numbers)) == min(num, among)
+    if numbers:
+        assert numbers[0] >= 0 and numbers[-1] < among
+        ends = [-numbers[0] - 1, *numbers, 2 * among - numbers[-1] - 1]  # the same distance over both ends
+        gaps = [after - before for before, after in itertools.pairwise(ends)]
+        assert max(gaps) - min(gaps) <= 2
+
+
+@given(shard_lengths, st.integers(1, 20))
+def test_numbered_samples_are_those_of_all_shards_in_order(lengths: list[int], num: int) -> None:
+    numbers = evenly_spread(num, sum(lengths))
+    found = [(ref.shard, ref.index) for ref in numbered(lengths, numbers)]
+    assert found == [sorted(all_samples(lengths))[number] for number in numbers]
 
 
 def test_lanes_are_contiguous_blocks() -> None:

@@ -1,0 +1,39 @@
+"""Whether states of networks and optimisers are finite, as all that is saved must be."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def first_not_finite(state: Any) -> str | None:
+    """'model/head.0.weight': the first tensor of nested states that holds NaN or infinity; None: all is well.
+
+    A device is waited for once, not once for each tensor.
+    """
+    named = [(name, tensor) for name, tensor in _floating(state, "") if tensor.numel()]
+    by_device: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    for name, tensor in named:
+        by_device.setdefault(tensor.device, []).append((name, tensor))
+    bad: set[str] = set()
+    for pairs in by_device.values():
+        extremes = torch.stack([_extreme(tensor.detach()) for _, tensor in pairs])
+        bad |= {name for (name, _), extreme in zip(pairs, extremes.tolist(), strict=True) if not math.isfinite(extreme)}
+    return next((name for name, _ in named if name in bad), None)
+
+
+def _floating(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        if state.is_floating_point():
+            yield name, state
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from _floating(value, f"{name}/{key}" if name else str(key))
+
+
+def _extreme(tensor: Tensor) -> Tensor:
+    """A float64 scalar that is finite if all values are."""
+    extreme: Tensor = torch.linalg.vector_norm(tensor, math.inf)
+    return extreme.to(torch.float64)
