@@ -10,7 +10,7 @@ _URI, _NETWORK = "--data.uri", "--model.name"
 
 def named_recipe(name: str, arguments: Sequence[str]) -> RunConfig:
     """The recipe's configuration. `arguments`: what will override it. Raises ConfigError, or DataError for the data."""
-    if name != "auto":
+    if name != "auto" or {"-h", "--help"} & set(arguments):
         return recipes.find(name)
     uri = _value(arguments, _URI)
     if not uri:

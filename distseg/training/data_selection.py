@@ -96,7 +96,7 @@ def unseen_classes(config: RunConfig, data: SelectedData) -> list[str]:
             ("data.train_split", config.data.train_split, trained_K, "cannot be learnt"),
             ("data.val_split", config.data.val_split, scored_K, "cannot be scored"),
         )
-        if (unseen := [name for name, is_there in zip(classes, present_K, strict=True) if not is_there])
+        if (unseen := [name for name, is_there in zip(classes, present_K, strict=False) if not is_there])
     ]
 
 

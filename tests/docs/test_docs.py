@@ -42,6 +42,7 @@ PAGES = pages.pages()
 SIZE_HW = (64, 96)
 LANGUAGES = ("bash", "python", "json", "csv", "text", "mermaid")
 NOT_BY_RECIPE = {"…", "--resume", "--config", "--recipe", "--list", "--print-config", "--help"}
+NOT_BY_RECIPE |= {"auto"}  # it is sized by data, which must be there
 FUNCTION = re.compile(r"([\w/]+\.py):([\w.]+)")
 OWN_MODULE = re.compile(r"\bmy_\w+:\w+")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)

@@ -152,6 +152,20 @@ def fewer_classes(places: Places, path: Path) -> None:
     (path / MANIFEST_NAME).write_bytes(seal(replace(manifest, label_space=labels, class_pixels=pixels))[1])
 
 
+def bomb(places: Places, path: Path) -> None:
+    """A photograph of 12,000 x 12,000 pixels in a few hundred kB."""
+    path.mkdir()
+    Image.new("1", (12_000, 12_000)).save(path / "bomb.png")
+
+
+def damaged_jpeg(places: Places, path: Path) -> None:
+    """Cut in the middle and ended; Pillow makes grey rows of what is lost."""
+    path.mkdir()
+    buffer = io.BytesIO()
+    Image.effect_noise((80, 60), 60).convert("RGB").save(buffer, format="JPEG")
+    (path / "a.jpg").write_bytes(buffer.getvalue()[:2000] + b"\xff\xd9")
+
+
 def cut_images(places: Places, path: Path) -> None:
     """Packed photographs with a sound header and no end."""
     samples = {split: [_with_half_an_image(s) for s in toy_samples(4, split, GROUPS)] for split in ("train", "val")}
@@ -294,6 +308,8 @@ MAKERS: dict[str, Callable[[Places, Path], None]] = {
             file,
             cut_manifest,
             edited_manifest,
+            bomb,
+            damaged_jpeg,
             missing_shard,
             cut_shard,
             edited_index,
@@ -413,7 +429,9 @@ CASES = {
         "pack town --train 1 --val 0 --out {file}/data", 1, ("file/data", "a file where a directory")
     ),
     "pack: unknown data set": Bad(
-        "pack kitti --root {empty} --out {out}", 2, ("'kitti'", "camvid, cityscapes", "voc, verify or inspect")
+        "pack kitti --root {empty} --out {out}",
+        2,
+        ("'kitti'", "camvid, cityscapes", "voc, webdataset, verify or inspect"),
     ),
     "inspect: no manifest": Bad("pack inspect {empty}", 1, ("no manifest.json", "/empty")),
     # weights and checkpoints
@@ -462,6 +480,16 @@ CASES = {
     "predict: no images": Bad(
         "predict --checkpoint {run} --images {empty} --out {out}", 1, ("/empty", "no images below it")
     ),
+    "predict: a huge image": Bad(
+        "predict --checkpoint {run} --images {bomb} --out {out}",
+        1,
+        ("bomb.png", "12000x12000", "max_megapixels is 100", "--max_megapixels"),
+    ),
+    "predict: a damaged JPEG": Bad(
+        "predict --checkpoint {run} --images {damaged_jpeg} --out {out}", 1, ("a.jpg", "a damaged JPEG")
+    ),
+    "train: auto without data": Bad("train auto", 2, ("auto", "--data.uri")),
+    "train: a network's name": Bad("train unet", 2, ("'unet'", "--model.name unet", "auto --data.uri")),
     "export: size": Bad(
         "export --checkpoint {run} --format torch-export --out {out}/f --size 50 50",
         2,

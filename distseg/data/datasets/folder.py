@@ -230,6 +230,7 @@ def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[in
     if unused := set(range(len(classes))) - set(id_map.values()):
         raise DataError(f"{uri}: ids: none is {classes[min(unused)]!r}; give it one, or remove the class")
     ignore = body.get("ignore", [] if IGNORE_INDEX in id_map else [IGNORE_INDEX])
+    ignore = [] if ignore is None else ignore
     if not isinstance(ignore, list):
         raise DataError(f"{uri}: ignore = {ignore!r}: must be a list of raw ids, or of colours")
     for raw_id in ignore:

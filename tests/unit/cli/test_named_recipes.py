@@ -67,6 +67,10 @@ def test_without_data_it_asks_for_them() -> None:
         named_recipe("auto", [])
 
 
+def test_help_needs_no_data() -> None:
+    assert named_recipe("auto", ["--help"]).name == "auto"
+
+
 def test_the_name_of_a_network_is_no_recipe_but_nearly() -> None:
     with pytest.raises(ConfigError, match=r"recipe 'unet' does not exist; it is a network: .*--model\.name unet"):
         named_recipe("unet", [])

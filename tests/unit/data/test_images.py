@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,14 @@ def test_arbitrary_bytes_are_an_image_or_one_line(
     with pytest.MonkeyPatch.context() as patch:
         if not fast:
             patch.setattr(jpeg, "simplejpeg", None)
-        for read in (
+        reads: tuple[Callable[[], object], ...] = (
             lambda: images.photograph(damaged, "x", max_megapixels=0.01),
             lambda: decode_rgb(damaged, "x", max_megapixels=0.01),
             lambda: decode_ids(damaged, 5, "x", max_megapixels=0.01),
-        ):
+            lambda: raw.read_photograph(damaged, "x"),
+            lambda: SPACE.to_train_ids(raw.ids_of(damaged, "x", (((0, 0, 0), 0),)), "x"),
+        )
+        for read in reads:
             try:
                 read()
             except DataError as error:
