@@ -41,8 +41,8 @@ def find(what: str, package: str, attribute: str, name: str, *, kind: str = "nam
 def from_user(what: str, target: str, *, kind: str = "name") -> Any:
     """What `module:name` names. The module is looked for in the working directory too, as `python -m` does."""
     module_name, _, name = target.partition(":")
-    if not module_name or not name:
-        raise ConfigError(f"{what} {target!r}: give it as module:{kind}")
+    if not _is_module_name(module_name) or not name:
+        raise ConfigError(f"{what} {target!r:.200}: give it as module:{kind}")
     try:
         module = import_from_working_directory(module_name)
     except ImportError as error:
@@ -56,10 +56,16 @@ def from_user(what: str, target: str, *, kind: str = "name") -> Any:
 
 def import_user_module(what: str, module_name: str) -> ModuleType:
     """A module of the working directory, or any other that can be imported. Raises ConfigError if it cannot."""
+    if not _is_module_name(module_name):
+        raise ConfigError(f"{what} {module_name!r:.200}: is not the name of a module, such as package.module")
     try:
         return import_from_working_directory(module_name)
     except ImportError as error:
         raise ConfigError(f"{what} {module_name!r}: cannot be imported ({error})") from None
+
+
+def _is_module_name(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def import_from_working_directory(module_name: str) -> ModuleType:

@@ -5,13 +5,14 @@ torch, Ray and MLflow are imported inside the functions, so that a program that 
 
 import json
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distseg import storage
 from distseg.cli.tables import print_conditions
 from distseg.cli.training_display import TrainingDisplay
-from distseg.config import RunConfig, from_dict, to_dict
-from distseg.errors import ConfigError
+from distseg.config import RunConfig, to_dict
+from distseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from distseg.runs import Outcome
@@ -32,6 +33,15 @@ def train(config: RunConfig, resume: str | None) -> "Outcome | None":
         return orchestration.train(config, resume=resume, show=display)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """result.json of `train_once`."""
+
+    config: RunConfig
+    checkpoint_uri: str
+    tables: dict[str, Any]
+
+
 def train_once(config: RunConfig) -> dict[str, Any]:
     """Trains, unless it was done before: {"config", "checkpoint_uri", "tables"}, also written to `result.json`.
 
@@ -41,10 +51,10 @@ def train_once(config: RunConfig) -> dict[str, Any]:
     folder = config.checkpoint.uri
     uri = storage.join(folder, "result.json")
     if storage.exists(uri):
-        result: dict[str, Any] = json.loads(storage.read_bytes(uri))
-        if from_dict(result["config"]) != config:
+        done: _Result = storage.read_json(_Result, uri, DataError, f"remove {folder}")
+        if done.config != config:
             raise ConfigError(f"{uri}: made with another configuration; give another place, or remove {folder}")
-        return result
+        return {"config": to_dict(done.config), "checkpoint_uri": done.checkpoint_uri, "tables": done.tables}
     from distseg.runs import find_run_in
 
     begun = find_run_in(folder)

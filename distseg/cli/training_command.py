@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distseg import storage
+from distseg import storage, strict_json
 from distseg.cli.arguments import override, parse_known
 from distseg.cli.named_recipes import named_recipe
 from distseg.cli.run_training import print_outcome, train
@@ -76,8 +76,10 @@ def _base_config(name: str | None, options: TrainArguments, default_recipe: str,
 def read_config_file(path: str) -> RunConfig:
     """A configuration in JSON, as --print_config writes it. Raises ConfigError naming the field that is wrong."""
     try:
-        return from_dict(json.loads(storage.read_bytes(path)))
+        data = storage.read_bytes(path, length=strict_json.MAX_BYTES + 1)
     except StorageError as error:
         raise ConfigError(f"--config {error}") from None
-    except ValueError as error:  # not JSON, or not even UTF-8
+    try:
+        return from_dict(strict_json.loads(data))
+    except ValueError as error:
         raise ConfigError(f"--config {path}: not JSON ({error})") from None

@@ -27,7 +27,7 @@ from distseg.config.schema import (
     StyleConfig,
     TrackingConfig,
 )
-from distseg.config.typed import require
+from distseg.strict_json import require
 
 __all__ = [
     "MAX_MEGAPIXELS",

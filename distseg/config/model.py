@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from distseg import plugins
-from distseg.config.typed import build_group, no_such_field, require
 from distseg.errors import ConfigError
+from distseg.strict_json import build_group, no_such_field, require
 
 if TYPE_CHECKING:
     from distseg.config.run import RunConfig

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from distseg.config.model import defaults_elsewhere, is_option_elsewhere, kept_options, no_such_option, options_class
 from distseg.config.run import RunConfig
-from distseg.config.typed import build, no_such_field
+from distseg.strict_json import build, no_such_field
 
 _log = logging.getLogger(__name__)
 

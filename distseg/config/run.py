@@ -17,7 +17,7 @@ from distseg.config.schema import (
     StyleConfig,
     TrackingConfig,
 )
-from distseg.config.typed import require
+from distseg.strict_json import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

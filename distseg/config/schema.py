@@ -8,13 +8,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distseg.config.typed import require
 from distseg.metric_names import MIOU
+from distseg.strict_json import require
 
 Precision = Literal["auto", "bf16", "fp32", "fp64"]
 Sampling = Literal["each", "condition", "class"]
 MAX_MEGAPIXELS = 100.0
 """Of an image, in every program, unless it is told otherwise: 300 MB when decoded."""
+MOST = 10**9
+"""Of steps, of samples in a batch, and the like: above it a number is a mistake, or meant to exhaust the machine."""
+
 Champion = Literal["val/mIoU", "val/mIoU_mean_conditions", "val/mIoU_worst"]
 
 
@@ -95,11 +98,13 @@ class OptimConfig:
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative")
         require(self.head_lr_scale > 0, "optim.head_lr_scale", self.head_lr_scale, "must be positive")
         require(self.poly_power >= 0, "optim.poly_power", self.poly_power, "must not be negative")
-        require(self.max_steps >= 1, "optim.max_steps", self.max_steps, "must be at least 1")
+        require(1 <= self.max_steps <= MOST, "optim.max_steps", self.max_steps, "must be at least 1")
         require(
             0 <= self.warmup_steps < self.max_steps, "optim.warmup_steps", self.warmup_steps, "must be below max_steps"
         )
-        require(self.accumulate_steps >= 1, "optim.accumulate_steps", self.accumulate_steps, "must be at least 1")
+        require(
+            1 <= self.accumulate_steps <= MOST, "optim.accumulate_steps", self.accumulate_steps, "must be at least 1"
+        )
         require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "must be positive")
         require(
             self.ema_decay is None or 0 < self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "must be in (0, 1)"
@@ -146,8 +151,9 @@ class DataConfig:
     """Empty: a directory of this user among the system's temporary files."""
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
+        require(1 <= self.batch_size <= MOST, "data.batch_size", self.batch_size, "must be at least 1")
         require(min(self.crop_px) >= 32, "data.crop_px", self.crop_px, "both sides must be at least 32")
+        require(max(self.crop_px) <= 16384, "data.crop_px", self.crop_px, "both sides must be at most 16384")
         uris = (self.uri, *self.mix)
         require(all(self.mix), "data.mix", self.mix, "give directories or s3:// prefixes of packed data sets")
         require(
@@ -163,10 +169,10 @@ class DataConfig:
         require(all(0 < w < math.inf for w in weights), "data.mix_weights", weights, "each must be positive and finite")
         require(self.max_bad_samples >= 0, "data.max_bad_samples", self.max_bad_samples, "must not be negative")
         require(self.max_megapixels > 0, "data.max_megapixels", self.max_megapixels, "must be positive")
-        require(self.shuffle_window >= 1, "data.shuffle_window", self.shuffle_window, "must be at least 1")
-        require(self.num_threads >= 1, "data.num_threads", self.num_threads, "must be at least 1")
-        require(self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1")
-        require(self.deadline_s > 0, "data.deadline_s", self.deadline_s, "must be positive")
+        require(1 <= self.shuffle_window <= MOST, "data.shuffle_window", self.shuffle_window, "must be at least 1")
+        require(1 <= self.num_threads <= 1024, "data.num_threads", self.num_threads, "must be from 1 to 1024")
+        require(1 <= self.prefetch_batches <= 4096, "data.prefetch_batches", self.prefetch_batches, "is from 1 to 4096")
+        require(0 < self.deadline_s <= 1e7, "data.deadline_s", self.deadline_s, "must be positive, and below 1e7")
         require(self.cache_bytes >= 0, "data.cache_bytes", self.cache_bytes, "must not be negative; 0 is no cache")
 
 
@@ -240,7 +246,7 @@ class ScalingConfig:
     """How often lost workers are replaced before the run fails."""
 
     def __post_init__(self) -> None:
-        require(self.num_workers >= 1, "scaling.num_workers", self.num_workers, "must be at least 1")
+        require(1 <= self.num_workers <= 4096, "scaling.num_workers", self.num_workers, "must be from 1 to 4096")
         least = self.num_workers if self.min_workers is None else self.min_workers
         bounds = f"must be from 1 to scaling.num_workers = {self.num_workers}"
         require(1 <= least <= self.num_workers, "scaling.min_workers", self.min_workers, bounds)

@@ -80,8 +80,8 @@ def _from_file(source: LabelSpace, uri: str) -> Relabelling:
     body = raw.json_at(uri)
     if not isinstance(body, dict) or body.keys() != {"name", "classes", "map"} or not isinstance(body["map"], dict):
         raise DataError(f"{uri}: must be an object with name, classes and map, which is an object, too")
-    if not isinstance(body["name"], str) or not body["name"]:
-        raise DataError(f"{uri}: name = {body['name']!r}: must be a word")
+    if not isinstance(body["name"], str) or not body["name"].strip() or not body["name"].isprintable():
+        raise DataError(f"{uri}: name = {body['name']!r:.80}: must be a word")
     classes, palette = raw.parse_classes(body["classes"], f"{uri}: classes")
     _check_map(body["map"], source, classes, uri)
     labels = LabelSpace(name=body["name"], classes=classes, palette=palette)

@@ -6,13 +6,14 @@ Label maps are uint8 (H, W) arrays of *train ids*: 0 … num_classes - 1, and `I
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from distseg.errors import DataError
 from distseg.label_maps import IGNORE_INDEX
+from distseg.strict_json import Check, Line, build_group, require
 
 # ImageNet's channel statistics on a 0–255 scale, which torchvision's weights expect.
 MEAN_RGB = (123.675, 116.28, 103.53)
@@ -55,6 +56,20 @@ class LabelSpace:
         if len(self.classes) != len(self.palette):
             raise ValueError(f"label space {self.name}: {len(self.classes)} classes, {len(self.palette)} colours")
 
+    @classmethod
+    def from_json(cls, value: Any, where: str = "label_space") -> "LabelSpace":
+        """What a manifest or a checkpoint holds of it, for distseg.strict_json. Raises ConfigError naming the field."""
+        found: _LabelSpaceJson = build_group(_LabelSpaceJson, value, where)
+        classes, palette = found.classes, found.palette
+        require(1 <= len(classes) <= IGNORE_INDEX, f"{where}.classes", classes, f"must be 1 to {IGNORE_INDEX} names")
+        require(len(set(classes)) == len(classes), f"{where}.classes", classes, "each class needs a name of its own")
+        require(len(palette) == len(classes), f"{where}.palette", palette, f"must be {len(classes)} colours")
+        return cls(name=found.name, classes=classes, palette=palette)
+
+    def as_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`; the map of raw ids is left out, since nothing holds raw ids any more."""
+        return {"name": self.name, "classes": list(self.classes), "palette": [list(colour) for colour in self.palette]}
+
     @property
     def num_classes(self) -> int:
         return len(self.classes)
@@ -77,3 +92,13 @@ class LabelSpace:
     def _unknown(self, ids: list[int], source: str) -> DataError:
         remedy = f"; {self.remedy}" if self.remedy else ""
         return DataError(f"{source}: label ids {ids[:8]} are outside the label space {self.name}{remedy}")
+
+
+_Channel = Annotated[int, Check(lambda value: 0 <= value <= 255, "must be from 0 to 255")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LabelSpaceJson:
+    name: Line
+    classes: tuple[Line, ...]
+    palette: tuple[tuple[_Channel, _Channel, _Channel], ...]

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from distseg import evaluation
+from distseg import evaluation, strict_json
 from distseg.config import Precision
 from distseg.data import LabelSpace
 from distseg.data.shards import Manifest
@@ -62,14 +63,18 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Se
     """MLflow's protocol. `path`: the model's file. `model_config`: {"precision": …}, as `load_model` was given it."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; log the model again")
-    return Segmenter(resolve(path)[1], (model_config or {}).get("precision", "auto"))
+    precision = strict_json.build(Precision, (model_config or {}).get("precision", "auto"), "model_config.precision")
+    return Segmenter(resolve(path)[1], precision)
 
 
 def load_model(saved: Checkpoint, device: torch.device, precision: str) -> SegmentationModel:
     """The checkpoint's network in eval mode. Raises CheckpointError if its weights do not fit its configuration."""
     if saved.config.model.is_style_network:
         raise CheckpointError("a checkpoint of adain restyles images and segments none; give one of a segmentation")
-    model = build_model(saved.config.model, saved.label_space.num_classes, aux=saved.config.loss.aux_weight > 0)
+    num_classes, aux = saved.label_space.num_classes, saved.config.loss.aux_weight > 0
+    with torch.device("meta"):  # takes no memory: a network that the weights do not fit is not built
+        _check_shapes(build_model(saved.config.model, num_classes, aux=aux).state_dict(), saved.evaluated)
+    model = build_model(saved.config.model, num_classes, aux=aux)
     try:
         model.load_state_dict(saved.evaluated)
     except RuntimeError as error:
@@ -81,6 +86,15 @@ def load_model(saved: Checkpoint, device: torch.device, precision: str) -> Segme
         model = TowardsSource(model, source, saved.config.style.strength)
     dtype = torch.float64 if precision == "fp64" else torch.float32
     return model.to(device, dtype).to(memory_format=torch.channels_last).eval()
+
+
+def _check_shapes(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    wrong = next((key for key in own if key not in saved or saved[key].shape != own[key].shape), None)
+    if wrong is not None:
+        has = f"is {tuple(saved[wrong].shape)}" if wrong in saved else "is missing"
+        raise CheckpointError(
+            f"the checkpoint's weights do not fit its model: {wrong} {has}, must be {tuple(own[wrong].shape)}"
+        )
 
 
 def check_classes(saved: Checkpoint, manifest: Manifest) -> None:

@@ -19,6 +19,7 @@ IoUs). Scores are fractions in [0, 1], and None where undefined. What a class wi
 | no  | no  | left out | left out |
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -207,5 +208,10 @@ class Scores:
 def scores(matrix_KK: Tensor, own: Sequence[Metric] = ()) -> Scores:
     counts, metrics = PixelCounts.of(matrix_KK), (*METRICS, *own)
     computed = {compute: compute(counts) for compute in dict.fromkeys(metric.compute for metric in metrics)}
-    values = {metric.name: computed[metric.compute] for metric in metrics}
+    values = {metric.name: _finite(computed[metric.compute]) for metric in metrics}
     return Scores(values, tuple(counts.iou_K), tuple(counts.truth_K))
+
+
+def _finite(value: float | None) -> float | None:
+    """A user's metric may divide by 0. As JSON has no NaN, it is undefined then, as ours are."""
+    return value if value is not None and math.isfinite(value) else None

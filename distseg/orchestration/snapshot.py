@@ -3,12 +3,14 @@
 distseg keeps and chooses checkpoints itself. It only has to remove a note that would mislead Ray Train.
 """
 
-import json
+from typing import Any
 
 import ray
 
-from distseg import storage
+from distseg import storage, strict_json
+from distseg.errors import ConfigError, DataError
 from distseg.orchestration import compat
+from distseg.strict_json import Name
 from distseg.training import checkpoint
 
 
@@ -24,11 +26,12 @@ def forget_if_broken(run_uri: str) -> None:
     if not storage.exists(uri):
         return
     try:
-        noted = json.loads(storage.read_bytes(uri))
+        noted: dict[str, Any] = storage.read_json(dict[str, Any], uri, DataError, "it is removed")
         results = [*noted["checkpoint_results"], *noted["pending_training_results"]]
-        files = [storage.join(run_uri, result["checkpoint_dir_name"], checkpoint.META_FILE) for result in results]
+        names = [strict_json.build(Name, result["checkpoint_dir_name"], "checkpoint_dir_name") for result in results]
+        files = [storage.join(run_uri, name, checkpoint.META_FILE) for name in names]
         is_sound = noted["ray_version"] == ray.__version__ and all(map(storage.exists, files))
-    except (ValueError, KeyError, TypeError):
+    except (DataError, ConfigError, KeyError, TypeError):
         is_sound = False
     if not is_sound:
         storage.delete(uri)

@@ -5,20 +5,21 @@ Environment variables are never stored, since they can hold secrets.
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distseg import evaluation
+from distseg import evaluation, strict_json
 from distseg.config import RunConfig
 from distseg.data import num_cores
 from distseg.data.shards import Manifest, Shard, load_manifest
 from distseg.errors import DataError
+from distseg.strict_json import Count
 from distseg.tracking import DataInput
 from distseg.training import checkpoint
 
@@ -96,10 +97,33 @@ def opening_tags(manifest: Manifest, job_id: str) -> dict[str, str]:
 
 def environment_tags(data: bytes) -> dict[str, str]:
     """Three tags that tell machines apart in MLflow's table. Raises DataError if environment.json is damaged."""
-    try:
-        found = json.loads(data)
-        gpus = found["torch"]["gpus"]
-        device = f"{len(gpus)} x {gpus[0]}" if gpus else f"{found['cpu']['cores']} cores of {found['cpu']['model']}"
-        return {"env.python": found["python"], "env.torch": found["torch"]["version"], "env.device": device}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{ENVIRONMENT_FILE} is damaged ({error!r}); it is not shown") from None
+    found: _Environment = strict_json.read(_Environment, data, ENVIRONMENT_FILE, DataError, "it is not shown")
+    gpus = found.torch.gpus
+    device = f"{len(gpus)} x {gpus[0]}" if gpus else f"{found.cpu.cores} cores of {found.cpu.model}"
+    return {"env.python": found.python, "env.torch": found.torch.version, "env.device": device}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cpu:
+    model: str
+    cores: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Torch:
+    version: str
+    gpus: tuple[str, ...]
+    cuda: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Environment:
+    """environment.json, as `environment` makes it."""
+
+    python: str
+    cpu: _Cpu
+    torch: _Torch
+    platform: str = ""
+    git_commit: str = ""
+    ray_job_id: str = ""
+    packages: dict[str, str] = field(default_factory=dict)

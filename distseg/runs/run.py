@@ -16,13 +16,14 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
-from distseg import storage, tracking
-from distseg.config import RunConfig, from_dict, to_dict
+from distseg import storage, strict_json, tracking
+from distseg.config import RunConfig, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import CheckpointError, ConfigError, TrackingError
 from distseg.runs.provenance import data_inputs, opening_tags
+from distseg.strict_json import AtLeast1, Check, Count, Line, RunId, RunName
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint, ResumePoint
 
@@ -31,28 +32,30 @@ log = logging.getLogger(__name__)
 ProgressCallback = Callable[[int, Mapping[str, float], str], None]
 """(step, metrics, worst condition or "" outside evaluations): shows the progress of a run."""
 
-RUNNING = "RUNNING"  # a status; also that of a run whose process was killed
+RUNNING = "RUNNING"  # a status; also of a run whose process was killed
+STATUSES = (RUNNING, "FINISHED", "FAILED", "KILLED")
+Status = Annotated[str, Check(STATUSES.__contains__, f"must be one of {', '.join(STATUSES)}")]
 
 
 @dataclass
 class Run:
     """One training. `new` or `resume`, then `open` begins it and `finalize_run` ends it; `read` only looks at it."""
 
-    name: str
+    name: RunName  # it names files of this machine, too
     uri: str
     tracking_uri: str
-    experiment: str
-    run_id: str = ""
+    experiment: Line
+    run_id: RunId = ""
     job_id: str = ""  # Ray's, if it is one
-    tags: dict[str, str] = field(default_factory=dict)  # of its MLflow run
+    tags: dict[Line, str] = field(default_factory=dict)  # of its MLflow run
     dataset: str = ""
     inputs: list[tracking.DataInput] = field(default_factory=list)
     is_resumed: bool = False
-    attempt: int = 1  # one more each time that steps are repeated under another plan, see `_changes_plan`
-    max_steps: int = 0  # the plan; 0: unknown
-    status: str = RUNNING  # or FINISHED, FAILED, KILLED
-    started_ms: int = 0  # since the epoch
-    ended_ms: int = 0
+    attempt: AtLeast1 = 1  # one more each time that steps are repeated under another plan, see `_changes_plan`
+    max_steps: Count = 0  # the plan; 0: unknown
+    status: Status = RUNNING
+    started_ms: Count = 0  # since the epoch
+    ended_ms: Count = 0
     problem: str = ""  # the warning about the tracking server that the user has seen
 
     @classmethod
@@ -188,13 +191,12 @@ def read_run_json(run_uri: str) -> dict[str, Any]:
     uri = storage.join(run_uri, "run.json")
     if not storage.exists(uri):
         raise CheckpointError(f"{run_uri}: no run.json there; give the run's directory, as `train` printed it")
+    about: dict[str, Any] = storage.read_json(dict[str, Any], uri, CheckpointError, "start a new run")
     try:
-        about = json.loads(storage.read_bytes(uri))
-        needed = {name: str(about[name]) for name in ("name", "run_id", "tracking_uri", "experiment")}
-        inputs = [tracking.DataInput(**used) for used in about.get("inputs", ())]
-        return {name: about[name] for name in _KEPT if name in about} | needed | {"inputs": inputs}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{uri} is damaged ({error!r}); start a new run") from None
+        run: Run = strict_json.build(Run, {"run_id": None, **about, "uri": run_uri}, "")
+    except ConfigError as error:
+        raise CheckpointError(f"{uri} is damaged ({error}); start a new run") from None
+    return {name: getattr(run, name) for name in _KEPT}
 
 
 def find_run_in(folder: str) -> str | None:
@@ -207,10 +209,8 @@ def read_config(run_uri: str) -> RunConfig:
     """The configuration a run was started with. Raises CheckpointError if it cannot be read."""
     read_run_json(run_uri)
     uri = storage.join(run_uri, "config.json")
-    try:
-        return from_dict(json.loads(storage.read_bytes(uri)))
-    except (ValueError, ConfigError) as error:
-        raise CheckpointError(f"{uri} is damaged ({error}); start a new run") from None
+    config: RunConfig = storage.read_json(RunConfig, uri, CheckpointError, "start a new run")
+    return config
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

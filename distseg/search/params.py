@@ -11,6 +11,8 @@ from typing import Any
 from ray import tune
 from ray.tune.search.sample import Categorical, Domain
 
+from distseg.strict_json import loads
+
 TAKES_OVER = "takes_over"
 """A key beside the parameters in a trial's config: {"trial_id", "step"} of the trial whose training it takes over."""
 
@@ -25,7 +27,7 @@ def encode(value: Any) -> Any:
 def decode(value: Any) -> Any:
     """What `encode` was given; of a list, a tuple."""
     is_tuple = isinstance(value, str) and value.startswith(_TUPLE)
-    return tuple(json.loads(value.removeprefix(_TUPLE))) if is_tuple else value
+    return tuple(loads(value.removeprefix(_TUPLE).encode())) if is_tuple else value
 
 
 def encoded_space(space: Mapping[str, Domain]) -> dict[str, Domain]:

@@ -1,16 +1,16 @@
 """search.json: what a search was asked, so that it can be resumed."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from distseg import storage
-from distseg.config import RunConfig, from_dict, to_dict
-from distseg.errors import DataError
+from distseg.config import RunConfig, to_dict
+from distseg.errors import ConfigError, DataError
 from distseg.search import algorithms
-from distseg.search.records import read_json
 from distseg.search.search_config import Budget, SearchConfig
 from distseg.search.spaces import Space, load_space
+from distseg.strict_json import AtLeast1, Line, RunId
 
 
 def points_of(space: Space, algorithm: str) -> dict[str, Any]:
@@ -32,6 +32,24 @@ _PLAIN_FIELDS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """search.json"""
+
+    uri: str
+    space: Line
+    budget: Budget
+    config: RunConfig
+    objective: Line
+    second: Line | None
+    algorithm: Line
+    scheduler: Line
+    seeds_per_trial: AtLeast1
+    hours: float | None
+    keep: AtLeast1
+    parent_run_id: RunId
+
+
 def write_question(space: Space, search: SearchConfig, base: RunConfig) -> None:
     question = {name: getattr(search, name) for name in _PLAIN_FIELDS}
     question |= {"space": space.name, "budget": asdict(search.budget), "config": to_dict(base)}
@@ -43,15 +61,11 @@ def read_question(uri: str) -> tuple[Space, SearchConfig, RunConfig]:
     file = storage.join(uri, "search.json")
     if not storage.exists(file):
         raise DataError(f"{uri}: no search.json there; give the search's directory, as it printed itself")
-    question = read_json(file)
+    asked: _Question = storage.read_json(_Question, file, DataError, "search anew")
     try:
-        space = load_space(question["space"])
-        plain = {name: question[name] for name in _PLAIN_FIELDS} | {"uri": uri}
-        search = SearchConfig(
-            **points_of(space, plain["algorithm"]),
-            budget=Budget(**question["budget"]),
-            **plain,
-        )
-        return space, search, from_dict(question["config"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file}: damaged ({error!r}); search anew") from None
+        space = load_space(asked.space)
+        plain = {name: getattr(asked, name) for name in _PLAIN_FIELDS} | {"uri": uri}
+        search = SearchConfig(**points_of(space, asked.algorithm), budget=asked.budget, **plain)
+    except ConfigError as error:
+        raise DataError(f"{file}: {error}; search anew") from None
+    return space, search, asked.config

@@ -13,36 +13,55 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 from distseg import storage
 from distseg.errors import DataError
 from distseg.search import objectives
+from distseg.strict_json import Count, Line, Name
+
+T = TypeVar("T")
 
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    step: int
+    step: Count
     time_s: float  # since the epoch
-    metrics: dict[str, float]
+    metrics: dict[Line, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOver:
+    """In a population: a trial goes on with the training of another, from about this step."""
+
+    trial_id: Name
+    step: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """ended.json"""
+
+    status: Status
+    error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """One trial, as its files say."""
 
-    trial_id: str
-    number: int
-    params: dict[str, Any]  # dotted field -> value
+    trial_id: Name
+    number: Count
+    params: dict[Line, Any]  # dotted field -> value
     config: dict[str, Any]  # the whole configuration, as config.to_dict
     evaluations: tuple[Evaluation, ...] = ()  # by step
     status: Status = "running"
     error: str = ""
-    costs: dict[str, float] = field(default_factory=dict)  # the second objective, to be minimised
-    took_over: tuple[dict[str, Any], ...] = ()  # in a population: {"step", "trial_id"} of the other trial, by step
+    costs: dict[Line, float] = field(default_factory=dict)  # the second objective, to be minimised
+    took_over: tuple[TakeOver, ...] = ()  # by step
 
     @property
     def steps(self) -> int:
@@ -79,12 +98,12 @@ def write_take_over(folder: str, trial_id: str, step: int) -> None:
 
 def has_taken_over(folder: str, trial_id: str, step: int) -> bool:
     uri = _took_over_uri(folder, step)
-    return storage.exists(uri) and read_json(uri)["trial_id"] == trial_id
+    return storage.exists(uri) and _read(TakeOver, uri).trial_id == trial_id
 
 
-def _read_take_overs(folder: str) -> list[dict[str, Any]]:
+def _read_take_overs(folder: str) -> list[TakeOver]:
     entries = storage.list_files(storage.join(folder, "took_over"))
-    return sorted((read_json(entry.uri) for entry in entries), key=lambda taken: taken["step"])
+    return sorted((_read(TakeOver, entry.uri) for entry in entries), key=lambda taken: taken.step)
 
 
 def _took_over_uri(folder: str, step: int) -> str:
@@ -102,13 +121,13 @@ def has_ended(folder: str) -> bool:
 
 def read_error(folder: str) -> str:
     """Why a trial that has ended failed; empty if it did not fail."""
-    return str(read_json(storage.join(folder, "ended.json"))["error"])
+    return _read(_End, storage.join(folder, "ended.json")).error
 
 
 def read_evaluations(folder: str) -> list[Evaluation]:
     """By step. Raises DataError naming a record that is damaged."""
     entries = storage.list_files(storage.join(folder, "evaluations"))
-    return sorted((Evaluation(**read_json(entry.uri)) for entry in entries), key=lambda e: e.step)
+    return sorted((_read(Evaluation, entry.uri) for entry in entries), key=lambda e: e.step)
 
 
 def read_trials(search_uri: str) -> list[TrialRecord]:
@@ -120,25 +139,18 @@ def read_trials(search_uri: str) -> list[TrialRecord]:
 
 
 def _read_trial(folder: str) -> TrialRecord:
-    fields = read_json(storage.join(folder, "trial.json"))
-    if has_ended(folder):
-        fields |= read_json(storage.join(folder, "ended.json"))
-    try:
-        evaluations, took_over = tuple(read_evaluations(folder)), tuple(_read_take_overs(folder))
-        return TrialRecord(**fields, evaluations=evaluations, took_over=took_over)
-    except TypeError as error:
-        raise DataError(f"{folder}: damaged ({error}); remove it, or search anew") from None
+    trial = _read(TrialRecord, storage.join(folder, "trial.json"))
+    if trial.trial_id != folder.rpartition("/")[2]:
+        raise DataError(f"{folder}: trial.json is of trial {trial.trial_id!r}; remove it, or search anew")
+    end = _read(_End, storage.join(folder, "ended.json")) if has_ended(folder) else _End(status="running")
+    evaluations, took_over = tuple(read_evaluations(folder)), tuple(_read_take_overs(folder))
+    return replace(trial, status=end.status, error=end.error, evaluations=evaluations, took_over=took_over)
 
 
-def read_json(uri: str) -> dict[str, Any]:
-    """An object of JSON. Raises DataError if it is damaged."""
-    try:
-        body = json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        raise DataError(f"{uri}: damaged ({error}); remove it, or search anew") from None
-    if not isinstance(body, dict):
-        raise DataError(f"{uri}: damaged (no object); remove it, or search anew")
-    return body
+def _read(kind: type[T], uri: str) -> T:
+    """Raises DataError naming a record that is damaged."""
+    found: T = storage.read_json(kind, uri, DataError, "remove it, or search anew")
+    return found
 
 
 def _write(uri: str, body: Mapping[str, Any]) -> None:

@@ -129,7 +129,7 @@ def _table(trials: Sequence[TrialRecord], order: Sequence[TrialRecord], objectiv
 
 def _take_overs(trials: Sequence[TrialRecord]) -> list[str]:
     number_of = {trial.trial_id: trial.number for trial in trials}
-    taken = [(t["step"], trial.number, number_of[t["trial_id"]]) for trial in trials for t in trial.took_over]
+    taken = [(t.step, trial.number, number_of.get(t.trial_id, 0)) for trial in trials for t in trial.took_over]
     return [f"step {step}: trial {number} went on as trial {other}" for step, number, other in sorted(taken)]
 
 

@@ -11,8 +11,10 @@ one line: the uri, what is wrong, what to do. boto3 is imported when S3 is first
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from distseg import strict_json
+from distseg.errors import DistsegError
 from distseg.storage.open_files import OpenFiles
 from distseg.storage.retries import FIRST_CONTACT_S
 from distseg.storage.schemes import is_remote, store_of
@@ -44,6 +46,7 @@ __all__ = [
     "open_read",
     "read_bytes",
     "read_into",
+    "read_json",
     "refuse_directory",
     "scratch_folder",
     "upload",
@@ -69,6 +72,12 @@ def absolute(uri: str) -> str:
 def read_bytes(uri: str, start: int = 0, length: int | None = None, *, deadline_s: float = DEADLINE_S) -> bytes:
     """Bytes [start, start + length) of a file, or to its end; fewer only where the file ends."""
     return store_of(uri).read_bytes(uri, start, length, deadline_s)
+
+
+def read_json(kind: Any, uri: str, error_class: type[DistsegError], remedy: str, *, is_ours: bool = True) -> Any:
+    """A file of JSON as `kind`, by `strict_json.read`, which raises `error_class`. StorageError if it is not there."""
+    data = read_bytes(uri, length=strict_json.MAX_BYTES + 1)
+    return strict_json.read(kind, data, uri, error_class, remedy, is_ours=is_ours)
 
 
 def read_into(view: memoryview, uri: str, start: int = 0, *, deadline_s: float = DEADLINE_S) -> int:

@@ -15,6 +15,7 @@ import errno
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -22,15 +23,18 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from distseg import storage
-from distseg.errors import StorageError
+from distseg import storage, strict_json
+from distseg.errors import ConfigError, StorageError, TrackingError
+from distseg.strict_json import Check, Count, Line, RunId
 from distseg.tracking.metric_records import MetricRecord, without_repeats
 
 log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S = 60.0
+_MAX_LINE_BYTES = 16 << 20
+_SEGMENT = re.compile(r"[0-9]{6,}-[\w-]+\.jsonl")
 
 
 class Journal:
@@ -164,13 +168,21 @@ def replace_journal(run_uri: str, records: Sequence[MetricRecord]) -> None:
         storage.delete(uri)
 
 
+class _Record(NamedTuple):
+    """A line of a segment."""
+
+    step: Count
+    time_ms: Count
+    metrics: dict[Line, Annotated[Any, Check(lambda value: type(value) in (int, float), "must be a number")]]  # or NaN
+
+
 class JournalEnd(NamedTuple):
     """What rank 0 notes when it ends in order: how much the tracking server has confirmed."""
 
     tracking_uri: str
-    run_id: str  # MLflow's
-    num_records: int  # in the journal
-    num_unsent: int  # of these, not confirmed by the server
+    run_id: RunId  # MLflow's
+    num_records: Count  # in the journal
+    num_unsent: Count  # of these, not confirmed by the server
     has_pictures_left: bool  # pictures of evaluations were not sent; the checkpoints have them
 
 
@@ -197,7 +209,9 @@ def read_journal_end(run_uri: str) -> JournalEnd | None:
     """
     if not storage.exists(_closed_uri(run_uri)):
         return None
-    return JournalEnd(**json.loads(storage.read_bytes(_closed_uri(run_uri))))
+    uri = _closed_uri(run_uri)
+    end: JournalEnd = storage.read_json(JournalEnd, uri, TrackingError, "remove it, and send the run again")
+    return end
 
 
 def _closed_uri(run_uri: str) -> str:
@@ -206,7 +220,7 @@ def _closed_uri(run_uri: str) -> str:
 
 def _segments(run_uri: str) -> list[str]:
     entries = storage.list_files(storage.join(run_uri, "journal"))
-    return [entry.uri for entry in entries if entry.uri.endswith(".jsonl")]
+    return [entry.uri for entry in entries if _SEGMENT.fullmatch(entry.uri.rpartition("/")[2])]
 
 
 def _new_segment(run_uri: str) -> str:
@@ -234,7 +248,10 @@ def _from_lines(data: bytes) -> list[MetricRecord]:
     records = []
     for line in data[: data.rfind(b"\n") + 1].splitlines():
         try:
-            records.append({name: json.loads(line)[name] for name in ("step", "time_ms", "metrics")})
-        except (ValueError, KeyError, TypeError):
+            found: _Record = strict_json.build(
+                _Record, strict_json.loads(line, max_bytes=_MAX_LINE_BYTES, allow_nan=True), ""
+            )
+            records.append({"step": found.step, "time_ms": found.time_ms, "metrics": found.metrics})
+        except (ValueError, ConfigError):
             log.warning("passed over: a line of the journal that is damaged: %r", line[:80])
     return records

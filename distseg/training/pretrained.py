@@ -3,7 +3,6 @@
 All are loaded with weights_only, and every key must match.
 """
 
-import io
 import logging
 from dataclasses import asdict, replace
 from typing import Any
@@ -105,10 +104,10 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
 def _in_file(uri: str) -> Pretrained:
     data = storage.read_bytes(uri)
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 — whatever torch makes of bytes that are no weights, such as a text's
+        state = checkpoint.load_tensors(data)
+    except ValueError as error:
         raise CheckpointError(
-            f"model.pretrained = {uri!r}: no state dict that loads with weights_only ({first_line(error)})"
+            f"model.pretrained = {uri!r}: no state dict that loads with weights_only: {error}"
         ) from None
     if not isinstance(state, dict):
         raise CheckpointError(f"model.pretrained = {uri!r}: holds a {type(state).__name__}, not a state dict")

@@ -39,17 +39,8 @@ from distseg.config import Sampling
 from distseg.data.loading.plan import TrainPlan, lanes_of
 from distseg.data.loading.sampling import streams_of
 from distseg.data.sample import LabelSpace
-from distseg.data.shards.manifest import (
-    MANIFEST_NAME,
-    IndexEntry,
-    Manifest,
-    Member,
-    Shard,
-    SizeRange,
-    index_json,
-    load_manifest,
-    seal,
-)
+from distseg.data.shards.formats import IndexEntry, Member, Shard, SizeRange
+from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, index_json, load_manifest, seal
 
 MAX_S, MAX_MB = 1.0, 200.0
 SAMPLES_PER_SHARD = 1000

@@ -51,7 +51,8 @@ from distseg.data.loading.decoding import decode_ids, decode_rgb
 from distseg.data.processes import in_processes
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import pack
-from distseg.data.shards.manifest import Index, Manifest, Shard, load_manifest, read_index, read_sample
+from distseg.data.shards.formats import Shard
+from distseg.data.shards.manifest import Index, Manifest, load_manifest, read_index, read_sample
 from distseg.evaluation import World
 from distseg.training.segmentation import Segmentation
 from tests.readers import train_reader

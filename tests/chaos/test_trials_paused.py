@@ -1,5 +1,6 @@
 """Trials are stopped at an evaluation, wait for each other and go on: of a population one with the other's training."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_a_population(config: RunConfig, ray_cluster: Mapping[str, str], tmp_pat
     (taker,) = [trial for trial in trials if (folder / "trials" / trial.trial_id / "took_over").exists()]
     (taken,) = (folder / "trials" / taker.trial_id / "took_over").iterdir()
     (other,) = [trial for trial in trials if trial is not taker]
-    assert records.read_json(str(taken)) == {"trial_id": other.trial_id, "step": EVALUATED_EVERY}
+    assert json.loads(taken.read_text()) == {"trial_id": other.trial_id, "step": EVALUATED_EVERY}
 
     recorded = recorded_by_number(config)
     losses = {number: run.values("train/loss") for number, run in recorded.items()}

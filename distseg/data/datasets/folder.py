@@ -196,7 +196,7 @@ def read_classes(uri: str) -> tuple[LabelSpace, raw.Colours]:
         raise DataError(f"{uri}: must be a list of classes, or an object with classes and any of {', '.join(known)}")
     name = body.get("name", "folder")
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 100:
-        raise DataError(f"{uri}: name = {name!r}: must be a word")
+        raise DataError(f"{uri}: name = {name!r:.80}: must be a word")
     classes, palette = raw.parse_classes(body["classes"], f"{uri}: classes")
     remedy = 'in classes.json, "ids" makes an id a class, and "ignore" makes it void'
     ignored = body.get("ignore")
@@ -245,7 +245,7 @@ def _raw_id(value: Any, where: str) -> int:
     text = str(value)
     if type(value) in (int, str) and len(text) <= 5 and text.isascii() and text.isdigit() and int(text) < 2**16:
         return int(text)
-    raise DataError(f"{where}: {value!r}: must be a whole number from 0 to 65535")
+    raise DataError(f"{where}: {value!r:.40}: must be a whole number from 0 to 65535")
 
 
 DATASET = DataSet(

@@ -1,11 +1,11 @@
 """Names and colours of classes: from JSON that a user wrote, or generated."""
 
-import json
 import unicodedata
 from typing import Any
 
 from distseg import storage
-from distseg.errors import DataError, first_line
+from distseg.errors import ConfigError, DataError
+from distseg.strict_json import Line, build
 
 Colour = tuple[int, int, int]
 
@@ -23,10 +23,7 @@ def bit_palette(num_classes: int, first: int = 0) -> tuple[Colour, ...]:
 
 
 def json_at(uri: str) -> Any:
-    try:
-        return json.loads(storage.read_bytes(uri).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{uri}: not JSON ({first_line(error)})") from error
+    return storage.read_json(Any, uri, DataError, "correct it", is_ours=False)
 
 
 def parse_classes(value: Any, where: str) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
@@ -39,7 +36,7 @@ def parse_classes(value: Any, where: str) -> tuple[tuple[str, ...], tuple[Colour
     for i, item in enumerate(value):
         entry = {"name": item} if isinstance(item, str) else item
         if not isinstance(entry, dict) or not entry.keys() <= {"name", "color"} or not _is_name(entry.get("name")):
-            raise DataError(f'{where}[{i}] = {item!r}: write "road" or {{"name": "road", "color": [128, 64, 128]}}')
+            raise DataError(f'{where}[{i}] = {item!r:.80}: write "road" or {{"name": "road", "color": [128, 64, 128]}}')
         name = unicodedata.normalize("NFC", entry["name"])
         if name != name.strip():
             raise DataError(f"{where}[{i}] = {name!r}: spaces at the begin or end of a name; remove them")
@@ -51,7 +48,10 @@ def parse_classes(value: Any, where: str) -> tuple[tuple[str, ...], tuple[Colour
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+    try:
+        return bool(build(Line, value, ""))
+    except ConfigError:
+        return False
 
 
 def parse_colour(value: Any, where: str) -> Colour:

@@ -10,16 +10,15 @@ void) and KEY.json for each sample. The same samples and options give the same b
 data sets have equal digests. A DataError names what is missing or damaged: manifest, shard or key.
 """
 
+from distseg.data.shards.formats import IndexEntry, Shard
 from distseg.data.shards.in_place import pack_in_place
 from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
 from distseg.data.shards.manifest import (
     MANIFEST_NAME,
     Index,
-    IndexEntry,
     Manifest,
     ReadRange,
     SampleViews,
-    Shard,
     combined_digest,
     load_manifest,
     read_index,

@@ -15,17 +15,8 @@ from PIL import Image, ImageDraw
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
 from distseg.data import LabelSpace, images
-from distseg.data.shards.manifest import (
-    Index,
-    IndexEntry,
-    Manifest,
-    SampleFiles,
-    Shard,
-    SizeRange,
-    load_manifest,
-    read_index,
-    read_sample,
-)
+from distseg.data.shards.formats import IndexEntry, Shard, SizeRange
+from distseg.data.shards.manifest import Index, Manifest, SampleFiles, load_manifest, read_index, read_sample
 from distseg.errors import DataError, StorageError
 
 _CHUNK_BYTES = 1 << 20

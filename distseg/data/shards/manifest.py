@@ -9,50 +9,35 @@ member by the CRC-32 in the index. Label maps in shards hold train ids (0 … nu
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import operator
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from distseg import storage
+from distseg import storage, strict_json
 from distseg.data import LabelSpace, crc32
-from distseg.errors import DataError
+from distseg.data.shards.formats import (
+    INDEX_FORMAT,
+    MANIFEST_FORMAT,
+    MAX_BYTES,
+    VERSION,
+    IndexEntry,
+    IndexFile,
+    ManifestFile,
+    Member,
+    Shard,
+    SizeRange,
+    shard_or_dict,
+)
+from distseg.errors import ConfigError, DataError
 
 MANIFEST_NAME = "manifest.json"
-VERSION = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """One tar file, whose samples share split, condition and site. Each rank holds all Shards, 0.6 kB each."""
-
-    name: str  # relative to the manifest: "train/day-cambridge-00000.tar"
-    split: str
-    condition: str
-    site: str
-    num_samples: int
-    num_bytes: int
-    sha256: str
-    index_sha256: str
-    class_samples: tuple[int, ...]  # for each class, how many of the samples show it
-
-    @property
-    def index_name(self) -> str:
-        return self.name.removesuffix(".tar") + ".index.json"
-
-
-class SizeRange(NamedTuple):
-    """Smallest and largest height, and smallest and largest width, of a split's images."""
-
-    min_hw: tuple[int, int]
-    max_hw: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +73,6 @@ class Manifest:
         return tuple(shard for shard in self.shards if shard.split == split)
 
 
-class Member(NamedTuple):
-    """One file in a shard: offset and size of its content in the tar, in bytes."""
-
-    extension: str
-    offset: int
-    size: int
-    crc32: int
-
-
-class IndexEntry(NamedTuple):
-    key: str
-    image: Member
-    label: Member
-    meta: Member
-    class_pixels: tuple[int, ...]  # of each class (void left out)
-
-
 class SampleFiles(NamedTuple):
     """The content of the members of one sample, as packed."""
 
@@ -124,10 +92,10 @@ class SampleViews(NamedTuple):
 class Entries:
     """A sequence of IndexEntry in a fifth of their memory, since a rank holds many; each is made on demand."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
-        members = [[row[part] for part in _PARTS] for row in rows]
-        self.keys: tuple[str, ...] = tuple(row["key"] for row in rows)
-        self.class_pixels_NK: npt.NDArray[np.uint32] = np.array([row["class_pixels"] for row in rows], dtype=np.uint32)
+    def __init__(self, rows: Sequence[IndexEntry]) -> None:
+        members = [(row.image, row.label, row.meta) for row in rows]
+        self.keys: tuple[str, ...] = tuple(row.key for row in rows)
+        self.class_pixels_NK: npt.NDArray[np.uint32] = np.array([row.class_pixels for row in rows], dtype=np.uint32)
         self._extensions = [tuple(sys.intern(extension) for extension, *_ in parts) for parts in members]
         self._places_N9 = np.array([[n for _, *place in parts for n in place] for parts in members], dtype=np.int64)
 
@@ -165,25 +133,40 @@ def load_manifest(uri: str, *, deadline_s: float = storage.DEADLINE_S) -> Manife
     manifest_uri = storage.join(uri, MANIFEST_NAME)
     if not storage.exists(manifest_uri, deadline_s=deadline_s):
         raise DataError(f"no {MANIFEST_NAME} under {uri}: pack it first with python -m distseg.pack")
-    data = storage.read_bytes(manifest_uri, deadline_s=deadline_s)
+    data = storage.read_bytes(manifest_uri, length=MAX_BYTES + 1, deadline_s=deadline_s)
+    body = _parse(data, manifest_uri, MANIFEST_FORMAT)
+    digest = body.pop("digest", None)
+    shards = body.get("shards")
+    is_whole = isinstance(shards, list) and all(isinstance(shard, Shard) for shard in shards)
+    if not is_whole or digest != _digest(body):
+        raise DataError(f"{manifest_uri}: edited or damaged (its digest does not fit); pack the data set again")
     try:
-        body = _parse(data, manifest_uri, "distseg-shards", _shard_or_dict)
-        digest = body.pop("digest", None)
-        if digest != _digest(body):
-            raise DataError(f"{manifest_uri}: edited or damaged (its digest does not fit); pack the data set again")
-        return _manifest_from(uri, body, digest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{manifest_uri}: malformed ({error!r}); pack the data set again") from error
+        file: ManifestFile = strict_json.build(ManifestFile, body, "")
+    except ConfigError as error:
+        raise DataError(f"{manifest_uri}: malformed ({error}); pack the data set again") from None
+    return Manifest(
+        uri=uri,
+        dataset=file.dataset,
+        label_space=file.label_space,
+        shards=file.shards,
+        class_pixels=file.class_pixels,
+        image_sizes=file.image_sizes,
+        digest=digest,
+    )
 
 
 def read_index(manifest: Manifest, shard: Shard, *, deadline_s: float = storage.DEADLINE_S) -> Index:
     """The index of a shard. Raises DataError naming the shard if it is not the one that was packed."""
     index_uri = storage.join(manifest.uri, shard.index_name)
-    data = storage.read_bytes(index_uri, deadline_s=deadline_s)
+    data = storage.read_bytes(index_uri, length=strict_json.MAX_BYTES + 1, deadline_s=deadline_s)
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise DataError(f"{index_uri}: the index is not the one packed for {shard.name}; pack the data set again")
-    rows = _parse(data, index_uri, "distseg-index")["samples"]
-    return Index(Entries(rows))
+    try:
+        file: IndexFile = strict_json.build(IndexFile, _parse(data, index_uri, INDEX_FORMAT), "")
+        file.check(shard, manifest.label_space.num_classes)
+    except ConfigError as error:
+        raise DataError(f"{index_uri}: malformed ({error}); pack the data set again") from None
+    return Index(Entries(file.samples))
 
 
 class ReadRange(Protocol):
@@ -220,23 +203,19 @@ def view_sample(
     return views
 
 
-_PARTS = SampleFiles._fields
-
-
 def index_json(shard_name: str, entries: Sequence[IndexEntry]) -> bytes:
     """The index file of a shard; `read_index` reads it."""
     rows = [entry._asdict() for entry in entries]
-    return _canonical({"format": "distseg-index", "version": VERSION, "shard": shard_name, "samples": rows})
+    return _canonical({"format": INDEX_FORMAT, "version": VERSION, "shard": shard_name, "samples": rows})
 
 
 def seal(manifest: Manifest) -> tuple[Manifest, bytes]:
     """The manifest with its digest, and its file; `load_manifest` reads it."""
-    labels = manifest.label_space
     body = {
-        "format": "distseg-shards",
+        "format": MANIFEST_FORMAT,
         "version": VERSION,
         "dataset": manifest.dataset,
-        "label_space": {"name": labels.name, "classes": labels.classes, "palette": labels.palette},
+        "label_space": manifest.label_space.as_json(),
         "class_pixels": manifest.class_pixels,
         "image_sizes": {split: sizes._asdict() for split, sizes in manifest.image_sizes.items()},
         "shards": manifest.shards,
@@ -254,19 +233,6 @@ def combined_digest(manifests: Sequence[Manifest]) -> str:
     return hashlib.sha256(" ".join(manifest.digest for manifest in manifests).encode()).hexdigest()
 
 
-def shard_from(row: dict[str, Any]) -> Shard:
-    """A Shard from JSON. Strings and numbers that many shards share are kept in memory once."""
-    shared = {name: sys.intern(row[name]) for name in ("split", "condition", "site")}
-    return Shard(**{**row, **shared, "class_samples": tuple(map(_same_number, row["class_samples"]))})
-
-
-_same_number = functools.lru_cache(maxsize=65536)(int)  # one object per number, of which most are below 65,536
-
-
-def _shard_or_dict(value: dict[str, Any]) -> Shard | dict[str, Any]:
-    return shard_from(value) if "index_sha256" in value else value
-
-
 def _row_of(shard: Shard) -> dict[str, Any]:
     return dict(zip(_SHARD_FIELDS, _shard_values(shard), strict=True))
 
@@ -275,37 +241,18 @@ _SHARD_FIELDS = tuple(each.name for each in dataclasses.fields(Shard))
 _shard_values = operator.attrgetter(*_SHARD_FIELDS)
 
 
-def _manifest_from(uri: str, body: dict[str, Any], digest: str) -> Manifest:
-    labels = body["label_space"]
-    palette = tuple((int(r), int(g), int(b)) for r, g, b in labels["palette"])
-    return Manifest(
-        uri=uri,
-        dataset=body["dataset"],
-        label_space=LabelSpace(name=labels["name"], classes=tuple(labels["classes"]), palette=palette),
-        shards=tuple(body["shards"]),
-        class_pixels={
-            split: {condition: tuple(pixels) for condition, pixels in of_split.items()}
-            for split, of_split in body["class_pixels"].items()
-        },
-        image_sizes={
-            split: SizeRange(tuple(sizes["min_hw"]), tuple(sizes["max_hw"]))
-            for split, sizes in body["image_sizes"].items()
-        },
-        digest=digest,
-    )
-
-
-def _parse(
-    data: bytes, uri: str, expected_format: str, object_hook: Callable[[dict[str, Any]], Any] | None = None
-) -> dict[str, Any]:
+def _parse(data: bytes, uri: str, expected_format: str) -> dict[str, Any]:
     try:
-        body = json.loads(data, object_hook=object_hook)
+        body = strict_json.loads(data, max_bytes=MAX_BYTES, hook=shard_or_dict)
     except ValueError as error:
-        raise DataError(f"{uri}: not JSON ({error}); pack the data set again") from error
+        raise DataError(f"{uri}: not JSON ({error}); pack the data set again") from None
+    except ConfigError as error:
+        raise DataError(f"{uri}: edited or damaged ({error}); pack the data set again") from None
     if not isinstance(body, dict) or body.get("format") != expected_format:
         raise DataError(f"{uri}: not written by distseg.pack (no format {expected_format!r}); pack the data set again")
     if body.get("version") != VERSION:
-        raise DataError(f"{uri}: format version {body.get('version')!r}, this distseg reads {VERSION}; pack it again")
+        version = str(body.get("version"))[:20]
+        raise DataError(f"{uri}: format version {version}, this distseg reads {VERSION}; pack it again")
     return body
 
 

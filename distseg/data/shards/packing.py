@@ -23,13 +23,14 @@ import numpy.typing as npt
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
 from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes
-from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, SizeRange, load_manifest, seal
+from distseg.data.shards.formats import SizeRange
+from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, load_manifest, seal
 from distseg.data.shards.writer import RECEIPTS, Job, Packed, Task, pack_task, read_receipt, receipt_uri, size_range
 from distseg.errors import DataError, StorageError
+from distseg.strict_json import NAME
 
 MAX_SAMPLES_PER_SHARD = 64  # small shards mix better in training, and samples are read by ranges anyway
 MAX_BYTES_PER_SHARD = 256 << 20
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-\d{5,}\.(tar|index\.json)")
 _NUM_RECEIPT_READERS = 16
 
@@ -152,11 +153,11 @@ def _check_names(split: str, groups: Mapping[tuple[str, str], Sequence[Sample]])
         if count > 1:
             raise DataError(f"split {split!r}: {count} pairs of condition and site are called {prefix}; rename one")
     for name in {split} | {part for group in groups for part in group}:
-        if not _PLAIN_NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise DataError(f"{name!r} names files of the shards: use letters, digits, '-' and '_' only")
     seen: dict[str, Sample] = {}
     for sample in (sample for members in groups.values() for sample in members):
-        if not _PLAIN_NAME.fullmatch(sample.key) or len(sample.key) > MAX_KEY_LENGTH:
+        if not NAME.fullmatch(sample.key) or len(sample.key) > MAX_KEY_LENGTH:
             problem = f"use letters, digits, '-' and '_' only, {MAX_KEY_LENGTH} at most"
             raise DataError(f"{sample.source}: key {sample.key!r} cannot name a member of a tar; {problem}")
         if sample.key in seen:

@@ -26,7 +26,8 @@ import numpy.typing as npt
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
 from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample, images
-from distseg.data.shards.manifest import IndexEntry, Member, Shard, SizeRange, index_json, shard_from
+from distseg.data.shards.formats import IndexEntry, Member, ReceiptRow, Shard, SizeRange
+from distseg.data.shards.manifest import index_json
 from distseg.errors import DataError
 
 _PIL_FORMATS = {"jpg": "JPEG", "png": "PNG"}
@@ -122,18 +123,8 @@ def _receipt_json(packed: Sequence[Packed]) -> bytes:
 def read_receipt(out_uri: str, task: Task) -> list[Packed]:
     """The result of `pack_task` for a task done before. Raises DataError if the receipt is damaged."""
     uri = receipt_uri(out_uri, task)
-    try:
-        return [
-            Packed(
-                shard_from(row["shard"]),
-                tuple(row["class_pixels"]),
-                SizeRange(*map(tuple, row["sizes"])),
-                int(row.get("void_pixels", 0)),
-            )
-            for row in json.loads(storage.read_bytes(uri))
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{uri}: damaged ({error!r}); remove it, and pack again") from None
+    rows = storage.read_json(tuple[ReceiptRow, ...], uri, DataError, "remove it, and pack again")
+    return [Packed(*row) for row in rows]
 
 
 # ---- samples to tars

@@ -5,6 +5,7 @@ from typing import Literal
 
 from distseg.config import ModelConfig, require
 
+MAX_CHANNELS = 1024  # of a network's first stage; the last one of a U-Net has 16 times as many
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet269", "vgg16", "vgg16_bn"]
 
 
@@ -21,7 +22,9 @@ class BackboneOptions(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(all(d >= 1 for d in self.dilations), "model.dilations", self.dilations, "each must be at least 1")
+        require(
+            all(1 <= d <= 64 for d in self.dilations), "model.dilations", self.dilations, "each must be from 1 to 64"
+        )
 
     @property
     def known_backbone(self) -> str:
@@ -48,7 +51,8 @@ class WidthOptions(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         channels = 64 * self.width
-        require(channels >= 1 and channels == int(channels), "model.width", self.width, "must be a multiple of 1/64")
+        is_whole = 1 <= channels <= MAX_CHANNELS and channels == int(channels)
+        require(is_whole, "model.width", self.width, f"must be a multiple of 1/64, at most {MAX_CHANNELS // 64}")
 
 
 def check_se_ratio(ratio: int | None, channels: int) -> None:

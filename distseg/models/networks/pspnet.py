@@ -53,7 +53,8 @@ class Options(ResNetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(all(b >= 1 for b in self.bins), "model.bins", self.bins, "every bin must be at least 1")
+        is_grid = len(self.bins) <= 16 and all(1 <= b <= 128 for b in self.bins)
+        require(is_grid, "model.bins", self.bins, "every bin must be at least 1 and at most 128, of at most 16")
         require(len(set(self.bins)) == len(self.bins), "model.bins", self.bins, "bins must differ from each other")
         require(
             not (self.reduce and self.bins) or 512 % len(self.bins) == 0,

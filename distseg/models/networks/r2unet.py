@@ -23,7 +23,7 @@ class Options(WidthOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.recurrence >= 0, "model.recurrence", self.recurrence, "must not be negative")
+        require(0 <= self.recurrence <= 16, "model.recurrence", self.recurrence, "must not be negative, nor above 16")
 
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
         return R2UNet(self, num_classes)

@@ -10,6 +10,7 @@ and take the next, saying so.
 
     Checkpoint                                     what it holds: a field is added there and nowhere else
     to_bytes, from_bytes, as_one_file              Checkpoint <-> bytes; the one file that is given to others
+    load_tensors                                   any file of torch.save, if it is tensors and plain values
     write, save, upload                            Checkpoint -> directory
     read, newest, best, resolve, readable          directory -> Checkpoint
     found_in, resume_point                         what can be known without loading the weights
@@ -22,7 +23,7 @@ raise ConfigError and DataError.
 """
 
 from distseg.training.checkpoint.compatibility import check_resumable, check_same_run
-from distseg.training.checkpoint.content import Checkpoint, as_one_file, from_bytes, to_bytes
+from distseg.training.checkpoint.content import Checkpoint, as_one_file, from_bytes, load_tensors, to_bytes
 from distseg.training.checkpoint.soundness import first_not_finite
 from distseg.training.checkpoint.states import restore_states, to_cpu
 from distseg.training.checkpoint.store import (
@@ -66,6 +67,7 @@ __all__ = [
     "found_in",
     "from_bytes",
     "is_there",
+    "load_tensors",
     "new_name",
     "newest",
     "prune",

@@ -5,6 +5,7 @@ A field is added by one line in `Checkpoint`, with a default, so that older chec
 
 import dataclasses
 import io
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,30 +19,21 @@ from distseg.config import (
     RunConfig,
     StyleConfig,
     TrackingConfig,
-    from_dict,
     to_dict,
 )
 from distseg.data import LabelSpace
 from distseg.errors import CheckpointError, ConfigError, first_line
+from distseg.strict_json import Count, build_group
+from distseg.training.checkpoint.evaluated import check_evaluated
 from distseg.training.checkpoint.soundness import first_not_finite
 
 FORMAT = 1
 _RETIRED = ("next_micro_batch", "rng")  # fields of older checkpoints, which nothing reads
 
 
-def _label_space_to_dict(space: LabelSpace) -> dict[str, Any]:
-    palette = [list(colour) for colour in space.palette]
-    return {"name": space.name, "classes": list(space.classes), "palette": palette}
-
-
-def _label_space_from_dict(data: dict[str, Any]) -> LabelSpace:
-    palette = tuple((r, g, b) for r, g, b in data["palette"])
-    return LabelSpace(name=data["name"], classes=tuple(data["classes"]), palette=palette)
-
-
-def _saved_as(encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> dict[str, Any]:
-    """Field metadata: the value in the file, and back."""
-    return {"encode": encode, "decode": decode}
+def _saved_as(encode: Callable[[Any], Any]) -> dict[str, Any]:
+    """Field metadata: the value in the file, which distseg.strict_json makes the field of again."""
+    return {"encode": encode}
 
 
 _ONLY_TO_RESUME = {"is_shared": False}
@@ -52,9 +44,9 @@ _ONLY_TO_RESUME = {"is_shared": False}
 class Checkpoint:
     """Everything that a run needs to go on, and its newest evaluation. Tensors are on the CPU."""
 
-    step: int  # optimiser steps done
-    config: RunConfig = field(metadata=_saved_as(to_dict, from_dict))
-    label_space: LabelSpace = field(metadata=_saved_as(_label_space_to_dict, _label_space_from_dict))
+    step: Count  # optimiser steps done
+    config: RunConfig = field(metadata=_saved_as(to_dict))
+    label_space: LabelSpace = field(metadata=_saved_as(LabelSpace.as_json))
     model: dict[str, Tensor]
     optimizer: dict[str, Any] = field(metadata=_ONLY_TO_RESUME)
     averaged: dict[str, Tensor] = field(default_factory=dict)  # the moving average of the weights, if one is kept
@@ -97,27 +89,42 @@ def from_bytes(data: bytes, uri: str) -> Checkpoint:
     Raises CheckpointError naming `uri`, also for weights that are not finite, as early versions could save them.
     """
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 — whatever torch makes of bytes that are no checkpoint, such as a text's
-        raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({first_line(error)})") from None
+        content = load_tensors(data)
+    except ValueError as error:
+        raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({error})") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise CheckpointError(f"{uri}: not a distseg checkpoint (it says no format); give one that distseg wrote")
+    if content.pop("format") != FORMAT:
+        raise CheckpointError(f"{uri}: written by another version of distseg; use a matching one")
+    for name in _RETIRED:
+        content.pop(name, None)
     try:
-        if content.pop("format") != FORMAT:
-            raise CheckpointError(f"{uri}: written by another version of distseg; use a matching one")
-        for name in _RETIRED:
-            content.pop(name, None)
-        for each in dataclasses.fields(Checkpoint):
-            if "decode" in each.metadata:
-                content[each.name] = each.metadata["decode"](content[each.name])
-        loaded = Checkpoint(**content)
-    except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{uri}: not a distseg checkpoint ({error})") from None
-    if loaded.first_not_finite:
-        raise not_finite(uri, loaded.first_not_finite)
-    return loaded
+        saved: Checkpoint = build_group(Checkpoint, content, "")
+        check_evaluated(saved.tables, saved.evaluation, saved.label_space)
+    except ConfigError as error:
+        raise CheckpointError(f"{uri}: not a distseg checkpoint ({error}); use another") from None
+    if saved.first_not_finite:
+        raise not_finite(uri, saved.first_not_finite)
+    return saved
 
 
 def not_finite(uri: str, name: str) -> CheckpointError:
     return CheckpointError(f"{uri}: {name} holds values that are not finite; use an earlier checkpoint")
+
+
+def load_tensors(data: bytes) -> Any:
+    """What torch.save wrote, if it is tensors and plain values. Nothing else is loaded, since it could run code.
+
+    Raises ValueError that says why in a few words: torch's own text advises to load such a file all the same.
+    """
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("it is not tensors and plain values alone, and nothing else is loaded") from None
+    except RuntimeError as error:
+        raise ValueError(first_line(error)) from None
+    except Exception:  # noqa: BLE001 — whatever torch makes of bytes that are no weights, such as a text's
+        raise ValueError("it is no file of torch.save") from None
 
 
 def as_one_file(checkpoint: Checkpoint) -> bytes:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 from distseg import metric_names, storage
 from distseg.config import RunConfig, from_dict, to_dict
 from distseg.errors import CheckpointError, ConfigError, StorageError
+from distseg.strict_json import Count, Line, Sha256
+from distseg.strict_json import read as read_json
 from distseg.training.checkpoint.content import FORMAT, Checkpoint, from_bytes, not_finite, to_bytes
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     meta = {
         "format": FORMAT,
         "step": checkpoint.step,
-        "metrics": checkpoint.metrics,
+        "metrics": {name: value for name, value in checkpoint.metrics.items() if math.isfinite(value)},
         "sha256": hashlib.sha256(data).hexdigest(),
         "num_bytes": len(data),
         "config": to_dict(checkpoint.config),
@@ -137,24 +140,34 @@ def _lacks(uri: str, name: str) -> CheckpointError:
     return CheckpointError(f"{uri}: has no {name}; use another checkpoint")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _MetaFile:
+    """META_FILE. Early versions wrote no config and no manifest_digest."""
+
+    format: int
+    step: Count
+    metrics: dict[Line, float]
+    sha256: Sha256
+    num_bytes: Count = 0
+    config: dict[str, Any] | None = None
+    manifest_digest: str | None = None
+    not_finite: str | None = None
+
+
 def _read_info(uri: str) -> CheckpointInfo:
-    try:
-        meta = json.loads(_read_part(uri, META_FILE))
-        if meta["format"] != FORMAT:
-            raise CheckpointError(
-                f"{uri}: format {meta['format']}, this distseg reads {FORMAT}; use a matching version"
-            )
-        return CheckpointInfo(
-            uri=uri,
-            step=int(meta["step"]),
-            metrics=dict(meta["metrics"]),
-            sha256=str(meta["sha256"]),
-            config=meta.get("config"),
-            manifest_digest=meta.get("manifest_digest"),
-            not_finite=meta.get("not_finite"),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{uri}: {META_FILE} is damaged ({error!r}); use another checkpoint") from None
+    data = _read_part(uri, META_FILE)
+    meta: _MetaFile = read_json(_MetaFile, data, f"{uri}: {META_FILE}", CheckpointError, "use another checkpoint")
+    if meta.format != FORMAT:
+        raise CheckpointError(f"{uri}: format {meta.format}, this distseg reads {FORMAT}; use a matching version")
+    return CheckpointInfo(
+        uri=uri,
+        step=meta.step,
+        metrics=meta.metrics,
+        sha256=meta.sha256,
+        config=meta.config,
+        manifest_digest=meta.manifest_digest,
+        not_finite=meta.not_finite,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- choosing

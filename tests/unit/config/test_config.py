@@ -85,7 +85,7 @@ def test_integers_are_taken_where_fractions_are_asked_but_not_the_other_way() ->
         ("data.mix", ["a", "a"], "data.mix = .*: name each data set once"),
         ("data.mix_weights", [1, 2], "data.mix_weights = .*: give 1 weights"),
         ("data.mix_weights", [-1], "data.mix_weights = .*: each must be positive and finite"),
-        ("data.mix_weights", [math.inf], "data.mix_weights = .*: each must be positive and finite"),
+        ("data.mix_weights", [math.inf], "data.mix_weights = .*: must be a finite number"),
         ("scaling.min_workers", 2, "scaling.min_workers = 2: must be from 1 to scaling.num_workers = 1"),
         ("scaling.min_workers", 0, "scaling.min_workers = 0: must be from 1"),
         ("seed", True, "must be of type int"),

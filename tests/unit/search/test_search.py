@@ -88,7 +88,7 @@ def test_records_come_back(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     records.write_trial(str(tmp_path), trial(1, {}))
     (tmp_path / "trials/id1/trial.json").write_text('{"number": ')
-    with pytest.raises(DataError, match=r"trial\.json: damaged .*search anew"):
+    with pytest.raises(DataError, match=r"trial\.json is damaged .*search anew"):
         records.read_trials(str(tmp_path))
     (tmp_path / "trials/id1/trial.json").write_text(json.dumps({"number": 1}))
     with pytest.raises(DataError, match=r"id1: damaged"):

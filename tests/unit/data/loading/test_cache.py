@@ -20,7 +20,8 @@ from distseg.data.loading import Batch
 from distseg.data.loading import cache as cache_module
 from distseg.data.loading.cache import ShardCache
 from distseg.data.shards import pack
-from distseg.data.shards.manifest import Manifest, Shard, load_manifest
+from distseg.data.shards.formats import Shard
+from distseg.data.shards.manifest import Manifest, load_manifest
 from distseg.errors import DataError, StorageError
 from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples

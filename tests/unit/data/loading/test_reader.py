@@ -30,7 +30,8 @@ from distseg.data.loading.sampling import streams_of
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import manifest as manifest_module
 from distseg.data.shards import pack
-from distseg.data.shards.manifest import Index, IndexEntry, Manifest, Shard, index_json, load_manifest, read_index
+from distseg.data.shards.formats import IndexEntry, Shard
+from distseg.data.shards.manifest import Index, Manifest, index_json, load_manifest, read_index
 from distseg.errors import DataError, StorageError
 from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples

@@ -412,7 +412,7 @@ def test_a_stopped_pack_is_not_continued_with_other_options(tmp_path: Path, opti
 def test_a_damaged_receipt_is_named(tmp_path: Path) -> None:
     stopped_pack(tmp_path, 20)
     (tmp_path / ".packing" / "000001.json").write_text("[{}]")
-    with pytest.raises(DataError, match=r"\.packing/000001\.json: damaged .*remove it, and pack again"):
+    with pytest.raises(DataError, match=r"\.packing/000001\.json is damaged .*remove it, and pack again"):
         pack_toy(tmp_path)
 
 
