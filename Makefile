@@ -8,13 +8,16 @@ ARGS ?=
 # Set in many container images; without byte code each of Ray's processes compiles torch and all else again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test test-oldest lint docs bench bench-gpu ui install clean
+.PHONY: train test test-oldest lint docs bench bench-gpu ui install clean fuzz
 
 train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; ARGS="--optim.max_steps 100" overrides
 	$(RUN) -m distseg.train $(ARGS)
 
 test: $(VENV)/.installed  ## what needs no server; `.venv/bin/python -m pytest` adds the rest, skipping what the machine lacks
 	$(RUN) -m pytest -m "not servers and not chaos and not long" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+fuzz: $(VENV)/.installed  ## every file that distseg reads, damaged in 10,000 ways each: for nights, not for each commit
+	FUZZ_EXAMPLES=10000 $(RUN) -m pytest tests/unit/test_hostile_files.py -n 3 $(ARGS)
 
 test-oldest: $(OLDEST)/.installed  ## what uses Ray, with the oldest Ray that pyproject.toml allows; all else as in constraints.txt
 	$(OLDEST)/bin/python -m pytest -m "not servers and not chaos and not long" \

@@ -91,7 +91,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"trial\.json is damaged .*search anew"):
         records.read_trials(str(tmp_path))
     (tmp_path / "trials/id1/trial.json").write_text(json.dumps({"number": 1}))
-    with pytest.raises(DataError, match=r"id1: damaged"):
+    with pytest.raises(DataError, match=r"id1/trial\.json is damaged \(config: missing\)"):
         records.read_trials(str(tmp_path))
 
 
