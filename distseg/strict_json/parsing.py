@@ -73,8 +73,8 @@ def _bounded(text: str) -> int:
     return int(text)
 
 
-def _too_deep() -> ConfigError:
-    return ConfigError(f"lists and objects in each other deeper than {MAX_DEPTH}")
+def _too_deep() -> ValueError:
+    return ValueError(f"lists and objects in each other deeper than {MAX_DEPTH}")
 
 
 def _check(value: Any, *, texts: bool) -> None:

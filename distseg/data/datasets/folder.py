@@ -245,7 +245,8 @@ def _raw_id(value: Any, where: str) -> int:
     text = str(value)
     if type(value) in (int, str) and len(text) <= 5 and text.isascii() and text.isdigit() and int(text) < 2**16:
         return int(text)
-    raise DataError(f"{where}: {value!r:.40}: must be a whole number from 0 to 65535")
+    shown = value[:40] if isinstance(value, str) else value
+    raise DataError(f"{where}: {shown!r}: must be a whole number from 0 to 65535")
 
 
 DATASET = DataSet(

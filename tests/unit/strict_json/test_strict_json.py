@@ -79,7 +79,7 @@ def test_what_fits_is_built_of_exact_types() -> None:
     ],
 )
 def test_what_does_not_fit_is_one_line_with_uri_field_value_and_remedy(value: Any, says: str) -> None:
-    with pytest.raises(DataError, match=rf"^f\.json: .*{says}.*; again$") as caught:
+    with pytest.raises(DataError, match=rf"^f\.json is damaged \(.*{says}.*\); again$") as caught:
         read(Format, json.dumps(value).encode(), "f.json", DataError, "again")
     assert "\n" not in str(caught.value)
 
@@ -112,7 +112,7 @@ DEEP = b"[" * 100_000
 def test_what_is_no_plain_json_is_one_line(data: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
         read(Any, data, "f.json", DataError, "again")
-    assert str(caught.value).startswith("f.json: ")
+    assert str(caught.value).startswith("f.json is damaged (")
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
 
