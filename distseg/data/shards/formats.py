@@ -1,9 +1,8 @@
 """What manifest, index and receipt files hold, and what must be true of each value before anything uses it.
 
 Names become the names of files: of shards below a data set's place, and in the cache of a node. So all are of an
-alphabet without '.' and '/', and a shard's own name is no more than its split, condition, site and number. Offsets and
-sizes become reads: they lie within the shard, and a sample is at most MAX_SAMPLE_BYTES. Errors are ConfigErrors that
-name the field.
+alphabet without '.' and '/', and a shard's own name is of such names. Offsets and sizes become reads: they lie within
+the shard, and a sample has at most MAX_SAMPLE_BYTES. Errors are ConfigErrors that name the field.
 """
 
 import functools
@@ -12,21 +11,19 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from distseg.data import MAX_KEY_LENGTH, LabelSpace
-from distseg.strict_json import NAME, AtLeast1, Check, Count, Line, Name, Sha256, Size, build_group, require
+from distseg.data import LabelSpace
+from distseg.strict_json import AtLeast1, Check, Count, Line, Name, Sha256, Size, build_group, require
 
 VERSION = 2
 MANIFEST_FORMAT, INDEX_FORMAT = "distseg-shards", "distseg-index"
 MAX_BYTES = 1 << 30  # of a manifest: that of a million shards
 MAX_SAMPLE_BYTES = 1 << 30
 
-_NUMBER = re.compile(r"-[0-9]{5,9}\.tar")
-
-Key = Annotated[
+_TarName = Annotated[
     str,
     Check(
-        lambda key: len(key) <= MAX_KEY_LENGTH and NAME.fullmatch(key),
-        f"use letters, digits, '-' and '_' only, {MAX_KEY_LENGTH} at most",
+        re.compile(r"([A-Za-z0-9_-]{1,200}/){0,8}[A-Za-z0-9_-]{1,200}\.tar").fullmatch,
+        "must be folders and a .tar, named with letters, digits, '-' and '_'",
     ),
 ]
 _Extension = Annotated[str, Check(("jpg", "png", "label.png", "json").__contains__, "is none of a sample's files")]
@@ -40,7 +37,7 @@ _same_number = functools.lru_cache(maxsize=65536)(int)  # one object per number,
 class Shard:
     """One tar file, whose samples share split, condition and site. Each rank holds all Shards, 0.6 kB each."""
 
-    name: str  # relative to the manifest: "train/day-cambridge-00000.tar"
+    name: _TarName  # relative to the manifest: "train/day-cambridge-00000.tar"
     split: Name
     condition: Name
     site: Name
@@ -56,9 +53,6 @@ class Shard:
         if isinstance(value, Shard):  # made while the manifest was parsed
             return value
         shard: Shard = build_group(cls, value, where)
-        prefix = f"{shard.split}/{shard.condition}-{shard.site}"
-        is_own = shard.name.startswith(prefix) and _NUMBER.fullmatch(shard.name, len(prefix))
-        require(is_own, f"{where}.name", shard.name, f"must be {prefix} with a number and .tar")
         counts, most = shard.class_samples, shard.num_samples
         is_counted = not counts or 0 <= min(counts) <= max(counts) <= most
         require(is_counted, f"{where}.class_samples", counts, f"each must be from 0 to num_samples = {most}")
@@ -89,7 +83,7 @@ class Member(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    key: Key
+    key: Name
     image: Member
     label: Member
     meta: Member
