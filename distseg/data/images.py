@@ -29,6 +29,8 @@ from distseg.data import jpeg
 from distseg.errors import DataError, first_line
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Not all that Pillow knows: for some of them it starts other programs.
+_OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF", "WEBP")
 _CONVERTED = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _TURNS = {
@@ -79,7 +81,7 @@ def opened(data: bytes, source: str, max_megapixels: float | None = None) -> Ima
         elif data.startswith(jpeg.SIGNATURE):
             image = JpegImagePlugin.JpegImageFile(file)
         else:
-            image = Image.open(file)
+            image = Image.open(file, formats=_OTHER_FORMATS)
     except UnidentifiedImageError as error:
         raise _unreadable(source, "of no known format, or its beginning is damaged") from error
     except Image.DecompressionBombError as error:

@@ -12,6 +12,7 @@ class of every class, or null for void:
 
 import dataclasses
 import functools
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,9 +84,15 @@ def _from_file(source: LabelSpace, uri: str) -> Relabelling:
     if not isinstance(body["name"], str) or not body["name"].strip() or not body["name"].isprintable():
         raise DataError(f"{uri}: name = {body['name']!r:.80}: must be a word")
     classes, palette = raw.parse_classes(body["classes"], f"{uri}: classes")
-    _check_map(body["map"], source, classes, uri)
+    given = {_composed(name): _composed(new) for name, new in body["map"].items()}
+    _check_map(given, source, classes, uri)
     labels = LabelSpace(name=body["name"], classes=classes, palette=palette)
-    return Relabelling(labels, _table(source, labels, body["map"]))
+    return Relabelling(labels, _table(source, labels, given))
+
+
+def _composed(name: Any) -> Any:
+    """Names of classes are compared in composed form (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
 def _check_map(given: dict[str, Any], source: LabelSpace, classes: tuple[str, ...], uri: str) -> None:

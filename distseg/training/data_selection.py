@@ -86,18 +86,28 @@ def _all_void(field: str, split: str, shards: Sequence[Shard], parts: Sequence[D
 
 
 def unseen_classes(config: RunConfig, data: SelectedData) -> list[str]:
-    """A line for each split that is used and has no pixel of some class: the class is not learnt, or not scored."""
+    """A line for each split that has no pixel of some class, or some condition that is void throughout."""
     classes = data.manifest.label_space.classes
     trained_K = class_pixels(config, data.parts)
     scored_K = [any(of_class) for of_class in zip(*(shard.class_samples for shard in data.val_shards), strict=True)]
-    return [
-        f"{field} = {split!r}: no pixel of {', '.join(unseen)}, which {so}"
-        for field, split, present_K, so in (
-            ("data.train_split", config.data.train_split, trained_K, "cannot be learnt"),
-            ("data.val_split", config.data.val_split, scored_K, "cannot be scored"),
-        )
+    train = f"data.train_split = {config.data.train_split!r}"
+    val = f"data.val_split = {config.data.val_split!r}"
+    lines = [
+        f"{where}: no pixel of {', '.join(unseen)}, which {so}"
+        for where, present_K, so in ((train, trained_K, "cannot be learnt"), (val, scored_K, "cannot be scored"))
         if (unseen := [name for name, is_there in zip(classes, present_K, strict=False) if not is_there])
     ]
+    trained = [shard for part in data.parts for shard in part.shards]
+    return lines + [
+        f"{where}: every pixel of condition {', '.join(void)} is void"
+        for where, shards in ((train, trained), (val, data.val_shards))
+        if (void := _void_conditions(shards))
+    ]
+
+
+def _void_conditions(shards: Sequence[Shard]) -> list[str]:
+    seen = {shard.condition for shard in shards if any(shard.class_samples)}
+    return [condition for condition in dict.fromkeys(s.condition for s in shards) if condition not in seen]
 
 
 def class_pixels(config: RunConfig, parts: Sequence[DatasetPart]) -> list[int]:

@@ -12,6 +12,7 @@ VOC's train keep VOC's annotations, and photographs that VOC lacks are those of 
 
 import functools
 import io
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,9 +68,9 @@ def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sam
         if folder not in storage.list_folders(root):
             raise DataError(f"{root}: no {folder}/ for split {split!r}; name SBD's folder (--sbd)")
     names = _listed(root, _list_names(root, split))
-    there = raw.find(root, raw.Files(folder, (".png",)), _LAYOUT).values()
-    expected = {name: storage.join(root, folder, f"{name}.png") for name in names}
-    yield from _annotated(root, split, images, expected, set(there))
+    there = raw.find(root, raw.Files(folder, (".png",)), _LAYOUT)
+    expected = {name: there.get(name, storage.join(root, folder, f"{name}.png")) for name in names}
+    yield from _annotated(root, split, images, expected, set(there.values()))
 
 
 def _with_sbd(root: str, split: str, sbd: str, images: dict[str, str]) -> Iterator[Sample]:
@@ -112,7 +113,11 @@ def _list_names(root: str, split: str) -> str:
 
 def _listed(root: str, list_name: str) -> list[str]:
     """Names of images. Some lists have paths, "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png"."""
-    lines = storage.read_bytes(storage.join(root, list_name)).decode("utf-8-sig").splitlines()
+    try:
+        text = unicodedata.normalize("NFC", storage.read_bytes(storage.join(root, list_name)).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{storage.join(root, list_name)}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+    lines = text.splitlines()
     return [line.split()[0].rpartition("/")[2].removesuffix(".jpg") for line in lines if line.strip()]
 
 

@@ -109,6 +109,12 @@ def test_deeper_pixels_are_refused(array: np.ndarray[Any, Any]) -> None:
         images.photograph(encoded(Image.fromarray(array), "TIFF"), "x.tif")
 
 
+def test_formats_for_which_pillow_starts_other_programs_are_not_opened() -> None:
+    data = encoded(Image.fromarray(PIXELS[..., :3]), "EPS")
+    with pytest.raises(DataError, match=r"^x\.png: not a readable image \(of no known format"):
+        images.photograph(data, "x.png")
+
+
 # ---- arbitrary bytes
 
 SEEDS = [

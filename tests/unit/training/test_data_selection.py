@@ -72,8 +72,9 @@ def test_nothing_to_be_scored_on_is_refused_too(tmp_path: Path) -> None:
 
 
 def test_classes_that_are_not_learnt_or_not_scored_are_named(tmp_path: Path) -> None:
-    config = config_of(tmp_path, {"day": 0, "night": 1}, 2)
+    config = config_of(tmp_path, {"day": 0, "night": 1, "fog": 255}, 2)
     assert unseen_classes(config, select_data(config)) == [
         "data.train_split = 'train': no pixel of car, which cannot be learnt",
         "data.val_split = 'val': no pixel of road, sky, which cannot be scored",
+        "data.train_split = 'train': every pixel of condition fog is void",
     ]

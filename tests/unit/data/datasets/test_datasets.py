@@ -285,8 +285,10 @@ DATA_SETS = {
 
 
 def test_each_data_set_describes_itself() -> None:
-    """A file added to the folder is found; without a case above, this fails."""
-    assert {case.name for case in DATA_SETS.values()} == {n for n in datasets.names() if datasets.find(n).has_files}
+    """A file added to the folder is found; without a case above, this fails. (Tars have tests of their own.)"""
+    all_of_them = [datasets.find(name) for name in datasets.names()]
+    of_files = {data_set.name for data_set in all_of_them if data_set.has_files and not data_set.tars}
+    assert {case.name for case in DATA_SETS.values()} == of_files
     for name in datasets.names():
         described = datasets.find(name)
         assert described.name == name

@@ -125,6 +125,13 @@ def test_the_lists_that_are_there_are_packed(tmp_path: Path, lists: list[str], e
     assert voc.splits(str(tmp_path)) == expected
 
 
+def test_names_in_lists_match_in_composed_and_decomposed_form(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["cafe\u0301_1"]})
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("caf\u00e9_1\n")
+    (sample,) = voc.samples(str(tmp_path), "train")
+    assert sample.load().label_HW.size
+
+
 def test_annotations_in_the_palettes_colours_are_read(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["2007_1"]})
     (before,) = voc.samples(str(tmp_path), "train")
