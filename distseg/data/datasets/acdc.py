@@ -1,8 +1,9 @@
 """ACDC: `rgb_anon/<condition>/<split>/<sequence>/*_rgb_anon.png`, `gt/…/*_gt_labelTrainIds.png`.
 
 Four conditions, fog, night, rain and snow, filmed in Switzerland, annotated in Cityscapes' train ids (Sakaridis et al.
-2021). Annotated are train and val. The splits train_ref and val_ref show the same places in clear weather and are taken
-as the condition `clear` where a release annotates them (`*_rgb_ref_anon.png`, `*_gt_ref_labelTrainIds.png`).
+2021). A split that has `*_gt_labelIds.png` alone is read from these, which hold Cityscapes' raw ids. Annotated are
+train and val. The splits train_ref and val_ref show the same places in clear weather and are taken as the condition
+`clear` where a release annotates them (`*_rgb_ref_anon.png`, `*_gt_ref_labelTrainIds.png`).
 
 Root is the folder of both parts, or that of the folders that the archives were unpacked in.
 """
@@ -15,7 +16,7 @@ from distseg.data import Sample, raw
 from distseg.data.datasets import DataSet, cityscapes
 from distseg.errors import DataError
 
-LABELS = dataclasses.replace(cityscapes.LABELS, id_map={})  # its files hold train ids
+LABELS = dataclasses.replace(cityscapes.LABELS, id_map={})  # of *_labelTrainIds.png
 
 _CONDITIONS = ("fog", "night", "rain", "snow")
 _SPLITS = ("train", "val", "train_ref", "val_ref")
@@ -54,11 +55,15 @@ def _has_split(folder: str, split: str) -> dict[str, bool]:
 def _of_condition(images_root: str, labels_root: str, split: str, condition: str) -> Iterator[Sample]:
     ref = "_ref" if split.endswith("_ref") else ""
     place = f"{condition}/{split}"
+    annotations = f"gt/{place}"
+    raw_ids, train_ids = (f"_gt{ref}_label{kind}.png" for kind in ("Ids", "TrainIds"))
+    names = [entry.uri for entry in storage.list_files(storage.join(labels_root, annotations))]
+    by_raw_ids = not any(name.endswith(train_ids) for name in names) and any(name.endswith(raw_ids) for name in names)
     layout = f"this release does not annotate {split}; choose train or val" if ref else _LAYOUT
     pairs = raw.pairs(
         images_root,
         raw.Files(f"rgb_anon/{place}", (f"_rgb{ref}_anon.png",)),
-        raw.Files(f"gt/{place}", (f"_gt{ref}_labelTrainIds.png",)),
+        raw.Files(annotations, (raw_ids if by_raw_ids else train_ids,)),
         layout,
         labels_root=labels_root,
     )
@@ -66,7 +71,7 @@ def _of_condition(images_root: str, labels_root: str, split: str, condition: str
         yield raw.sample(
             images_root,
             pair,
-            LABELS,
+            cityscapes.LABELS if by_raw_ids else LABELS,
             key=f"{condition}-{pair.stem}",
             split=split,
             condition="clear" if ref else condition,

@@ -80,6 +80,14 @@ def write_acdc(root: Path, condition: str, split: str, name: str) -> None:
     Image.new("L", (3, 2), 3).save(label)
 
 
+def test_acdc_is_read_from_raw_ids_where_there_is_nothing_else(tmp_path: Path) -> None:
+    write_photograph(tmp_path / "rgb_anon/fog/val/GOPR0001/GOPR0001_frame_000001_rgb_anon.png", (1, 3))
+    label = tmp_path / "gt/fog/val/GOPR0001/GOPR0001_frame_000001_gt_labelIds.png"
+    write_grey(label, np.array([[7, 33, 0]], dtype=np.uint16))
+    (sample,) = acdc.samples(str(tmp_path), "val")
+    assert sample.load().label_HW.tolist() == [[0, 18, 255]]
+
+
 def test_frames_of_one_name_in_two_conditions_stay_apart(tmp_path: Path) -> None:
     for condition in ("night", "snow"):
         write_acdc(tmp_path, condition, "val", "GOPR0001_frame_000001")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
-from distseg import pack
+from distseg import pack, storage
 from distseg.data.loading import eval_samples
 from distseg.data.shards import load_manifest, verify
 from distseg.errors import ConfigError, DataError
@@ -119,3 +119,14 @@ def test_what_changes_samples_needs_a_place_for_copies(tmp_path: Path) -> None:
     write(tmp_path, "train/0.tar", "a")
     with pytest.raises(ConfigError, match="--relabel: changes the samples"):
         packed(tmp_path, "--relabel", "cityscapes")
+
+
+def test_tars_in_s3_are_used_where_they_are(tmp_path: Path, moto_s3: str) -> None:
+    write(tmp_path, "train/0.tar", "a", condition="fog")
+    write(tmp_path, "val/0.tar", "a")
+    for name in ("train/0.tar", "val/0.tar", "classes.json"):
+        storage.upload(tmp_path / name, f"{moto_s3}/theirs/{name}")
+    root = f"{moto_s3}/theirs"
+    assert pack.main(["webdataset", "--root", root, "--num_processes", "1"]) == 0
+    assert verify(root) == []
+    assert load_manifest(root).conditions("train") == ("fog",)
