@@ -27,7 +27,7 @@ from distseg.errors import ConfigError, TrainingError
 from distseg.evaluation import as_metrics
 from distseg.metric_names import MIOU, MIOU_WORST
 from distseg.review import markdown_table, mean_and_spread
-from distseg.runs import with_absolute_paths
+from distseg.runs import taken, with_absolute_paths
 
 PROG = "python -m distseg.tune"
 
@@ -102,6 +102,13 @@ def _search(space: search.Space, wanted: search.SearchConfig, base: RunConfig, *
         ensure_town(base.data.uri)
     storage.check_writable(wanted.uri.rpartition("/")[0])
     search.check(wanted, base)
+    with taken(wanted.uri, "is searching there"):
+        return _search_alone(space, wanted, base, resume=resume)
+
+
+def _search_alone(
+    space: search.Space, wanted: search.SearchConfig, base: RunConfig, *, resume: bool
+) -> search.TrialRecord:
     wanted = replace(wanted, parent_run_id=search.open_parent_run(wanted, base))
     search.write_question(space, wanted, base)
     print(f"search      {wanted.uri}", flush=True)

@@ -27,6 +27,7 @@ from distseg.orchestration import cluster, compat, environment, failures, snapsh
 from distseg.orchestration.trainer import LeanTorchTrainer
 from distseg.orchestration.worker import train_rank
 from distseg.runs import (
+    TRAINS_IT,
     Outcome,
     ProgressCallback,
     Run,
@@ -34,6 +35,7 @@ from distseg.runs import (
     close_early,
     end_run,
     stop_notice,
+    taken,
     with_absolute_paths,
 )
 from distseg.training import check_run, checkpoint
@@ -66,7 +68,7 @@ def train(
         manifest = check_run(config)
         run = Run.resume(resume, config) if resume else Run.new(config)
         run.tags |= tags or {}
-        saved = check_resume(run, config, manifest)
+        check_resume(run, config, manifest)
         storage.check_writable(run.uri.rpartition("/")[0])
         if config.scaling.min_workers:
             environment.set_defaults(environment.ELASTIC)
@@ -74,7 +76,9 @@ def train(
         cluster.check_resources(config)
         cluster.check_reachable(run)
         run.job_id = job or cluster.job_id()
-        return _train(config, run, manifest, saved, show, callbacks)
+        with taken(run.uri, TRAINS_IT, owner=job or compat.submitted_job_id()):
+            saved = check_resume(run, config, manifest)  # again: until now another process may have worked on it
+            return _train(config, run, manifest, saved, show, callbacks)
 
 
 def _train(

@@ -18,6 +18,7 @@ no run, or is damaged, raises CheckpointError, one line with the path and the re
 """
 
 from distseg.runs.finalize import Outcome, Sent, close_early, end_run, finalize_run, send_run, stop_notice
+from distseg.runs.lease import TRAINS_IT, taken
 from distseg.runs.model_logging import save_search_view
 from distseg.runs.report import briefly_named, read_review
 from distseg.runs.reporter import NullReporter, RunReporter
@@ -37,6 +38,7 @@ from distseg.runs.worker import train_without_ray
 
 __all__ = [
     "RUNNING",
+    "TRAINS_IT",
     "NullReporter",
     "Outcome",
     "ProgressCallback",
@@ -57,6 +59,7 @@ __all__ = [
     "save_search_view",
     "send_run",
     "stop_notice",
+    "taken",
     "train_without_ray",
     "with_absolute_paths",
 ]

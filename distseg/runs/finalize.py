@@ -11,6 +11,7 @@ from distseg.errors import CheckpointError, StorageError, TrackingError
 from distseg.review import MODEL_CARD, RUN_PAGE
 from distseg.runs import contents
 from distseg.runs.contents import RunContents
+from distseg.runs.lease import taken
 from distseg.runs.model_logging import LoggedNetwork, log_network
 from distseg.runs.run import RUNNING, Run, now_ms, read_config
 from distseg.training import checkpoint
@@ -146,8 +147,16 @@ def _finish(run: Run, config: RunConfig, best: Checkpoint | None) -> LoggedNetwo
 def send_run(run: Run) -> Sent:
     """Sends what the server lacks: metrics and pictures, and if the run has ended, what belongs to its end.
 
-    Raises TrackingError if the server does not take it. What the server has taken by then is not sent again.
+    Raises TrackingError if the server does not take it. What the server has taken by then is not sent again. Raises
+    TrainingError if another process is just sending the end; beside a training only metrics and pictures are sent.
     """
+    if run.status == RUNNING:
+        return _send_run(run)
+    with taken(run.uri, "is closing or sending it"):
+        return _send_run(run)
+
+
+def _send_run(run: Run) -> Sent:
     config = read_config(run.uri)
     has_ended = run.status != RUNNING
     found_id = tracking.find_run(run.tracking_uri, run.experiment, run.mlflow_name)

@@ -8,9 +8,10 @@ import torch.distributed as dist
 from distseg import stopping
 from distseg.config import RunConfig, check_divides
 from distseg.data.shards import Manifest
-from distseg.errors import ResourceError
+from distseg.errors import DistsegError, ResourceError
 from distseg.evaluation import World, torchrun_world
 from distseg.runs.finalize import Outcome, end_run, stop_notice
+from distseg.runs.lease import TRAINS_IT, taken
 from distseg.runs.reporter import NullReporter, RunReporter
 from distseg.runs.run import ProgressCallback, Run, load_resume_checkpoint, with_absolute_paths
 from distseg.training import check_run, train_run
@@ -36,8 +37,23 @@ def train_without_ray(
                 "scaling.gpu = True: torch sees no GPU on this machine; give False, or use another machine"
             )
         run = agreed_run(config, resume, world)
-        saved = load_resume_checkpoint(run, config, manifest)
-        return _train(config, run, manifest, saved, world, show)
+        with contextlib.ExitStack() as locked:
+            _take_together(locked, run, world)
+            saved = load_resume_checkpoint(run, config, manifest)
+            return _train(config, run, manifest, saved, world, show)
+
+
+def _take_together(locked: contextlib.ExitStack, run: Run, world: World) -> None:
+    """Rank 0 takes the run's lock until `locked` is closed; if it cannot, every rank raises why."""
+    problem: DistsegError | None = None
+    if world.rank == 0:
+        try:
+            locked.enter_context(taken(run.uri, TRAINS_IT))
+        except DistsegError as error:
+            problem = error
+    problem = world.gather(problem)[0]
+    if problem is not None:
+        raise problem
 
 
 def _train(

@@ -29,6 +29,7 @@ __all__ = [
     "absolute",
     "bucket_and_key",
     "check_writable",
+    "create",
     "delete",
     "delete_empty",
     "delete_tree",
@@ -121,6 +122,14 @@ def list_folders(uri: str, *, deadline_s: float = DEADLINE_S) -> list[str]:
 def write_bytes(uri: str, data: bytes, *, deadline_s: float = DEADLINE_S) -> None:
     """Writes a small file whole (S3: one put; locally: a temporary file that is then renamed)."""
     store_of(uri).write_bytes(uri, data, deadline_s)
+
+
+def create(uri: str, data: bytes, *, deadline_s: float = DEADLINE_S) -> bool:
+    """Writes a small file whole, if there is none of this name; of several who try it together one gets True.
+
+    Each must try it with other bytes. It takes seconds where a store knows no conditional writes.
+    """
+    return store_of(uri).create(uri, data, deadline_s)
 
 
 def upload(path: str | os.PathLike[str], uri: str, *, deadline_s: float = DEADLINE_S) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from distseg.errors import StorageError
-from distseg.storage.local_files import CHUNK_BYTES, UNFINISHED, local_errors, refuse_directory, replacing
+from distseg.storage.local_files import CHUNK_BYTES, UNFINISHED, local_errors, refuse_directory, replacing, write_new
 from distseg.storage.store import Entry, Store, join
 
 
@@ -69,6 +69,9 @@ class LocalStore(Store):
     def write_bytes(self, uri: str, data: bytes, deadline_s: float) -> None:
         with replacing(uri) as file:
             file.write(data)
+
+    def create(self, uri: str, data: bytes, deadline_s: float) -> bool:
+        return write_new(uri, data)
 
     def upload(self, path: Path, uri: str, deadline_s: float) -> None:
         with local_errors(str(path)), path.open("rb") as source, replacing(uri) as file:

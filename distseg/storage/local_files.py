@@ -60,6 +60,36 @@ def replacing(name: str) -> Iterator[BinaryIO]:
         _sync_directory(path.parent)
 
 
+def write_new(name: str, data: bytes) -> bool:
+    """Makes a file that appears whole, unless there is one: False. A link, unlike a rename, replaces nothing."""
+    path = Path(name)
+    part = path.parent / f".{uuid.uuid4().hex}{UNFINISHED}"
+    with local_errors(name):
+        refuse_directory(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(data)
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            return _write_exclusively(path, data)  # a file system without links
+        finally:
+            part.unlink(missing_ok=True)
+    return True
+
+
+def _write_exclusively(path: Path, data: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
 def _sync_directory(path: Path) -> None:
     """Without this, a power cut may undo the rename."""
     handle = os.open(path, os.O_RDONLY)

@@ -13,6 +13,7 @@ default where the server can do better. The contract, which tests/unit/storage/t
 """
 
 import shutil
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from distseg.errors import StorageError
 from distseg.storage.local_files import CHUNK_BYTES, local_errors, replacing
 
 DEADLINE_S = 300.0
+SETTLED_S = 2.0  # after so long, who writes at the same time has written
 
 
 class Entry(NamedTuple):
@@ -72,6 +74,17 @@ class Store(ABC):
         data = self.read_bytes(uri, start, len(view), deadline_s)
         view[: len(data)] = data
         return len(data)
+
+    def create(self, uri: str, data: bytes, deadline_s: float) -> bool:
+        """Writes a file whole, unless there is one that is not `data`; of several who do it at once one gets True.
+
+        This default writes, waits for the others, and looks whose file is there.
+        """
+        if self.exists(uri, deadline_s) and self.read_bytes(uri, 0, None, deadline_s) != data:
+            return False
+        self.write_bytes(uri, data, deadline_s)
+        time.sleep(SETTLED_S)
+        return self.read_bytes(uri, 0, None, deadline_s) == data
 
     def folder_exists(self, uri: str, deadline_s: float) -> bool:
         return next(self.list_files(uri, deadline_s), None) is not None

@@ -56,6 +56,15 @@ class S3Store(Store):
     def write_bytes(self, uri: str, data: bytes, deadline_s: float) -> None:
         call(uri, deadline_s, lambda client: client.put_object(**object_of(uri), Body=data))
 
+    def create(self, uri: str, data: bytes, deadline_s: float) -> bool:
+        """By a conditional write. A second one tells whether the server knows conditions, or ignores them."""
+        if self.exists(uri, deadline_s):
+            return False
+        first, second = (call(uri, deadline_s, lambda client: _put_if_absent(client, uri, data)) for _ in range(2))
+        if first is not False and second is not False:
+            return super().create(uri, data, deadline_s)
+        return self.read_bytes(uri, 0, None, deadline_s) == data  # not `first`: its answer may have been lost
+
     def upload(self, path: Path, uri: str, deadline_s: float) -> None:
         with local_errors(str(path)), path.open("rb") as source:
             size = os.fstat(source.fileno()).st_size
@@ -76,6 +85,21 @@ class S3Store(Store):
 
 
 STORE = S3Store
+
+
+def _put_if_absent(client: Any, uri: str, data: bytes) -> bool | None:
+    """False: there is one already. None: the server does not know the condition, and has written nothing."""
+    from botocore.exceptions import ClientError
+
+    try:
+        client.put_object(**object_of(uri), Body=data, IfNoneMatch="*")
+    except ClientError as error:
+        if code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
+            return False
+        if code(error) in ("NotImplemented", "501", "InvalidArgument"):
+            return None
+        raise
+    return True
 
 
 def _size_of(client: Any, uri: str) -> int | None:

@@ -16,8 +16,9 @@ import pytest
 from distseg import stopping, sync, tracking
 from distseg.config import CheckpointConfig, RunConfig, TrackingConfig
 from distseg.data.shards import pack
+from distseg.errors import TrainingError
 from distseg.evaluation import Overlays
-from distseg.runs import Outcome, read_run_json, train_without_ray
+from distseg.runs import Outcome, read_run_json, taken, train_without_ray
 from distseg.stopping import StoppedError
 from distseg.training import checkpoint
 from tests.recorded import only_run
@@ -123,6 +124,16 @@ def test_in_training_the_newest_step_is_saved_and_everything_closed(
     assert read_run_json(run_uri)["status"] == mlflow_status(config) == "KILLED"
     assert any(f"distseg.sync {run_uri}" in line for line in caplog.messages), "before it closes: it may be killed"
     resumed(config, run_uri)
+
+
+def test_what_another_process_works_on_is_neither_trained_nor_sent(config: RunConfig) -> None:
+    run_uri = stopped(config, signal.SIGINT, at_step(2, signal.SIGINT))
+    before = {path: path.read_bytes() for path in Path(run_uri).rglob("*") if path.is_file()}
+    with taken(run_uri, "is training it"):
+        for work in (lambda: train_without_ray(config, resume=run_uri), lambda: sync.main([run_uri])):
+            with pytest.raises(TrainingError, match=f"process {os.getpid()} on .* is training it"):
+                work()
+    assert {path: path.read_bytes() for path in Path(run_uri).rglob("*") if path.is_file()} == before
 
 
 @SIGNALS
