@@ -147,7 +147,8 @@ def _renew(lock_uri: str, about: dict[str, Any], done: threading.Event) -> None:
                 log.error("%s; this process ends", _refused(lock_uri, found))
                 for _ in range(2):  # the second signal: at once
                     os.kill(os.getpid(), signal.SIGTERM)
-                    done.wait(1.0)
+                    if done.wait(1.0):
+                        break
                 return
             about["renewals"] += 1
             storage.write_bytes(lock_uri, _as_bytes(about), deadline_s=_DEADLINE_S)
