@@ -12,7 +12,7 @@ from distseg.training.checkpoint.store import ResumePoint
 _FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "compile")
 _FREE_DATA = (
     *("uri", "mix", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples"),
-    *("cache_bytes", "cache_dir"),
+    *("max_megapixels", "cache_bytes", "cache_dir"),
 )
 
 
