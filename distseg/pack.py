@@ -25,7 +25,7 @@ import tyro
 
 from distseg import cli, storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import IGNORE_INDEX, LabelSpace, Sample, datasets, shards
+from distseg.data import IGNORE_INDEX, LabelSpace, Sample, datasets, raw, shards
 from distseg.data.relabel import relabelling
 from distseg.errors import ConfigError
 
@@ -42,6 +42,9 @@ class _Writing(cli.Workers):
     max_mib_per_shard: int = shards.MAX_BYTES_PER_SHARD >> 20
     max_megapixels: float = MAX_MEGAPIXELS
     """Larger images and label maps are refused by their header, before they are decoded."""
+    labels_drawn_on: raw.DrawnOn | None = None
+    """Of photographs that are shown turned (EXIF), where the sizes do not tell: were label maps drawn on what is shown,
+    as labelling tools have it, or on the stored pixels?"""
     overwrite: bool = False
     """Replace the shards that are there."""
     relabel: str | None = None
@@ -185,6 +188,7 @@ def _pack_samples(command: Any, labels: LabelSpace, samples: dict[str, Iterable[
             max_samples_per_shard=command.max_samples_per_shard,
             max_bytes_per_shard=command.max_mib_per_shard << 20,
             max_megapixels=command.max_megapixels,
+            labels_drawn_on=command.labels_drawn_on,
             progress=progress,
             overwrite=command.overwrite,
         )

@@ -17,12 +17,14 @@ from distseg.data.raw.classes import bit_palette, json_at, parse_classes, parse_
 from distseg.data.raw.files import Files, Pair, find, folders, home, is_left_behind, pairs, place, places
 from distseg.data.raw.images import (
     Colours,
+    DrawnOn,
     Ids,
     Photograph,
     bit_depth,
     ids_of,
     is_16_bit_rgb,
     labelled,
+    labels_drawn_on,
     load_pair,
     plain_key,
     read_ids,
@@ -33,6 +35,7 @@ from distseg.data.raw.tars import Place, TarSample, tar_samples
 
 __all__ = [
     "Colours",
+    "DrawnOn",
     "Files",
     "Ids",
     "Pair",
@@ -50,6 +53,7 @@ __all__ = [
     "is_left_behind",
     "json_at",
     "labelled",
+    "labels_drawn_on",
     "load_pair",
     "pairs",
     "parse_classes",

@@ -5,14 +5,16 @@ CMYK ones are encoded anew as RGB PNG, which loses nothing that 8 bits of red, g
 
 So is a photograph whose EXIF orientation turns it: a shard holds it as a viewer shows it. A label map that has the size
 of the stored pixels, and not of the shown ones, is turned with it. Where the sizes do not tell which of the two the
-label map was drawn on (half a turn, a mirror image, a square), that is a DataError.
+label map was drawn on (half a turn, a mirror image, a square), that is a DataError, unless `labels_drawn_on` says it.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ from distseg.data import MAX_KEY_LENGTH, LabelledImage, LabelSpace, Sample, imag
 from distseg.data.raw.files import Pair
 from distseg.errors import DataError
 
+DrawnOn = Literal["shown", "stored"]
 Ids = npt.NDArray[np.integer[Any]]
 
 _PNG_BIT_DEPTH = 24  # where the byte stands: after the signature, then the IHDR chunk's length, type and sizes
@@ -66,19 +69,39 @@ def load_pair(image_uri: str, label_uri: str, labels: LabelSpace, read: Callable
     return labelled(read_photograph(storage.read_bytes(image_uri), image_uri), read(label_uri), labels, label_uri)
 
 
+_drawn_on: ContextVar[DrawnOn | None] = ContextVar("labels_drawn_on", default=None)
+
+
+@contextlib.contextmanager
+def labels_drawn_on(which: DrawnOn | None) -> Iterator[None]:
+    """In this context, label maps of turned photographs were drawn on these where their sizes do not tell."""
+    token = _drawn_on.set(which)
+    try:
+        yield
+    finally:
+        _drawn_on.reset(token)
+
+
 def labelled(photograph: "Photograph", ids_HW: Ids, labels: LabelSpace, label_source: str) -> LabelledImage:
     """The photograph with its label map of raw ids, both upright. Raises DataError if their sizes differ."""
     label_size = (ids_HW.shape[1], ids_HW.shape[0])
-    if photograph.turn != 1 and label_size == photograph.stored_size:
-        if label_size == photograph.size:
-            raise DataError(
-                f"{photograph.source}: EXIF orientation {photograph.turn}: whether its label map was drawn on it as it "
-                "is shown or as it is stored cannot be known; turn both upright, and remove the tag"
-            )
-        ids_HW = np.asarray(images.turned(Image.fromarray(ids_HW.astype(np.int32)), photograph.turn))
-    elif label_size != photograph.size:
+    if label_size not in (photograph.size, photograph.stored_size):
         raise DataError(f"{label_source}: {_pixels(label_size)}, but its image is {_pixels(photograph.size)}")
+    if photograph.turn != 1 and _is_as_stored(photograph, label_size):
+        ids_HW = np.asarray(images.turned(Image.fromarray(ids_HW.astype(np.int32)), photograph.turn))
     return LabelledImage(photograph.data, photograph.image_format, labels.to_train_ids(ids_HW, label_source))
+
+
+def _is_as_stored(photograph: "Photograph", label_size: tuple[int, int]) -> bool:
+    """Was the label map drawn on the stored pixels of a photograph that is shown turned?"""
+    if photograph.size != photograph.stored_size:
+        return label_size == photograph.stored_size
+    if (which := _drawn_on.get()) is None:
+        raise DataError(
+            f"{photograph.source}: EXIF orientation {photograph.turn}: whether its label map was drawn on it as it is "
+            "shown or as it is stored cannot be known; say --labels_drawn_on shown (or stored), or turn both upright"
+        )
+    return which == "stored"
 
 
 def _pixels(size: tuple[int, int]) -> str:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes
+from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes, raw
 from distseg.data.shards.formats import SizeRange
 from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, load_manifest, seal
 from distseg.data.shards.writer import RECEIPTS, Job, Packed, Task, pack_task, read_receipt, receipt_uri, size_range
@@ -47,6 +47,7 @@ def pack(
     max_bytes_per_shard: int = MAX_BYTES_PER_SHARD,
     jpeg_quality: int | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
+    labels_drawn_on: raw.DrawnOn | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Manifest:
@@ -64,6 +65,7 @@ def pack(
         max_bytes=max_bytes_per_shard,
         jpeg_quality=jpeg_quality,
         max_megapixels=max_megapixels,
+        labels_drawn_on=labels_drawn_on,
     )
     tasks = _tasks(samples, seed, max_samples_per_shard)
     is_new = not storage.folder_exists(out_uri)
@@ -231,7 +233,9 @@ def _tidy(out_uri: str, splits: Sequence[str], is_new: bool) -> None:
 
 def _digest(job: Job, tasks: Sequence[Task]) -> bytes:
     """Of everything that decides the bytes of the shards, except the content of the sources."""
-    digest = hashlib.sha256(repr((job.label_space, job.max_bytes, job.jpeg_quality)).encode())
+    drawn_on = (job.labels_drawn_on,) if job.labels_drawn_on else ()
+    options = (job.label_space, job.max_bytes, job.jpeg_quality, *drawn_on)
+    digest = hashlib.sha256(repr(options).encode())
     for task in tasks:
         digest.update(repr((task.split, task.condition, task.site, task.shard, task.stride)).encode())
         for sample in task.samples:

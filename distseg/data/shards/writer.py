@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample, images
+from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample, images, raw
 from distseg.data.shards.formats import IndexEntry, Member, ReceiptRow, Shard, SizeRange
 from distseg.data.shards.manifest import index_json
 from distseg.errors import DataError
@@ -42,6 +42,7 @@ class Job:
     max_bytes: int
     jpeg_quality: int | None = None  # PNG images become JPEG of this quality; None: images stay as they are
     max_megapixels: float = MAX_MEGAPIXELS  # of a photograph or label map
+    labels_drawn_on: raw.DrawnOn | None = None  # of turned photographs whose sizes do not tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,11 @@ class Packed(NamedTuple):
 def pack_task(task: Task, job: Job) -> list[Packed]:
     """Raises DataError naming the source of a sample that cannot be packed."""
     packed: list[Packed] = []
-    with images.limited(job.max_megapixels), storage.scratch_folder() as folder:
+    with (
+        images.limited(job.max_megapixels),
+        raw.labels_drawn_on(job.labels_drawn_on),
+        storage.scratch_folder() as folder,
+    ):
         for batch in _batches(task.samples, job):
             number = task.shard + len(packed) * task.stride
             name = f"{task.split}/{task.condition}-{task.site}-{number:05d}.tar"

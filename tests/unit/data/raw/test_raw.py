@@ -97,14 +97,27 @@ def turned_jpeg(orientation: int, pixels_HW3: npt.NDArray[np.uint8] = PIXELS[...
 def test_a_turned_photograph_is_refused_where_its_label_map_may_be_of_either_way(
     tmp_path: Path, orientation: int
 ) -> None:
-    with pytest.raises(DataError, match=rf"x\.jpg: EXIF orientation {orientation}: .* turn both upright"):
+    with pytest.raises(DataError, match=rf"x\.jpg: EXIF orientation {orientation}: .* say --labels_drawn_on shown"):
         load(tmp_path, turned_jpeg(orientation), "x.jpg")
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+@pytest.mark.parametrize("drawn_on", ["shown", "stored"])
+def test_what_label_maps_were_drawn_on_can_be_said(tmp_path: Path, orientation: int, drawn_on: raw.DrawnOn) -> None:
+    (tmp_path / "x.jpg").write_bytes(turned_jpeg(orientation))
+    label_HW = np.arange(32, dtype=np.uint16).reshape(4, 8)
+    write_grey(tmp_path / "l.png", label_HW)
+    space = LabelSpace(name="n", classes=tuple(map(str, range(32))), palette=((0, 0, 0),) * 32)
+    with raw.labels_drawn_on(drawn_on):
+        loaded = raw.load_pair(str(tmp_path / "x.jpg"), str(tmp_path / "l.png"), space, raw.read_ids)
+    turned = {2: label_HW[:, ::-1], 3: label_HW[::-1, ::-1], 4: label_HW[::-1]}[orientation]
+    assert np.array_equal(loaded.label_HW, label_HW if drawn_on == "shown" else turned)
 
 
 def test_a_turned_square_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(turned_jpeg(6, PIXELS[:4, :4, :3]))
     write_grey(tmp_path / "l.png", np.zeros((4, 4), dtype=np.uint16))
-    with pytest.raises(DataError, match=r"EXIF orientation 6: .* turn both upright"):
+    with pytest.raises(DataError, match=r"EXIF orientation 6: .* say --labels_drawn_on shown"):
         raw.load_pair(str(tmp_path / "x.jpg"), str(tmp_path / "l.png"), SPACE, raw.read_ids)
 
 
