@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     cli.print_conditions(tables, f"{tables['checkpoint']} on {options.data}")
     if options.json is not None:
         storage.write_bytes(options.json, (json.dumps(tables, indent=1) + "\n").encode())
-        print(f"written     {options.json}")
+        cli.say(f"written     {options.json}")
     return 0
 
 

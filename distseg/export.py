@@ -44,9 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         storage.write_bytes(options.out, checkpoint.as_one_file(saved))
     else:
         difference = deployment.export_network(model, options.out, file_format=options.format, size=options.size)
-        print(f"differs by at most {difference:.1e} on random images of 3 sizes")
-    print(f"{saved.config.model.name} of {uri}, step {saved.step}")
-    print(f"written     {options.out}")
+        cli.say(f"differs by at most {difference:.1e} on random images of 3 sizes")
+    cli.say(f"{saved.config.model.name} of {uri}, step {saved.step}")
+    cli.say(f"written     {options.out}")
     return 0
 
 

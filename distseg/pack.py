@@ -165,13 +165,14 @@ def _report(data_set: datasets.DataSet, command: Any, manifest: shards.Manifest,
     for split in manifest.splits:
         of_split = manifest.select(split)
         num_samples = sum(shard.num_samples for shard in of_split)
-        print(f"{split}: {num_samples} samples in {len(of_split)} shards: {', '.join(manifest.conditions(split))}")
+        conditions = ", ".join(manifest.conditions(split))
+        cli.say(f"{split}: {num_samples} samples in {len(of_split)} shards: {conditions}")
         if unseen := _unseen_classes(manifest, split):
-            print(f"{split}: no pixel of {', '.join(unseen)}")
-    print(f"{command.out}: digest {manifest.digest}")
+            cli.say(f"{split}: no pixel of {', '.join(unseen)}")
+    cli.say(f"{command.out}: digest {manifest.digest}")
     for line in _remarks(manifest, is_own=data_set.is_named_by_labels and takes_255_for_void):
-        print(line)
-    print(f"next        python -m distseg.train {data_set.recipe} --data.uri {shlex.quote(command.out)}")
+        cli.say(line)
+    cli.say(f"next        python -m distseg.train {data_set.recipe} --data.uri {shlex.quote(command.out)}")
     return 0
 
 
@@ -246,9 +247,9 @@ def _verify(uri: str) -> int:
     with cli.progress("verifying", "shards") as progress:
         problems = shards.verify(uri, progress=progress)
     for problem in problems:
-        print(problem)
+        cli.say(problem)
     plural = "s" if len(problems) > 1 else ""
-    print(f"{uri}: {len(problems)} problem{plural}" if problems else f"{uri}: as packed")
+    cli.say(f"{uri}: {len(problems)} problem{plural}" if problems else f"{uri}: as packed")
     return 1 if problems else 0
 
 
@@ -257,14 +258,14 @@ def _inspect(command: Inspect) -> int:
         raise ConfigError(f"--columns = {command.columns}: must be at least 1")
     summary = shards.inspect(command.uri)
     console = rich.console.Console(soft_wrap=True, highlight=False)
-    console.print(f"{summary.uri}: {summary.dataset}, digest {summary.digest}", markup=False)
+    console.print(*cli.cells(f"{summary.uri}: {summary.dataset}, digest {summary.digest}"))
     for split, (smallest, largest) in summary.image_sizes.items():
-        console.print(f"{split}: images of {_range(smallest, largest)} pixels (height x width)", markup=False)
+        console.print(*cli.cells(f"{split}: images of {_range(smallest, largest)} pixels (height x width)"))
     console.print(_groups_table(summary))
     console.print(_classes_table(summary))
     if command.sheet:
         _save_sheet(command)
-        console.print(f"contact sheet: {command.sheet}", markup=False)
+        console.print(*cli.cells(f"contact sheet: {command.sheet}"))
     return 0
 
 
@@ -282,16 +283,16 @@ def _groups_table(summary: shards.ShardSummary) -> rich.table.Table:
         table.add_column(heading, justify="right")
     for row in summary.rows:
         counts = (str(row.num_samples), str(row.num_shards), f"{row.num_bytes / 2**20:.1f}")
-        table.add_row(row.split, row.condition, row.site, *counts)
+        table.add_row(*cli.cells(row.split, row.condition, row.site, *counts))
     return table
 
 
 def _classes_table(summary: shards.ShardSummary) -> rich.table.Table:
     table = rich.table.Table("class")
     for split in summary.class_shares:
-        table.add_column(f"% of {split}", justify="right")
+        table.add_column(*cli.cells(f"% of {split}"), justify="right")
     for name in next(iter(summary.class_shares.values())):
-        table.add_row(name, *(f"{100 * shares[name]:.2f}" for shares in summary.class_shares.values()))
+        table.add_row(*cli.cells(name, *(f"{100 * shares[name]:.2f}" for shares in summary.class_shares.values())))
     return table
 
 

@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
             tinted = deployment.tinted(image, ids_HW, saved.label_space)
             storage.write_bytes(storage.join(options.out, "overlay", target), deployment.png_bytes(tinted))
             progress(number, len(names))
-    print(f"{len(names)} images segmented by {uri}")
-    print(f"written     {storage.join(options.out, 'label')} and {storage.join(options.out, 'overlay')}")
+    cli.say(f"{len(names)} images segmented by {uri}")
+    cli.say(f"written     {storage.join(options.out, 'label')} and {storage.join(options.out, 'overlay')}")
     return 0
 
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         page = comparison_page(briefly_named([read_review(uri) for uri in command.runs]))
     storage.write_bytes(command.out, page.encode())
-    print(f"written     {command.out}")
+    cli.say(f"written     {command.out}")
     return 0
 
 

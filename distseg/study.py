@@ -163,7 +163,10 @@ def markdown(study: Study, results: Results) -> str:
         for row, tables in results.items()
     ]
     title = f"{study.question} mIoU in %, {num_seeds} seed{'s' if num_seeds > 1 else ''}."
-    return f"{title}\n\n{markdown_table(['', *columns], rows, escape=False)}\n"
+    notes = (
+        "Worst: the lowest mIoU of a condition, over the classes that occur in all. Whether rows differ is not tested."
+    )
+    return f"{title}\n\n{markdown_table(['', *columns], rows, escape=False)}\n\n{notes}\n"
 
 
 def _score(table: dict[str, Any], column: str) -> float:

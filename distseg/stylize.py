@@ -78,8 +78,8 @@ def apply(options: Apply, manifest: Manifest) -> int:
             overwrite=options.overwrite,
             max_megapixels=options.max_megapixels,
         )
-    print(f"{num_images} images in {len(made.shards)} shards")
-    print(f"written     {options.out}")
+    cli.say(f"{num_images} images in {len(made.shards)} shards")
+    cli.say(f"written     {options.out}")
     return 0
 
 
@@ -95,7 +95,7 @@ def show(options: Show, manifest: Manifest) -> int:
         sheet.paste(row, (0, top))
         top += row.height
     storage.write_bytes(options.out, deployment.png_bytes(sheet))
-    print(f"written     {options.out}")
+    cli.say(f"written     {options.out}")
     return 0
 
 

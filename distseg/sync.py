@@ -6,7 +6,6 @@ model. All of it is read from RUN_URI, the run's directory, as `train` printed i
 the server has everything.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,32 +36,31 @@ def main(arguments: Sequence[str]) -> int:
     try:
         sent = send_run(run)
     except TrackingError as error:
-        print(
-            f"error: {error}; once it takes the run, or with --uri for another server, do this again", file=sys.stderr
-        )
-        return error.exit_code
+        raise TrackingError(
+            f"{error}; once it takes the run, or with --uri for another server, do this again"
+        ) from None
     show(run, sent)
     return 0
 
 
 def show(run: Run, sent: Sent) -> None:
     """Prints one line for each kind of thing that was sent."""
-    print(f"MLflow run  {sent.run_id}{' (created)' if sent.is_new else ''}")
+    cli.say(f"MLflow run  {sent.run_id}{' (created)' if sent.is_new else ''}")
     if sent.num_values:
-        print(f"sent        {sent.num_values} values of metrics")
+        cli.say(f"sent        {sent.num_values} values of metrics")
     if sent.num_pictures:
-        print(f"sent        {sent.num_pictures} pictures of evaluations")
+        cli.say(f"sent        {sent.num_pictures} pictures of evaluations")
     if sent.files:
-        print(f"sent        {', '.join(sent.files)}")
+        cli.say(f"sent        {', '.join(sent.files)}")
     if sent.is_ended:
-        print(f"sent        status {run.status}")
+        cli.say(f"sent        status {run.status}")
     if sent.logged_network.model_uri:
-        print(f"model       {sent.logged_network.model_uri}")
+        cli.say(f"model       {sent.logged_network.model_uri}")
     if not (sent.num_values or sent.num_pictures or sent.is_ended):
         print("all was there")
     if run.status == RUNNING:
-        print(f"not ended   still training, or killed: python -m distseg.train --resume {run.uri} goes on with it")
-    print(f"open it     {tracking.run_link(run.tracking_uri, sent.run_id, run.experiment)}")
+        cli.say(f"not ended   still training, or killed: python -m distseg.train --resume {run.uri} goes on with it")
+    cli.say(f"open it     {tracking.run_link(run.tracking_uri, sent.run_id, run.experiment)}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         cli.parse(Arguments, ["--help"], prog=PROG, description=__doc__ or "")
     options, overrides = cli.parse_known(Arguments, rest, prog=PROG, description=__doc__ or "")
     if options.list:
-        print(search.list_spaces())
+        cli.say(*search.list_spaces().splitlines())
         return 0
     if (name is None) == (options.resume is None):
         raise ConfigError(f"give a space ({', '.join(search.space_names())}) or --resume URI, one of the two")
@@ -111,7 +111,7 @@ def _search_alone(
 ) -> search.TrialRecord:
     wanted = replace(wanted, parent_run_id=search.open_parent_run(wanted, base))
     search.write_question(space, wanted, base)
-    print(f"search      {wanted.uri}", flush=True)
+    cli.say(f"search      {wanted.uri}")
     status = "FAILED"
     try:
         with search.SearchDisplay(wanted.objective) as display:
@@ -186,7 +186,7 @@ def _retrain(
     contenders = {"best": search.best_config(best, base)}
     if space.first:
         contenders["first"] = replace(with_overrides(base, space.first[0]), name="first")
-    rows = []
+    rows, judged = [], {}
     for name, config in contenders.items():
         scores = []
         for seed in seeds:
@@ -195,11 +195,14 @@ def _retrain(
             scores.append(as_metrics(tables))
         names = (MIOU, MIOU_WORST, wanted.objective)
         cells = [mean_and_spread([search.score(s, objective) for s in scores]) for objective in names]
+        judged[name] = [search.score(of_seed, wanted.objective) for of_seed in scores]
         values = search.format_values(best.params if name == "best" else space.first[0])
         rows.append([f"{name}: {values}", *cells])
     table = markdown_table(["", MIOU, "worst condition", wanted.objective], rows, escape=False) + "\n"
+    if "first" in judged:
+        table += f"\n{search.seeds_verdict(judged['best'], judged['first'], wanted.objective)}\n"
     storage.write_bytes(storage.join(wanted.uri, "retrained.md"), table.encode())
-    print(f"retrained with {len(seeds)} seeds\n\n{table}")
+    cli.say(f"retrained with {len(seeds)} seeds", "", *table.splitlines())
 
 
 if __name__ == "__main__":

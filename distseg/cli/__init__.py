@@ -13,7 +13,7 @@ from distseg.cli.inference_options import InferenceOptions
 from distseg.cli.named_recipes import named_recipe
 from distseg.cli.progress_bar import PlainProgress, progress
 from distseg.cli.run_training import train_once
-from distseg.cli.tables import print_conditions
+from distseg.cli.tables import cells, print_conditions, say
 from distseg.cli.training_command import read_config_file, recipe_list, train_command
 from distseg.cli.workers import Workers
 
@@ -21,6 +21,7 @@ __all__ = [
     "InferenceOptions",
     "PlainProgress",
     "Workers",
+    "cells",
     "exit_code_of",
     "named_recipe",
     "override",
@@ -31,6 +32,7 @@ __all__ = [
     "read_config_file",
     "recipe_list",
     "run",
+    "say",
     "train_command",
     "train_once",
 ]

@@ -18,6 +18,7 @@ from typing import NoReturn
 from distseg import stopping
 from distseg.cli.output import survive_closing
 from distseg.errors import DistsegError
+from distseg.terminal import VisibleFormatter, visible
 
 Main = Callable[[Sequence[str]], int | None]
 """A program's `main`: the arguments without its name -> the exit code, None for 0."""
@@ -33,7 +34,9 @@ def exit_code_of(main: Main) -> int:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     survive_closing()
-    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(VisibleFormatter("%(levelname).1s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[shown])
     for noisy in ("botocore", "boto3", "urllib3", "s3transfer", "alembic", "matplotlib", "mlflow", "ray"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if debug:
@@ -44,7 +47,7 @@ def exit_code_of(main: Main) -> int:
     except DistsegError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(error)}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)

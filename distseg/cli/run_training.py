@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distseg import storage
-from distseg.cli.tables import print_conditions
+from distseg.cli.tables import print_conditions, say
 from distseg.cli.training_display import TrainingDisplay
 from distseg.config import RunConfig, to_dict
 from distseg.errors import ConfigError, DataError
@@ -58,7 +58,7 @@ def train_once(config: RunConfig) -> dict[str, Any]:
     from distseg.runs import find_run_in
 
     begun = find_run_in(folder)
-    print(f"== {folder}{' goes on' if begun else ''}", flush=True)
+    say(f"== {folder}{' goes on' if begun else ''}")
     outcome = train(config, begun)
     assert outcome is not None
     result = {"config": to_dict(config), "checkpoint_uri": outcome.checkpoint_uri, "tables": outcome.tables}
@@ -72,18 +72,18 @@ def print_outcome(outcome: "Outcome", experiment: str) -> None:
 
     if outcome.tables:
         print_conditions(outcome.tables, f"{outcome.run_name}: best checkpoint, step {outcome.step}")
-    print(f"run         {outcome.run_uri}")
-    print(f"checkpoint  {outcome.checkpoint_uri or 'none was saved'}")
+    say(f"run         {outcome.run_uri}")
+    say(f"checkpoint  {outcome.checkpoint_uri or 'none was saved'}")
     if outcome.run_id:
-        print(f"MLflow run  {outcome.run_id}")
-        print(f"open it     {tracking.run_link(outcome.tracking_uri, outcome.run_id, experiment)}")
+        say(f"MLflow run  {outcome.run_id}")
+        say(f"open it     {tracking.run_link(outcome.tracking_uri, outcome.run_id, experiment)}")
     handed = outcome.logged_network
     if handed.view_link:
-        print(f"compare it  {handed.view_link}")
+        say(f"compare it  {handed.view_link}")
     if handed.model_uri:
-        print(f"model       {handed.model_uri}")
+        say(f"model       {handed.model_uri}")
     if handed.registered is not None:
         r = handed.registered
-        print(f"registered  {r.name} version {r.version}, {'now' if r.is_champion else 'not'} champion: {r.why}")
+        say(f"registered  {r.name} version {r.version}, {'now' if r.is_champion else 'not'} champion: {r.why}")
     if not outcome.is_sent:
-        print(f"not sent    MLflow lacks some of this run; send it with python -m distseg.sync {outcome.run_uri}")
+        say(f"not sent    MLflow lacks some of this run; send it with python -m distseg.sync {outcome.run_uri}")

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from distseg.metric_names import DATA_WAIT_FRACTION, IMAGES_PER_S, MIOU, MIOU_WORST, RESUMED_AT, TRAIN_LOSS
+from distseg.terminal import visible
 
 
 class TrainingDisplay:
@@ -78,14 +79,15 @@ class TrainingDisplay:
         elif RESUMED_AT in metrics:
             self._say(f"{place}  resumed")
         if self._live is not None:
-            line = Text("  ".join(filter(None, (self._numbers, self._score))), no_wrap=True, overflow="ellipsis")
+            shown = visible("  ".join(filter(None, (self._numbers, self._score))))
+            line = Text(shown, no_wrap=True, overflow="ellipsis")
             self._live.update(Group(self._bar, line), refresh=True)
 
     def _say(self, line: str) -> None:
         if self._live is None:
-            print(line, flush=True)
+            print(visible(line), flush=True)
         else:
-            self._live.console.print(line, soft_wrap=True)
+            self._live.console.print(Text(visible(line)), soft_wrap=True)
 
     def _steps_per_s(self, step: int) -> float | None:
         """Since the first report, evaluations included; None at that one."""

@@ -15,13 +15,14 @@ names the file, or the shard and the key.
 
 from distseg.data.deflate import crc32, decompress
 from distseg.data.processes import Progress, Runner, in_processes, num_cores
-from distseg.data.sample import MAX_KEY_LENGTH, MEAN_RGB, STD_RGB, LabelledImage, LabelSpace, Sample
+from distseg.data.sample import MAX_KEY_LENGTH, MEAN_RGB, NO_SEQUENCE, STD_RGB, LabelledImage, LabelSpace, Sample
 from distseg.label_maps import IGNORE_INDEX
 
 __all__ = [
     "IGNORE_INDEX",
     "MAX_KEY_LENGTH",
     "MEAN_RGB",
+    "NO_SEQUENCE",
     "STD_RGB",
     "LabelSpace",
     "LabelledImage",

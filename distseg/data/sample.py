@@ -18,6 +18,7 @@ from distseg.strict_json import Check, Line, build_group, require
 # ImageNet's channel statistics on a 0–255 scale, which torchvision's weights expect.
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
+NO_SEQUENCE = ("", "all", "rand-cityscapes")  # as `Sample.sequence`: no drive is known, or there was none
 MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
 
 
@@ -36,7 +37,7 @@ class Sample:
     key: str  # unique in its split; letters, digits, '-' and '_', MAX_KEY_LENGTH at most, since it names tar members
     condition: str
     site: str
-    sequence: str
+    sequence: str  # the drive that it is a frame of; or one of NO_SEQUENCE
     split: str
     source: str  # where the image came from, relative to the data set's root
     load: Callable[[], LabelledImage] = field(repr=False, compare=False)

@@ -7,7 +7,7 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     as_table(counted, labels) -> dict       the JSON of `evaluate --json`; fractions, None where undefined
     as_metrics(table) -> dict               the same under MLflow's names
     rank_conditions(table) -> ConditionRanking      order, worst, best and gap: everything that shows them asks here
-    bootstrap_intervals(images), paired_bootstrap(images, base)      intervals of 95 %, of one run and of a difference
+    bootstrap_intervals(images), compare_runs(runs)      intervals of 95 %, of one run and of the differences of runs
     predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64
     Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB
 
@@ -24,13 +24,13 @@ from distseg.lazy import on_first_use
 if TYPE_CHECKING:
     from distseg.data import MEAN_RGB, STD_RGB
     from distseg.evaluation.bootstrap import (
-        MIN_IMAGES,
+        MIN_UNITS,
         Differences,
         ImageCounts,
-        Interval,
         Intervals,
         bootstrap_intervals,
-        paired_bootstrap,
+        check_same_images,
+        compare_runs,
     )
     from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, latency_ms, predict
     from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in, own_metrics
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from distseg.evaluation.ranking import ConditionRanking, Table, rank_conditions, weakest_class
     from distseg.evaluation.scoring import MAX_BATCH_PIXELS, ConfusionMatrix, evaluate_shards
     from distseg.evaluation.selection import check_disjoint, evaluation_shards
+    from distseg.evaluation.simultaneous import Interval, seeds_difference
     from distseg.evaluation.tables import as_metrics, as_table
     from distseg.evaluation.world import World, torchrun_world
 
@@ -47,7 +48,7 @@ __all__ = [
     "MAX_BATCH_PIXELS",
     "MEAN_RGB",
     "METRICS",
-    "MIN_IMAGES",
+    "MIN_UNITS",
     "STD_RGB",
     "WHOLE_IMAGE",
     "WRONG_RGB",
@@ -70,6 +71,8 @@ __all__ = [
     "autocast",
     "bootstrap_intervals",
     "check_disjoint",
+    "check_same_images",
+    "compare_runs",
     "evaluate_shards",
     "evaluation_shards",
     "latency_ms",
@@ -79,10 +82,10 @@ __all__ = [
     "overlays_from_tensors",
     "overlays_to_tensors",
     "own_metrics",
-    "paired_bootstrap",
     "predict",
     "rank_conditions",
     "resolve_precision",
+    "seeds_difference",
     "torchrun_world",
     "weakest_class",
     "without_prediction",
@@ -93,13 +96,13 @@ __getattr__ = on_first_use(
     {
         "distseg.data": ("MEAN_RGB", "STD_RGB"),
         "distseg.evaluation.bootstrap": (
-            "MIN_IMAGES",
+            "MIN_UNITS",
             "Differences",
             "ImageCounts",
-            "Interval",
             "Intervals",
             "bootstrap_intervals",
-            "paired_bootstrap",
+            "check_same_images",
+            "compare_runs",
         ),
         "distseg.evaluation.inference": ("WHOLE_IMAGE", "InferenceConfig", "latency_ms", "predict"),
         "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in", "own_metrics"),
@@ -109,6 +112,7 @@ __getattr__ = on_first_use(
         "distseg.evaluation.ranking": ("ConditionRanking", "Table", "rank_conditions", "weakest_class"),
         "distseg.evaluation.scoring": ("MAX_BATCH_PIXELS", "ConfusionMatrix", "evaluate_shards"),
         "distseg.evaluation.selection": ("check_disjoint", "evaluation_shards"),
+        "distseg.evaluation.simultaneous": ("Interval", "seeds_difference"),
         "distseg.evaluation.tables": ("as_metrics", "as_table"),
         "distseg.evaluation.world": ("World", "torchrun_world"),
     },

@@ -1,21 +1,22 @@
-"""How far a score may be trusted: intervals of mIoU per condition, and of the difference of two runs.
+"""How far a score may be trusted: the pixel counts of each image, and the intervals that are made of them.
 
-Method: the percentile bootstrap (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 6 and 13). The
-images of each condition are drawn with replacement, as many as there are; their pixel counts are added up and scored as
-`metrics` does; the interval holds the middle 95 % of 1000 such scores. Two runs are scored on the same draws of the
-same images, so that what makes an image hard for both cancels out: that is the paired interval of their difference.
+Of a single score, the percentile bootstrap (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13):
+the images of each condition are drawn with replacement, as many as there are; their pixel counts are added up and
+scored as `metrics` does; the interval holds the middle 95 % of 1000 such scores. Of differences between conditions or
+runs, whose largest one is looked at, the intervals of `simultaneous`, which hold for all of them together.
 
-It covers which images happen to be in the split. It does not cover another seed of the training, and where images
-resemble each other, as the frames of one drive do, it is too narrow.
+Frames of one drive resemble each other. Where the sequences of a condition's images are known, whole sequences are
+drawn. Of fewer than MIN_UNITS images or sequences nothing is said. The intervals cover which images happen to be in the
+split. They do not cover another seed of the training.
 
 Conditions are compared as `ranking` says: over the classes that have truth in all of them. Where no class has, each is
-scored over its own, and there is no worst one.
+scored over its own, and there is no worst one. Images and conditions without truth take no part.
 """
 
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +25,26 @@ from torch import Tensor
 
 from distseg.errors import DataError
 from distseg.evaluation.ranking import shared_classes, worst_first
+from distseg.evaluation.simultaneous import LEVEL, POOLED, WORST, Interval, between_conditions, between_runs
 
-LEVEL = 0.95
 RESAMPLES = 1000
-MIN_IMAGES = 8  # of fewer, the drawn samples differ too little: the interval would promise more than is known
+MIN_UNITS = 8  # of fewer, the drawn samples differ too little: the interval would promise more than is known
 
 
 @dataclass(frozen=True)
-class Interval:
-    value: float  # of the images themselves
-    low: float
-    high: float
+class Units:
+    """What is drawn of a condition: images, or whole sequences, and always such that have truth."""
+
+    counts_n3K: Tensor  # int64, added up over each
+    kind: str  # "image" or "sequence"
 
     @property
-    def excludes_0(self) -> bool:
-        return self.low > 0 or self.high < 0
+    def are_enough(self) -> bool:
+        return len(self.counts_n3K) >= MIN_UNITS
+
+    def __str__(self) -> str:
+        num = len(self.counts_n3K)
+        return f"{num} {self.kind}{'' if num == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +54,18 @@ class ImageCounts:
     keys: tuple[str, ...]  # sorted and unique, so that results do not depend on which rank scored what
     conditions: tuple[str, ...]  # of each image
     counts_N3K: Tensor  # int64: pixels of each class in the truth, in the prediction, and in both at once
+    sequences: tuple[str, ...] = ()  # of each image, "" where it is not known; (): of no image
 
     @classmethod
-    def of(cls, keys: Sequence[str], conditions: Sequence[str], counts_N3K: Tensor) -> "ImageCounts":
+    def of(
+        cls, keys: Sequence[str], conditions: Sequence[str], counts_N3K: Tensor, sequences: Sequence[str] = ()
+    ) -> "ImageCounts":
         """From `class_counts` of each image, in any order. Raises DataError for no image, and for a key twice."""
-        if not len(keys) == len(conditions) == len(counts_N3K):
-            raise ValueError(f"{len(keys)} keys, {len(conditions)} conditions, counts of {len(counts_N3K)} images")
+        if not len(keys) == len(conditions) == len(counts_N3K) == len(sequences or keys):
+            raise ValueError(
+                f"{len(keys)} keys, {len(conditions)} conditions, {len(sequences)} sequences, "
+                f"counts of {len(counts_N3K)} images"
+            )
         if not keys:
             raise DataError("no image was evaluated: there is nothing to resample")
         order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -64,6 +76,7 @@ class ImageCounts:
             keys=tuple(ranked),
             conditions=tuple(conditions[i] for i in order),
             counts_N3K=counts_N3K.cpu()[torch.tensor(order, dtype=torch.int64)],
+            sequences=tuple(sequences[i] for i in order) if any(sequences) else (),
         )
 
     @classmethod
@@ -73,45 +86,54 @@ class ImageCounts:
             counts_N3K = torch.tensor(found["counts"], dtype=torch.int64)
             if counts_N3K.ndim != 3 or counts_N3K.shape[1] != 3:
                 raise ValueError
-            return cls.of(list(map(str, found["keys"])), list(map(str, found["conditions"])), counts_N3K)
-        except (KeyError, TypeError, ValueError):
+            keys, conditions, sequences = (
+                list(map(str, values)) for values in (found["keys"], found["conditions"], found.get("sequences", ()))
+            )
+            return cls.of(keys, conditions, counts_N3K, sequences)
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise DataError(f"{source} does not hold the counts of images; evaluate the run again") from None
 
     def as_json(self) -> dict[str, Any]:
-        return {"keys": self.keys, "conditions": self.conditions, "counts": self.counts_N3K.tolist()}
+        return {
+            "keys": self.keys,
+            "conditions": self.conditions,
+            "sequences": self.sequences,
+            "counts": self.counts_N3K.tolist(),
+        }
 
-    def by_condition(self) -> dict[str, Tensor]:
-        """condition -> counts (n, 3, K) of its images"""
-        names = sorted(set(self.conditions))
-        return {name: self.counts_N3K[torch.tensor([c == name for c in self.conditions])] for name in names}
+    def by_condition(self) -> dict[str, Units]:
+        """condition -> what can be drawn of it, in the order of the conditions' names."""
+        return {name: self._units(name) for name in sorted(set(self.conditions))}
+
+    def _units(self, condition: str) -> Units:
+        with_truth_N = self.counts_N3K[:, 0].sum(-1) > 0
+        chosen = [i for i, name in enumerate(self.conditions) if name == condition and with_truth_N[i]]
+        counts_n3K = self.counts_N3K[torch.tensor(chosen, dtype=torch.int64)]
+        sequence_of = {i: self.sequences[i] for i in chosen if self.sequences and self.sequences[i]}
+        if not sequence_of:
+            return Units(counts_n3K, "image")
+        number_of: dict[str | int, int] = {}
+        numbers = [number_of.setdefault(sequence_of.get(i) or i, len(number_of)) for i in chosen]
+        added_up = torch.zeros(len(number_of), *counts_n3K.shape[1:], dtype=torch.int64)
+        return Units(added_up.index_add_(0, torch.tensor(numbers), counts_n3K), "sequence")
 
 
-def class_counts(matrices_KK: Tensor) -> Tensor:
-    """Confusion matrices (…, K, K) -> (…, 3, K): pixels in the truth, in the prediction, and in both."""
-    return torch.stack([matrices_KK.sum(-1), matrices_KK.sum(-2), matrices_KK.diagonal(dim1=-2, dim2=-1)], -2)
+def _too_few(units: Mapping[str, Units]) -> dict[str, str]:
+    return {name: str(found) for name, found in units.items() if not found.are_enough}
 
 
-def image_iou(counts_3K: Tensor) -> float | None:
-    """IoU of the classes in one image's truth, weighted by their pixels there; None if all is void.
-
-    To find the images to look at: in the plain mean of a single image's few classes, one of some pixels decides.
-    """
-    truth_K, predicted_K, hit_K = counts_3K.tolist()
-    num_valid = sum(truth_K)
-    if not num_valid:
-        return None
-    per_class = zip(truth_K, predicted_K, hit_K, strict=True)
-    return math.fsum(t * hit / (t + predicted - hit) for t, predicted, hit in per_class if t) / float(num_valid)
+# ---- of one run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """Of one run. None: too few images (fewer than MIN_IMAGES in a condition that it takes)."""
+    """Of one run. None: too few images or sequences for it."""
 
-    conditions: dict[str, Interval | None]
+    conditions: dict[str, Interval | None]  # of each alone
     pooled: Interval | None  # of all images together, over all classes
-    gap: Interval | None  # best minus worst condition, those of the images themselves
-    worst_share: dict[str, float]  # condition -> in which share of the draws it was the worst; empty: too few images
+    gap: Interval | None  # best minus worst condition, allowing for their being chosen among all
+    rivals: tuple[str, ...]  # conditions that cannot be told apart from the worst one, if there is a gap
+    too_few: dict[str, str]  # condition with truth -> "5 images": fewer than MIN_UNITS
 
 
 def bootstrap_intervals(
@@ -123,80 +145,96 @@ def bootstrap_intervals(
     seed: int = 0,
 ) -> Intervals:
     """`classes`: the ids over which conditions are compared; by default those that have truth in every condition."""
-    counts = images.by_condition()
+    of_all = images.by_condition()
+    units = {name: found for name, found in of_all.items() if len(found.counts_n3K)}
+    counts = {name: found.counts_n3K for name, found in units.items()}
     drawn = _draw(counts, resamples, seed)
     compared = _compared_classes(counts, classes)
     scores = {name: _mean_iou(drawn[name], compared) for name in counts}
     values = {name: float(_mean_iou(_total(counts[name]), compared)) for name in counts}
-    ranked = worst_first({name: None if math.isnan(value) else value for name, value in values.items()})
-    is_enough = _is_enough(counts)
-    gap, worst_share = None, {}
-    if is_enough and compared is not None and len(ranked) > 1:
-        worst, *_, best = ranked
-        gap = _interval(ranked[best] - ranked[worst], scores[best] - scores[worst], level)
-        worst_share = _worst_share({name: scores[name] for name in counts if name in ranked})
-    pooled_value, pooled_scores = float(_mean_iou(_total(images.counts_N3K))), _mean_iou(_summed(drawn))
+    too_few = _too_few(units)
+    alone = {name: _interval(values[name], scores[name], level) for name in counts if name not in too_few}
+    gap, rivals = _gap(counts, values, compared, too_few, resamples - 1, level, seed)
+    pooled_value = float(_mean_iou(_total(images.counts_N3K)))
     return Intervals(
-        conditions={
-            name: _interval(values[name], scores[name], level) if len(counts[name]) >= MIN_IMAGES else None
-            for name in counts
-        },
-        pooled=_interval(pooled_value, pooled_scores, level) if is_enough else None,
+        conditions={name: alone.get(name) for name in of_all},
+        pooled=_interval(pooled_value, _mean_iou(_summed(drawn)), level) if units and not too_few else None,
         gap=gap,
-        worst_share=worst_share,
+        rivals=rivals,
+        too_few=too_few,
     )
 
 
-def _worst_share(scores: Mapping[str, Tensor]) -> dict[str, float]:
-    """condition -> the share of the draws in which its score is the lowest"""
-    scores_CR = torch.stack(list(scores.values())).nan_to_num(torch.inf)
-    times_worst_C = scores_CR.argmin(0).bincount(minlength=len(scores))
-    return dict(zip(scores, (times_worst_C / scores_CR.shape[1]).tolist(), strict=True))
+def _gap(
+    counts: Mapping[str, Tensor],
+    values: Mapping[str, float],
+    compared: Tensor | None,
+    too_few: Mapping[str, str],
+    permutations: int,
+    level: float,
+    seed: int,
+) -> tuple[Interval | None, tuple[str, ...]]:
+    """That of the best and the worst condition, and who might be the worst as well."""
+    ranked = list(worst_first({name: None if math.isnan(value) else value for name, value in values.items()}))
+    if compared is None or len(ranked) < 2 or not too_few.keys().isdisjoint((ranked[0], ranked[-1])):
+        return None, ()
+    worst, best = ranked[0], ranked[-1]
+    enough = {name: counts[name] for name in ranked if name not in too_few}
+    found = between_conditions(enough, compared, permutations=permutations, level=level, seed=seed)
+    told_apart = [other for (other, one), interval in found.items() if one == worst and interval.low > 0]
+    return found[best, worst], tuple(name for name in ranked[1:] if name not in told_apart)
+
+
+# ---- between runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Differences:
-    """Of a run to another on the same images: its mIoU minus the other's. None: too few images."""
+    """Of a run to another on the same images: its mIoU minus the other's. None: too few images or sequences."""
 
     conditions: dict[str, Interval | None]
     pooled: Interval | None
     worst: Interval | None  # of each run's own worst condition; None also where conditions have no class in common
+    too_few: dict[str, str]  # condition with truth -> "5 images": fewer than MIN_UNITS
 
 
-def paired_bootstrap(
-    images: ImageCounts,
-    base: ImageCounts,
+def compare_runs(
+    runs: Sequence[ImageCounts],
     *,
     classes: Sequence[int] | None = None,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
-) -> Differences:
-    """`images` minus `base`; `classes` as of `bootstrap_intervals`.
+) -> dict[tuple[int, int], Differences]:
+    """(k, l) -> the mIoU of run k minus that of run l, for every pair; all intervals hold together.
 
-    Raises DataError unless both were evaluated on the same images and labels.
+    `classes` as of `bootstrap_intervals`. Raises DataError unless all were evaluated on the same images and labels.
     """
-    check_same_images(images, base)
-    of_both = images.by_condition(), base.by_condition()
-    drawn = _draw(of_both[0], resamples, seed), _draw(of_both[1], resamples, seed)
-    compared = _compared_classes(of_both[0], classes)
-    totals: tuple[Mapping[str, Tensor], ...] = tuple({n: _total(c) for n, c in counts.items()} for counts in of_both)
+    for other in runs[1:]:
+        check_same_images(other, runs[0])
+    of_runs = [{name: u for name, u in run.by_condition().items() if len(u.counts_n3K)} for run in runs]
+    counts = [{name: found.counts_n3K for name, found in units.items()} for units in of_runs]
+    too_few = _too_few(of_runs[0])
+    compared = _compared_classes(counts[0], classes)
+    tested = [name for name in counts[0] if name not in too_few]
+    pairs = itertools.permutations(range(len(runs)), 2)
+    if not tested:
+        return {pair: _no_difference(runs[0], too_few) for pair in pairs}
+    found = between_runs(counts, compared, tested=tested, permutations=resamples - 1, level=level, seed=seed)
+    is_ranked = compared is not None or len(counts[0]) == 1
+    return {
+        pair: Differences(
+            conditions=dict.fromkeys(sorted(set(runs[0].conditions))) | {name: found[pair][name] for name in tested},
+            pooled=None if too_few else found[pair][POOLED],
+            worst=None if too_few or not is_ranked else found[pair][WORST],
+            too_few=too_few,
+        )
+        for pair in pairs
+    }
 
-    def difference(score: Callable[[Mapping[str, Tensor]], Tensor]) -> Interval | None:
-        value = float(score(totals[0]) - score(totals[1]))
-        return _interval(value, score(drawn[0]) - score(drawn[1]), level)
 
-    def of_condition(name: str) -> Interval | None:
-        return difference(lambda counts: _mean_iou(counts[name], compared))
-
-    is_enough = _is_enough(of_both[0])
-    return Differences(
-        conditions={
-            name: of_condition(name) if len(counts) >= MIN_IMAGES else None for name, counts in of_both[0].items()
-        },
-        pooled=difference(lambda counts: _mean_iou(_summed(counts))) if is_enough else None,
-        worst=difference(lambda counts: _worst(counts, compared)) if is_enough and compared is not None else None,
-    )
+def _no_difference(images: ImageCounts, too_few: dict[str, str]) -> Differences:
+    return Differences(conditions=dict.fromkeys(images.conditions), pooled=None, worst=None, too_few=too_few)
 
 
 def check_same_images(images: ImageCounts, base: ImageCounts) -> None:
@@ -219,6 +257,9 @@ def check_same_images(images: ImageCounts, base: ImageCounts) -> None:
         raise DataError(f"the runs were evaluated with different labels of {key}; evaluate both on one data set")
 
 
+# ---- draws and scores
+
+
 def _draw(counts: Mapping[str, Tensor], resamples: int, seed: int) -> dict[str, Tensor]:
     """condition -> added-up counts (resamples, 3, K) of its drawn images.
 
@@ -228,9 +269,9 @@ def _draw(counts: Mapping[str, Tensor], resamples: int, seed: int) -> dict[str, 
     drawn = {}
     for name, counts_n3K in counts.items():
         generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
-        num_images = len(counts_n3K)
-        picks_Rn = torch.randint(num_images, (resamples, num_images), generator=generator)
-        times_Rn = torch.zeros(resamples, num_images, dtype=torch.float64)
+        num_units = len(counts_n3K)
+        picks_Rn = torch.randint(num_units, (resamples, num_units), generator=generator)
+        times_Rn = torch.zeros(resamples, num_units, dtype=torch.float64)
         times_Rn.scatter_add_(1, picks_Rn, torch.ones(1, dtype=torch.float64).expand_as(picks_Rn))
         drawn[name] = (times_Rn @ counts_n3K.double().flatten(1)).unflatten(1, counts_n3K.shape[1:])
     return drawn
@@ -247,7 +288,8 @@ def _compared_classes(counts: Mapping[str, Tensor], classes: Sequence[int] | Non
     """The ids of the classes over which conditions are compared, or None for 'each over its own'."""
     if classes is None:
         truth_of = {name: counts_n3K[:, 0].sum(0).tolist() for name, counts_n3K in counts.items()}
-        classes = sorted(shared_classes(dict(enumerate(truth_K)) for truth_K in truth_of.values()))
+        shared = shared_classes(dict(enumerate(truth_K)) for truth_K in truth_of.values())
+        classes = sorted(shared) if len(counts) > 1 else ()
     return torch.tensor(classes, dtype=torch.int64) if classes else None
 
 
@@ -257,14 +299,6 @@ def _total(counts_n3K: Tensor) -> Tensor:
 
 def _summed(counts: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(counts.values())).sum(0)
-
-
-def _worst(counts: Mapping[str, Tensor], classes: Tensor | None) -> Tensor:
-    return torch.stack([_mean_iou(c, classes) for c in counts.values()]).nan_to_num(torch.inf).amin(0)
-
-
-def _is_enough(counts: Mapping[str, Tensor]) -> bool:
-    return min(map(len, counts.values())) >= MIN_IMAGES
 
 
 def _interval(value: float, scores_R: Tensor, level: float) -> Interval | None:

@@ -76,6 +76,25 @@ def _check_range(name: str, ids: Tensor, num_classes: int) -> None:
         raise ValueError(f"{name} ids {outside[:8]} are outside the {num_classes} classes")
 
 
+def class_counts(matrices_KK: Tensor) -> Tensor:
+    """Confusion matrices (…, K, K) -> (…, 3, K): pixels in the truth, in the prediction, and in both."""
+    return torch.stack([matrices_KK.sum(-1), matrices_KK.sum(-2), matrices_KK.diagonal(dim1=-2, dim2=-1)], -2)
+
+
+def image_iou(counts_3K: Tensor) -> float | None:
+    """The pixel-weighted IoU of one image: the mean IoU of the classes in its truth, weighted by their pixels there.
+
+    None if all is void. It serves to find the images to look at, for which mIoU is no good: in the plain mean of a
+    single image's few classes, one of some pixels decides. It is mostly higher than mIoU, and must not be shown as one.
+    """
+    truth_K, predicted_K, hit_K = counts_3K.tolist()
+    num_valid = sum(truth_K)
+    if not num_valid:
+        return None
+    per_class = zip(truth_K, predicted_K, hit_K, strict=True)
+    return math.fsum(t * hit / (t + predicted - hit) for t, predicted, hit in per_class if t) / float(num_valid)
+
+
 # ---- what metrics are computed from
 
 

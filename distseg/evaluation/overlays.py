@@ -1,6 +1,6 @@
 """Pictures of an evaluation: of each condition a few images that are the same each time, and the worst ones.
 
-The fixed images of a condition have the lowest hashes of their keys, the worst the lowest `bootstrap.image_iou`. So the
+The fixed images of a condition have the lowest hashes of their keys, the worst the lowest `metrics.image_iou`. So the
 choice depends neither on the number of ranks nor on the order in which images are scored. While it scores, each rank
 keeps its own candidates, shrunken. Then the ranks agree on the lowest of all, and the rank that has an image draws it.
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from distseg.data.loading import EvalSample
-from distseg.evaluation.bootstrap import image_iou
+from distseg.evaluation.metrics import image_iou
 from distseg.evaluation.panels import Kind, Overlay, Palette, Segmented, as_jpeg, panel, shrink
 from distseg.evaluation.world import World
 
@@ -57,7 +57,7 @@ class Overlays:
         }
 
     def update(self, sample: EvalSample, prediction_HW: Tensor, counts_3K: Tensor) -> None:
-        """Keeps the image if it is among the lowest so far. `counts_3K`: `bootstrap.class_counts` of this image."""
+        """Keeps the image if it is among the lowest so far. `counts_3K`: `metrics.class_counts` of this image."""
         if not self.count or sample.condition not in self.conditions:
             return
         iou = image_iou(counts_3K)

@@ -36,7 +36,7 @@ class Overlay:
     kind: Kind  # "fixed": shown at every evaluation; "worst": among the lowest IoUs of its condition
     condition: str
     key: str
-    iou: float | None  # bootstrap.image_iou; None: all its pixels are void
+    iou: float | None  # metrics.image_iou, weighted by pixels; None: all its pixels are void
     jpeg: bytes  # a panel, at most MAX_JPEG_BYTES
 
 

@@ -2,7 +2,8 @@
 
 Conditions are compared by the mean IoU over the classes that have truth in every condition; else a class that one of
 them lacks would decide. A condition without any truth (all its pixels are void) takes no part. Where no class has truth
-in all conditions, each is shown with the mean over its own classes, and none is called the best or the worst.
+in all conditions, each is shown with the mean over its own classes, and none is called the best or the worst. A single
+condition is compared with nothing: its score is its own mIoU, as `metrics` defines it.
 
 Tables, MLflow's metrics, intervals, figures and pages all take it from here. It needs no torch.
 """
@@ -20,8 +21,8 @@ class ConditionRanking:
     """The conditions of an evaluation beside each other."""
 
     miou: dict[str, float]  # condition -> mIoU over `classes`, worst first; without the conditions that are all void
-    classes: tuple[str, ...]  # that have truth in every condition; (): none has, so `miou` is over each one's own
-    is_all: bool  # `classes` are all that were found in any condition, so `miou` is the conditions' own mIoU
+    classes: tuple[str, ...]  # that have truth in every condition; (): `miou` is over each one's own
+    is_all: bool  # `miou` is the conditions' own mIoU: they have the same classes, or there is only one condition
     void: tuple[str, ...]  # conditions without truth
 
     @property
@@ -32,7 +33,7 @@ class ConditionRanking:
     @property
     def is_comparable(self) -> bool:
         """Whether there is a worst condition. If there is only one condition, it is the worst."""
-        return bool(self.miou and self.classes)
+        return len(self.miou) == 1 or bool(self.miou and self.classes)
 
     @property
     def is_compared(self) -> bool:
@@ -58,24 +59,27 @@ class ConditionRanking:
 
     @property
     def note(self) -> str:
-        """What must be said beside the numbers; mostly nothing."""
+        """Over which classes `miou` is, where it is not the conditions' own mIoU; else nothing."""
         if self.is_all:
             return ""
         if not self.classes:
             return "over each condition's own classes, as none occurs in all: compare with care"
+        if len(self.classes) == 1:
+            return f"over the one class that occurs in every condition ({self.classes[0]})"
         return f"over the {len(self.classes)} classes that occur in every condition"
 
 
 def rank_conditions(table: Table, others: Sequence[Table] = ()) -> ConditionRanking:
     """Of `table`'s conditions, over the classes that also have truth in every condition of the tables `others`."""
-    entries = [entry for t in (table, *others) for entry in t["conditions"].values()]
-    shared = shared_classes(entry["support"] for entry in entries)
+    entries = [(name, entry) for t in (table, *others) for name, entry in t["conditions"].items() if _has_truth(entry)]
+    is_alone = len({name for name, _ in entries}) == 1
+    shared = set() if is_alone else shared_classes(entry["support"] for _, entry in entries)
     # A class that is predicted where it has no truth has IoU 0 there. A condition's own mIoU counts it, this does not.
-    found = {name for entry in entries for name, iou in entry["classes"].items() if iou is not None}
+    found = {name for _, entry in entries for name, iou in entry["classes"].items() if iou is not None}
     classes = tuple(name for name in table["classes"] if name in shared)
     miou = worst_first({name: _mean_iou(entry, classes) for name, entry in table["conditions"].items()})
     void = tuple(name for name in table["conditions"] if name not in miou)
-    return ConditionRanking(miou=miou, classes=classes, is_all=shared == found, void=void)
+    return ConditionRanking(miou=miou, classes=classes, is_all=is_alone or shared == found, void=void)
 
 
 def shared_classes(supports: Iterable[Mapping[Class, int]]) -> set[Class]:
@@ -97,8 +101,12 @@ def weakest_class(entry: Table) -> tuple[str, float] | None:
     return min(known.items(), key=lambda item: item[1], default=None)
 
 
+def _has_truth(entry: Table) -> bool:
+    return any(entry["support"].values())
+
+
 def _mean_iou(entry: Table, classes: Sequence[str]) -> float | None:
-    if not any(entry["support"].values()):
+    if not _has_truth(entry):
         return None
     if not classes:
         return None if entry["mIoU"] is None else float(entry["mIoU"])

@@ -5,6 +5,7 @@ Every sample is counted exactly once, however many ranks share the work; the res
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,22 @@ from distseg.config import MAX_MEGAPIXELS
 from distseg.data.loading import EvalSample, eval_samples
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import DataError
-from distseg.evaluation.bootstrap import ImageCounts, class_counts
+from distseg.evaluation.bootstrap import ImageCounts
 from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, predict
-from distseg.evaluation.metrics import confusion_matrix
+from distseg.evaluation.metrics import class_counts, confusion_matrix
 from distseg.evaluation.overlays import Overlays
 from distseg.evaluation.world import World
 
 MAX_BATCH_PIXELS = 1 << 19  # images of one size are scored together up to this many pixels: bounded memory, busy cores
 
 Group = tuple[str, str]  # condition, site
+
+
+class ScoredImage(NamedTuple):
+    key: str
+    condition: str
+    sequence: str  # "": not known
+    counts_3K: Tensor  # class_counts of its matrix
 
 
 @dataclass
@@ -32,7 +40,7 @@ class ConfusionMatrix:
     groups: tuple[Group, ...]
     matrices_GKK: Tensor
     num_images_G: Tensor
-    images: list[tuple[str, str, Tensor]] = field(default_factory=list)  # (key, condition, class_counts of its matrix)
+    images: list[ScoredImage] = field(default_factory=list)
 
     @classmethod
     def empty(cls, groups: Iterable[Group], num_classes: int) -> "ConfusionMatrix":
@@ -47,7 +55,7 @@ class ConfusionMatrix:
         self.matrices_GKK[g] += matrix_KK
         self.num_images_G[g] += 1
         counts_3K = class_counts(matrix_KK)
-        self.images.append((sample.key, sample.condition, counts_3K))
+        self.images.append(ScoredImage(sample.key, sample.condition, sample.sequence, counts_3K))
         return counts_3K
 
     def all_reduce(self, world: World) -> None:
@@ -68,8 +76,13 @@ class ConfusionMatrix:
 
     def image_counts(self) -> ImageCounts:
         """Image by image, for intervals and for comparing runs. Raises DataError if nothing was scored."""
-        keys, conditions, counts = zip(*self.images, strict=True) if self.images else ((), (), ())
-        return ImageCounts.of(keys, conditions, torch.stack(counts) if counts else torch.empty(0))
+        counts_N3K = torch.stack([image.counts_3K for image in self.images]) if self.images else torch.empty(0)
+        return ImageCounts.of(
+            [image.key for image in self.images],
+            [image.condition for image in self.images],
+            counts_N3K,
+            [image.sequence for image in self.images],
+        )
 
     def by_condition(self) -> dict[str, tuple[Tensor, int]]:
         """condition -> (matrix, number of images)"""

@@ -7,6 +7,7 @@ In: a `RunReview` of each run (the table of `evaluation.as_table`, and what else
     model_card(review) -> str                               Markdown: what a registered model is good for, and what not
     run_files(review) -> {name: bytes}                      all that a run leaves: plots, tables, page, model card
     markdown_table(header, rows), mean_and_spread(values)   the one table and the one "0.512 ± 0.011" of the project
+    signed(value), span(interval)                           "+0.021" and "0.010 to 0.032"
 
 Pages are made of the templates in `templates/`; whatever comes from outside is escaped. ValueError for a comparison of
 fewer than two runs. Names are imported when first used: a process that draws nothing loads neither matplotlib nor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from distseg.review.markdown import model_card, run_markdown
     from distseg.review.run_report import run_files, run_page
     from distseg.review.run_review import CONDITIONS_PLOT, MODEL_CARD, RUN_PAGE, Cost, RunReview
-    from distseg.review.text import markdown_table, mean_and_spread
+    from distseg.review.text import markdown_table, mean_and_spread, signed, span
 
 __all__ = [
     "CONDITIONS_PLOT",
@@ -37,6 +38,8 @@ __all__ = [
     "run_files",
     "run_markdown",
     "run_page",
+    "signed",
+    "span",
 ]
 
 __getattr__ = on_first_use(
@@ -46,6 +49,6 @@ __getattr__ = on_first_use(
         "distseg.review.markdown": ("model_card", "run_markdown"),
         "distseg.review.run_report": ("run_files", "run_page"),
         "distseg.review.run_review": ("CONDITIONS_PLOT", "MODEL_CARD", "RUN_PAGE", "Cost", "RunReview"),
-        "distseg.review.text": ("markdown_table", "mean_and_spread"),
+        "distseg.review.text": ("markdown_table", "mean_and_spread", "signed", "span"),
     },
 )

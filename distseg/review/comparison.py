@@ -1,6 +1,6 @@
 """Runs beside each other on one HTML page: which is better where, is the gain real, what did it cost.
 
-All runs are compared over the same classes, those that have truth in every condition of every run.
+What is said of differences rests on the tests of `tested_runs`, which hold for all runs and conditions together.
 """
 
 import json
@@ -8,22 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distseg.errors import DataError
-from distseg.evaluation import (
-    Differences,
-    Interval,
-    Intervals,
-    bootstrap_intervals,
-    paired_bootstrap,
-    rank_conditions,
-)
+from distseg.evaluation import Interval
 from distseg.review.gallery import images_compared
 from distseg.review.html import HtmlTable, picture, render
 from distseg.review.published import Published, published
 from distseg.review.run_review import RunReview, provenance
+from distseg.review.tested_runs import Comparison
 from distseg.review.text import ABSENT, listed, loss, number, signed, span
 
-_CHANCE, _UNTESTED = "may be chance", "not tested"
+_REAL, _CHANCE, _UNTESTED = "yes", "may be chance", "not tested"
 
 
 def comparison_page(runs: Sequence[RunReview]) -> str:
@@ -43,7 +36,7 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         "comparison.html.j2",
         title=f"{len(runs)} runs compared",
         lead=_summary(best),
-        sentences=_notes(compared),
+        sentences=_notes(compared, best),
         answers=_answers(compared),
         best=_best_table(best),
         first=compared.names[0],
@@ -65,47 +58,6 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     )
 
 
-class Comparison:
-    """Runs, their conditions ranked over the same classes, and the tests of their differences."""
-
-    def __init__(self, runs: Sequence[RunReview]) -> None:
-        tables = [run.table for run in runs]
-        names = [run.name for run in runs]
-        self.runs = runs
-        self.names = [f"{name} [{k + 1}]" if names.count(name) > 1 else name for k, name in enumerate(names)]
-        self.rankings = [rank_conditions(table, tables) for table in tables]
-        self.conditions = list(dict.fromkeys(name for ranking in self.rankings for name in ranking.miou))
-        self._pairs: dict[tuple[int, int], Differences | str] = {}
-
-    def _classes(self, k: int) -> list[int]:
-        names = list(self.runs[k].table["classes"])
-        return [names.index(name) for name in self.rankings[k].classes]
-
-    def intervals(self, k: int) -> Intervals | None:
-        images = self.runs[k].images
-        return bootstrap_intervals(images, classes=self._classes(k)) if images is not None else None
-
-    def pair(self, k: int, other: int = 0) -> Differences | str:
-        """The differences of run `k` to another, or a sentence that says why there are none."""
-        if (k, other) not in self._pairs:
-            self._pairs[k, other] = self._paired(k, other)
-        return self._pairs[k, other]
-
-    def tested(self, k: int, condition: str, other: int = 0) -> Interval | None:
-        pair = self.pair(k, other)
-        return None if isinstance(pair, str) else pair.conditions.get(condition)
-
-    def _paired(self, k: int, other: int) -> Differences | str:
-        run, base = self.runs[k], self.runs[other]
-        if run.images is None or base.images is None:
-            lacking = base if base.images is None else run
-            return f"Differences of {run.name} are not tested: {lacking.name} has no counts of single images."
-        try:
-            return paired_bootstrap(run.images, base.images, classes=self._classes(k))
-        except DataError as error:
-            return f"Differences of {run.name} are not tested: {error}."
-
-
 # ---- what a reader asks first
 
 
@@ -117,7 +69,8 @@ class _Best:
     run: str
     miou: float
     ahead: str  # by how much, and of whom
-    is_real: str  # "yes", or why not; further lines explain it
+    verdict: str  # _REAL, _CHANCE or _UNTESTED
+    why: str  # runs that may be as good, or what the test lacks
 
 
 def _best_runs(compared: Comparison) -> list[_Best]:
@@ -128,58 +81,76 @@ def _best_runs(compared: Comparison) -> list[_Best]:
         if len(miou) < 2:
             continue
         first, *others = sorted(miou, key=lambda k: -miou[k])
-        interval = compared.tested(first, condition, others[0])
         intervals = {k: compared.tested(first, condition, k) for k in others}
-        rivals = [compared.names[k] for k, i in intervals.items() if i is None or i.low <= 0]
+        interval = intervals[others[0]]
         ahead = signed(loss(miou[first], miou[others[0]], 3), 3) + (f" ({span(interval, 3)})" if interval else "")
         ahead += f"\nof {compared.names[others[0]]}" if len(compared.runs) > 2 else ""
-        found.append(_Best(condition, compared.names[first], miou[first], ahead, _real(interval, rivals)))
+        verdict, why = _lead(intervals.values()), ""
+        if verdict == _CHANCE:
+            rivals = [compared.names[k] for k, i in intervals.items() if i is not None and i.low <= 0]
+            why = f"cannot be told apart from {', '.join(rivals)}"
+        elif verdict == _UNTESTED:
+            untested = next(k for k, i in intervals.items() if i is None)
+            why = compared.why_untested(first, condition, untested)
+        found.append(_Best(condition, compared.names[first], miou[first], ahead, verdict, why))
     return found
 
 
-def _real(interval: Interval | None, rivals: Sequence[str]) -> str:
-    if interval is None:
-        return _UNTESTED
-    if not rivals:
-        return "yes"
-    return f"{_CHANCE}\ncannot be told apart from {', '.join(rivals)}"
+def _lead(intervals: Iterable[Interval | None]) -> str:
+    """Of a run before others, by its differences to them."""
+    found = list(intervals)
+    if any(interval is not None and interval.low <= 0 for interval in found):
+        return _CHANCE
+    return _UNTESTED if None in found else _REAL
 
 
 def _summary(best: Sequence[_Best]) -> str:
-    """Which run leads where; only real leads count."""
+    """Which run leads where; only real leads count. What is not tested is said here, with the reason, and only here."""
     leads: dict[str, list[str]] = {}
+    untested: dict[str, list[str]] = {}
     for b in best:
-        leads.setdefault(b.run if b.is_real == "yes" else b.is_real.partition("\n")[0], []).append(b.condition)
-    chance, untested = (listed(leads.pop(name, [])) for name in (_CHANCE, _UNTESTED))
+        if b.verdict == _REAL:
+            leads.setdefault(b.run, []).append(b.condition)
+        elif b.verdict == _UNTESTED:
+            untested.setdefault(b.why, []).append(b.condition)
+    chance = [b.condition for b in best if b.verdict == _CHANCE]
     by_number = sorted(leads.items(), key=lambda item: -len(item[1]))
     parts = [f"{run} is best at {listed(conditions)}" for run, conditions in by_number]
-    parts += [f"at {chance} no run leads by more than the choice of test images explains"] if chance else []
-    parts += [f"what leads at {untested} is not tested"] if untested else []
+    parts += [f"at {listed(chance)} no run leads by more than the choice of test images explains"] if chance else []
+    parts += [f"not tested at {listed(conditions)}: {why}" for why, conditions in untested.items()]
     if not parts:
         return "They have no condition in common."
     text = "; ".join(parts)
     return f"{text if leads else text[0].upper() + text[1:]}."
 
 
-def _notes(compared: Comparison) -> list[str]:
-    pairs = [compared.pair(k) for k in range(1, len(compared.runs))]
-    notes = [pair for pair in pairs if isinstance(pair, str)]
+def _notes(compared: Comparison, best: Sequence[_Best]) -> list[str]:
+    """What the summary leaves open: pairs that cannot be tested, and over which classes conditions are compared."""
+    said = {b.why for b in best}
+    pairs = {k: compared.pair(k) for k in range(1, len(compared.runs))}
+    why = {k: pair for k, pair in pairs.items() if isinstance(pair, str) and pair not in said}
+    notes = [f"Differences of {compared.names[k]} are not tested: {reason}." for k, reason in why.items()]
+    if any(not isinstance(pair, str) and pair.too_few and pair.pooled is None for pair in pairs.values()):
+        notes.append("So neither are the differences of all images together and of the worst conditions.")
     notes += [f"Conditions are compared {ranking.note}." for ranking in compared.rankings if ranking.note]
     return list(dict.fromkeys(notes))
 
 
 def _answers(compared: Comparison) -> list[tuple[str, str]]:
-    def leader(scores: Sequence[float | None]) -> str:
+    def leader(scores: Sequence[float | None], of: str) -> str:
         known = {k: score for k, score in enumerate(scores) if score is not None}
         if not known:
             return ABSENT
         best = max(known, key=known.__getitem__)
-        return f"{compared.runs[best].name}: {known[best]:.2f}"
+        pairs = [compared.pair(best, k) for k in known if k != best]
+        verdict = _lead(None if isinstance(pair, str) else getattr(pair, of) for pair in pairs)
+        lead = {_REAL: ", a real lead", _CHANCE: ", a lead that may be chance"}.get(verdict if pairs else "", "")
+        return f"{compared.names[best]}: {known[best]:.2f}{lead}"
 
     costs = [f"{name} {_cost(run, compared.runs[0])}" for name, run in zip(compared.names, compared.runs, strict=True)]
     return [
-        ("Best at its worst condition", leader([ranking.miou_worst for ranking in compared.rankings])),
-        ("Best over all images", leader([run.table["mIoU"] for run in compared.runs])),
+        ("Best at its worst condition", leader([ranking.miou_worst for ranking in compared.rankings], "worst")),
+        ("Best over all images", leader([run.table["mIoU"] for run in compared.runs], "pooled")),
         ("Cost of training", "; ".join(costs)),
     ]
 
@@ -195,15 +166,12 @@ def _cost(run: RunReview, base: RunReview) -> str:
 
 
 def _against(compared: Comparison, k: int) -> str:
-    """A sentence about run `k` and the first."""
+    """A sentence about run `k` and the first. Of what is not tested it gives the number alone."""
     base, run = compared.rankings[0], compared.rankings[k]
-    start = f"{compared.runs[k].name} against {compared.runs[0].name}:"
+    start = f"{compared.names[k]} against {compared.names[0]}:"
     pair = compared.pair(k)
-    is_ranked = base.miou_worst is not None and run.miou_worst is not None
-    at_worst = signed(loss(run.miou_worst or 0.0, base.miou_worst or 0.0)) if is_ranked else ""
-    if isinstance(pair, str):
-        return f"{start} {f'{at_worst} at its worst condition, ' if is_ranked else ''}{_UNTESTED}."
-    clear = {name: d.value for name, d in pair.conditions.items() if d and d.excludes_0}
+    tested = {} if isinstance(pair, str) else {name: d for name, d in pair.conditions.items() if d is not None}
+    clear = {name: d.value for name, d in tested.items() if d.excludes_0}
     ranked = sorted(clear.items(), key=lambda item: -abs(item[1]))
     gains, losses = ([item for item in ranked if (item[1] > 0) == is_gain] for is_gain in (True, False))
     parts = [
@@ -211,24 +179,34 @@ def _against(compared: Comparison, k: int) -> str:
         for word, found in (("a real gain at", gains), ("a real loss at", losses))
         if found
     ]
-    if num_equal := len(base.miou) - len(clear):
+    if num_equal := len(tested) - len(clear):
         parts.append(f"differences that may be chance at {num_equal} of {len(base.miou)} conditions")
-    parts += [f"at its worst condition {at_worst}: {_reading(pair.worst)}"] if is_ranked else []
-    return f"{start} {'; '.join(parts)}."
+    if base.miou_worst is not None and run.miou_worst is not None:
+        reading = _reading(None if isinstance(pair, str) else pair.worst)
+        at_worst = signed(loss(run.miou_worst, base.miou_worst))
+        parts.append(f"at its worst condition {at_worst}{f': {reading}' if reading else ''}")
+    return f"{start} {'; '.join(parts) or 'no difference is known'}."
 
 
 def _reading(difference: Interval | None) -> str:
+    """Nothing for what is not tested, which the summary says."""
     if difference is None:
-        return _UNTESTED
+        return ""
     if not difference.excludes_0:
         return _CHANCE
     return "real gain" if difference.value > 0 else "real loss"
 
 
 def _best_table(best: Sequence[_Best]) -> HtmlTable:
-    rows = [(b.condition, b.run, f"{b.miou:.3f}", b.ahead, b.is_real) for b in best]
+    rows = [(b.condition, b.run, f"{b.miou:.3f}", b.ahead, _is_real(b)) for b in best]
     header = ("condition", "best run", "mIoU", "ahead of the next by", "is the lead real?")
-    return HtmlTable(header, rows, strong=[number for number, b in enumerate(best) if b.is_real == "yes"])
+    return HtmlTable(header, rows, strong=[number for number, b in enumerate(best) if b.verdict == _REAL])
+
+
+def _is_real(best: _Best) -> str:
+    if best.verdict == _UNTESTED:
+        return ABSENT
+    return f"{best.verdict}\n{best.why}" if best.why else best.verdict
 
 
 def _scores(compared: Comparison) -> HtmlTable:
@@ -274,7 +252,7 @@ def _difference(value: float | None, base: float | None, tested: Interval | None
     if value is None or base is None:
         return number(value)
     interval = f" ({span(tested, 3)})" if tested else ""
-    return f"{value:.3f}\n{signed(loss(value, base, 3), 3)}{interval}\n{_reading(tested)}"
+    return "\n".join(filter(None, (f"{value:.3f}", f"{signed(loss(value, base, 3), 3)}{interval}", _reading(tested))))
 
 
 # ---- what else is known of them

@@ -13,11 +13,12 @@ MAX_PICTURE_BYTES = 3_000_000  # before they are written as text, which makes th
 
 _OF_RUN = (
     "Of each condition the worst images, and some that were chosen by their names alone: those are the same at every "
-    "evaluation and for every run on this data. IoU is that of the one image, its classes weighted by their pixels."
+    "evaluation and for every run on this data. The IoU of one image weights its classes by their pixels, so it is "
+    "mostly higher than mIoU."
 )
 _COMPARED = (
-    "Images chosen by their names alone, whatever the networks make of them. IoU is that of the one image, its classes "
-    "weighted by their pixels."
+    "Images chosen by their names alone, whatever the networks make of them. The IoU of one image weights its classes "
+    "by their pixels, so it is mostly higher than mIoU."
 )
 
 
@@ -112,7 +113,7 @@ def _by_condition(rows: Iterable[_Row], miou: Mapping[str, float]) -> dict[str, 
 
 
 def _card(image: Overlay, what: str) -> Card:
-    iou = "all void" if image.iou is None else f"IoU {image.iou:.2f}"
+    iou = "all void" if image.iou is None else f"pixel-weighted IoU {image.iou:.2f}"
     return Card(image.jpeg, f"input, truth, prediction, errors of {image.key}", f"{what}: {iou}\n{image.key}")
 
 

@@ -93,14 +93,19 @@ class RunReview:
 def condition_rows(review: RunReview) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows: conditions, worst first, with all that is known of each, and a row for all images."""
     ranking, intervals = review.ranking, review.intervals
-    own = () if ranking.is_all else ("mIoU over its own classes",)
+    has_own = bool(ranking.classes) and not ranking.is_all  # beside the mIoU by which conditions are compared
+    compared = f"mIoU over {len(ranking.classes)} shared classes" if has_own else "mIoU"
+    own = ("mIoU over its own classes",) if has_own else ()
     metrics = metrics_in("report", review.table)
-    header = ("condition", "images", "mIoU", "95 % interval", "to best", *own, *metrics)
+    header = ("condition", "images", compared, "95 % interval", "to best", *own, *metrics)
 
-    def row(name: str, entry: Table, miou: float | None, to_best: str, own: str, labelled: str) -> tuple[str, ...]:
-        known = intervals and (intervals.pooled if entry is review.table else intervals.conditions.get(name))
+    def row(name: str, entry: Table, miou: float | None, to_best: str, labelled: str) -> tuple[str, ...]:
+        is_all_images = entry is review.table
+        known = intervals and (intervals.pooled if is_all_images else intervals.conditions.get(name))
+        if is_all_images and has_own:  # of all images, it is over all classes
+            miou = known = None
         first = (name, str(entry["num_images"]), number(miou), span(known, 3) if known else ABSENT, to_best)
-        others = (*(() if ranking.is_all else (own,)), *(number(entry.get(metric)) for metric in metrics))
+        others = (*((number(entry["mIoU"]),) if has_own else ()), *(number(entry.get(metric)) for metric in metrics))
         weakest = weakest_class(entry)
         return (*first, *others, f"{weakest[0]} ({weakest[1]:.2f})" if weakest else ABSENT, labelled)
 
@@ -109,8 +114,8 @@ def condition_rows(review: RunReview) -> tuple[tuple[str, ...], list[tuple[str, 
         entry = review.table["conditions"][name]
         labelled = "yes" if not review.trained_on or name in review.trained_on else "no"
         known = labelled if review.config else "unknown"
-        rows.append(row(name, entry, miou, _to_best(ranking, name), number(entry["mIoU"]), known))
-    rows.append(row("all images together", review.table, review.table["mIoU"], "", "", ""))
+        rows.append(row(name, entry, miou, _to_best(ranking, name), known))
+    rows.append(row("all images together", review.table, review.table["mIoU"], "", ""))
     return (*header, "weakest class", "labels in training"), rows
 
 

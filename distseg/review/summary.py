@@ -3,9 +3,9 @@
 A `table` is that of `evaluation.as_table`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from distseg.evaluation import MIN_IMAGES, Intervals, Table, rank_conditions
+from distseg.evaluation import MIN_UNITS, ConditionRanking, Intervals, Table, rank_conditions
 from distseg.review.text import listed, loss, signed, span
 
 
@@ -33,18 +33,19 @@ def _finding(table: Table, intervals: Intervals | None) -> str:
         )
     lost = loss(high, low)
     if not lost:
-        return f"works alike at all {num_conditions} conditions (mIoU {low:.2f})"
+        return f"scores mIoU {low:.2f} at each of {num_conditions} conditions"
     return (
         f"works best at {best} (mIoU {high:.2f}) and loses {lost:.2f} at {worst} "
-        f"({low:.2f}, the worst of {num_conditions} conditions); {_how_sure(intervals)}"
+        f"({low:.2f}, the worst of {num_conditions} conditions); {_how_sure(ranking, intervals)}"
     )
 
 
-def _how_sure(intervals: Intervals | None) -> str:
+def _how_sure(ranking: ConditionRanking, intervals: Intervals | None) -> str:
     if intervals is None:
         return "whether chance explains the loss is unknown, since single images were not kept"
     if intervals.gap is None:
-        return f"too few images to tell whether chance explains the loss (at least {MIN_IMAGES} per condition)"
+        few = [name for name in (ranking.worst, ranking.best) if name in intervals.too_few]
+        return f"whether chance explains the loss is unknown ({shortage(intervals.too_few, few)})"
     if intervals.gap.excludes_0:
         return f"the loss is real, not chance (95 % interval {span(intervals.gap)})"
     return f"chance could explain the loss (95 % interval {span(intervals.gap)})"
@@ -61,18 +62,29 @@ def remarks(table: Table, intervals: Intervals | None = None) -> list[str]:
         )
     if ranking.note and len(ranking.miou) > 1:
         found.append(f"Conditions are compared {ranking.note}.")
-    shares = sorted((intervals.worst_share if intervals else {}).items(), key=lambda item: -item[1])
-    if shares and shares[0][1] < 0.95:
-        named = [f"{name} in {share:.0%}" for name, share in shares if share >= 0.05]
-        found.append(f"Which condition is the worst is not sure: among resampled images it is {listed(named)}.")
+    if ranking.void and ranking.miou:
+        found.append(f"Left out, since all pixels there are void: {listed(ranking.void)}.")
+    if intervals and intervals.gap and intervals.gap.excludes_0 and intervals.rivals:
+        found.append(
+            "Which condition is the worst is not sure: "
+            f"{ranking.worst} cannot be told apart from {listed(intervals.rivals)}."
+        )
     if lost := lost_classes(table):
         classes = listed([f"{name} ({signed(-iou)})" for name, iou in lost])
         found.append(f"At {ranking.worst}, against {ranking.best}, most is lost in {classes}.")
     return found
 
 
+def shortage(too_few: Mapping[str, str], names: Iterable[str]) -> str:
+    """Why nothing is said of these conditions: 'fog and night: 5 images, 8 needed'."""
+    by_number: dict[str, list[str]] = {}
+    for name in names:
+        by_number.setdefault(too_few[name], []).append(name)
+    return "; ".join(f"{listed(found)}: {number}, {MIN_UNITS} needed" for number, found in by_number.items())
+
+
 def lost_classes(table: Table, count: int = 3) -> list[tuple[str, float]]:
-    """(class, IoU lost from the best to the worst condition), greatest first; only real losses."""
+    """(class, IoU lost from the best to the worst condition), greatest first; gains are left out."""
     ranking = rank_conditions(table)
     if not ranking.is_compared:
         return []

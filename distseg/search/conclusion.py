@@ -13,6 +13,7 @@ from distseg.search.records import TrialRecord, read_trials, trial_folder
 from distseg.search.results import best_so_far, markdown, ranked
 from distseg.search.search_config import SearchConfig
 from distseg.search.tuner import importances
+from distseg.terminal import visible
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def conclude(search: SearchConfig, base: RunConfig, status: str) -> TrialRecord 
         max_steps=search.budget.max_steps,
     )
     storage.write_bytes(storage.join(search.uri, "search.md"), table.encode())
-    print(table)
+    print("\n".join(map(visible, table.split("\n"))))
     texts = {"search.md": table}
     metrics: dict[str, float] = {"search/num_trials": len(trials)}
     if best is not None:

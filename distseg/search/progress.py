@@ -12,6 +12,7 @@ from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from distseg import storage
 from distseg.errors import DistsegError
@@ -20,6 +21,7 @@ from distseg.search import records, results
 from distseg.search.algorithms import SCORE
 from distseg.search.params import parameters
 from distseg.search.results import format_value, format_values
+from distseg.terminal import visible
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class SearchDisplay:
         score = "" if progress.score is None else f"  {self._objective} {progress.score:.4f}"
         happened = f"failed: {progress.error}" if progress.status == "failed" else progress.status
         line = f"trial {progress.number}: step {progress.step}{score}  {happened}  ({format_values(progress.params)})"
-        print(line, flush=True)
+        print(visible(line), flush=True)
 
     def _table(self) -> Table:
         names = list(dict.fromkeys(name for row in self._rows.values() for name in row.params))
@@ -69,7 +71,8 @@ class SearchDisplay:
         for number, row in sorted(self._rows.items()):
             score = "-" if row.score is None else f"{row.score:.4f}"
             values = (format_value(row.params.get(name)) for name in names)
-            table.add_row(str(number), *values, str(row.step), score, row.error or row.status)
+            shown = (str(number), *values, str(row.step), score, row.error or row.status)
+            table.add_row(*(Text(visible(cell)) for cell in shown))
         return table
 
 

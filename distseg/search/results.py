@@ -6,10 +6,12 @@ A trial is judged by its last evaluation, not by its best one, which may be luck
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from distseg.evaluation import seeds_difference
 from distseg.metric_names import MIOU, MIOU_WORST
-from distseg.review import markdown_table
+from distseg.review import markdown_table, signed, span
 from distseg.search import objectives
 from distseg.search.records import TrialRecord
+from distseg.terminal import visible
 
 
 def ranked(trials: Iterable[TrialRecord], objective: str) -> list[TrialRecord]:
@@ -75,9 +77,19 @@ def summary(trials: Sequence[TrialRecord], objective: str) -> str:
     if first := next((trial for trial in order if trial.number == 1 and trial is not best), None):
         text += f" Trial 1, the first point to try, has {first.score(objective) or 0.0:.4f}."
     return (
-        f"{text} {whole} trials were trained to step {most}. Whether the lead is more than chance, several seeds of "
-        "both tell (--retrain)."
+        f"{text} {whole} trials were trained to step {most}. The best of {len(order)} scores is partly luck: whether "
+        "this point is better than another is unknown, and several seeds of both tell (--retrain)."
     )
+
+
+def seeds_verdict(best: Sequence[float], first: Sequence[float], objective: str) -> str:
+    """Whether the best point, trained anew with several seeds, scores more than the first: a sentence."""
+    difference = seeds_difference(best, first)
+    if difference is None:
+        return f"Whether the best point is better than the first is unknown: {len(best)} seed, 2 needed."
+    shown = f"{signed(difference.value, 4)} (95 % interval over seeds, Welch's t: {span(difference, 4)})"
+    reading = "may be chance" if not difference.excludes_0 else "a real gain" if difference.value > 0 else "a real loss"
+    return f"{objective} of the best point against the first: {shown}, {reading}, on these test images."
 
 
 def markdown(
@@ -96,7 +108,9 @@ def markdown(
     blocks = [
         summary(trials, objective),
         _table(trials, order, objective, second),
-        _listed("Failed", [f"trial {trial.number}: {trial.error}" for trial in trials if trial.status == "failed"]),
+        _listed(
+            "Failed", [f"trial {trial.number}: {visible(trial.error)}" for trial in trials if trial.status == "failed"]
+        ),
         _listed("Taken over", _take_overs(trials)),
     ]
     if importances:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distseg.data.sample import LabelSpace
 from distseg.evaluation import ConfusionMatrix, ImageCounts, as_table
-from distseg.evaluation.bootstrap import class_counts
+from distseg.evaluation.metrics import class_counts
 
 LABELS = LabelSpace(name="three", classes=("road", "sign", "car"), palette=((128, 64, 128), (220, 220, 0), (0, 0, 142)))
 HITS = {"dawn": 90, "fog": 80, "night": 40}

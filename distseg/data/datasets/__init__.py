@@ -2,6 +2,7 @@
 
     names()                      their names, which are the names of their files, sorted
     find(name)                   the data set of that name, or a user's own as `module:name`
+    are_frames(name)             whether its images may be frames of a drive, which resemble each other
     DataSet                      what a data set says about itself, see below
     same                         for its `to_cityscapes`
 
@@ -18,7 +19,7 @@ from distseg import plugins
 from distseg.data import LabelSpace, Sample
 from distseg.errors import ConfigError
 
-__all__ = ["DataSet", "find", "names", "same"]
+__all__ = ["DataSet", "are_frames", "find", "names", "same"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class DataSet:
     splits_help: str = "Those to pack."
     has_files: bool = True
     """False: it is generated, so it has neither --root nor --splits."""
+    are_frames: bool = True
+    """Whether images of one `sequence` are frames of one drive: then scores are told with the doubt that this leaves.
+    False: all are single photographs, whatever their `sequence` says."""
     conditions: tuple[str, ...] = ("all",)
     """Those that its samples can have. Empty: its files decide."""
     to_cityscapes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -82,3 +86,8 @@ def find(name: str) -> DataSet:
     if not isinstance(found, DataSet):
         raise ConfigError(f"data set {name!r}: a {type(found).__name__}, must be a distseg.data.datasets.DataSet")
     return found
+
+
+def are_frames(name: str) -> bool:
+    """Of a data set by its name in a manifest. True for one that is not in this folder: nothing else is known of it."""
+    return name not in names() or find(name).are_frames

@@ -62,6 +62,7 @@ DATASET = DataSet(
     labels=lambda root: LABELS,
     recipe="pspnet_ade20k",
     samples=samples,
+    are_frames=False,
     # Not wall, which is mostly indoors, nor signboard, which is mostly advertising. Its person includes riders.
     to_cityscapes={
         "ade20k": {

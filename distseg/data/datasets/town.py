@@ -147,6 +147,7 @@ DATASET = DataSet(
     options=Options,
     splits=lambda root, options: tuple(options.num_frames),
     has_files=False,
+    are_frames=False,  # each shows a street of its own
     conditions=CONDITIONS,
     to_cityscapes=TO_CITYSCAPES,
 )

@@ -149,6 +149,7 @@ DATASET = DataSet(
     options=Options,
     splits=splits,
     splits_help="Those to pack; by default the lists train and val, or all that are there.",
+    are_frames=False,  # the first part of a name is a year
     # Not background, which is anything. Its person includes riders.
     to_cityscapes={"voc": {**same("bicycle bus car person train"), "motorbike": "motorcycle"}},
 )

@@ -5,6 +5,7 @@
 A damaged sample is a DataError naming shard and key: evaluation leaves nothing out.
 """
 
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,10 +16,12 @@ import torch
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
+from distseg.data import NO_SEQUENCE, datasets
 from distseg.data.loading.plan import SampleRef, eval_share, evenly_spread, numbered
-from distseg.data.loading.source import Source
+from distseg.data.loading.source import Decoded, Source
 from distseg.data.loading.threads import DaemonThreads, reading_threads
 from distseg.data.shards import Manifest, Shard
+from distseg.errors import DataError
 
 
 class EvalSample(NamedTuple):
@@ -27,6 +30,7 @@ class EvalSample(NamedTuple):
     key: str  # "<shard name>/<key>"
     condition: str
     site: str
+    sequence: str = ""  # the drive that it is a frame of; "": not known, or it is a single photograph
 
 
 def eval_samples(
@@ -44,7 +48,7 @@ def eval_samples(
     refs = eval_share([shard.num_samples for shard in shards], rank, world)
     threads = reading_threads(manifest.uri, num_threads)
     source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
-    yield from _read(source, refs, threads, prefetch)
+    yield from _read(source, refs, threads, prefetch, datasets.are_frames(manifest.dataset))
 
 
 def spread_samples(
@@ -65,14 +69,16 @@ def spread_samples(
     refs = numbered(lengths, evenly_spread(num, sum(lengths)))
     threads = reading_threads(manifest.uri, num_threads)
     source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
-    yield from _read(source, refs, threads, prefetch)
+    yield from _read(source, refs, threads, prefetch, datasets.are_frames(manifest.dataset))
 
 
-def _read(source: Source, refs: Iterable[SampleRef], threads: DaemonThreads, prefetch: int) -> Iterator[EvalSample]:
+def _read(
+    source: Source, refs: Iterable[SampleRef], threads: DaemonThreads, prefetch: int, are_frames: bool
+) -> Iterator[EvalSample]:
     pending: deque[Future[EvalSample]] = deque()
     try:
         for ref in refs:
-            pending.append(threads.submit(_eval_sample, source, ref))
+            pending.append(threads.submit(_eval_sample, source, ref, are_frames))
             if len(pending) > prefetch:
                 yield pending.popleft().result()
         while pending:
@@ -81,7 +87,7 @@ def _read(source: Source, refs: Iterable[SampleRef], threads: DaemonThreads, pre
         threads.close()
 
 
-def _eval_sample(source: Source, ref: SampleRef) -> EvalSample:
+def _eval_sample(source: Source, ref: SampleRef, are_frames: bool) -> EvalSample:
     sample = source.read(ref)
     return EvalSample(
         image_3HW=torch.from_numpy(np.require(sample.image_HW3, requirements="W")).permute(2, 0, 1),
@@ -89,4 +95,14 @@ def _eval_sample(source: Source, ref: SampleRef) -> EvalSample:
         key=sample.key,
         condition=sample.shard.condition,
         site=sample.shard.site,
+        sequence=_sequence(sample) if are_frames else "",
     )
+
+
+def _sequence(sample: Decoded) -> str:
+    """Raises DataError for metadata that are no JSON object."""
+    try:
+        found = json.loads(sample.meta).get("sequence", "")
+    except (ValueError, AttributeError, RecursionError):
+        raise DataError(f"{sample.key}: its .json is no JSON object; pack the data set again") from None
+    return found if isinstance(found, str) and found not in NO_SEQUENCE else ""

@@ -36,6 +36,7 @@ class Decoded(NamedTuple):
     shard: Shard
     image_HW3: npt.NDArray[np.uint8]
     label_HW: npt.NDArray[np.uint8]  # train ids, checked
+    meta: bytes  # its .json, as packed
 
 
 Out = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
@@ -102,7 +103,7 @@ class Source:
             (height, width), (label_height, label_width) = image_HW3.shape[:2], label_HW.shape
             sizes = f"{width}x{height} pixels, its label {label_width}x{label_height}"
             raise DataError(f"{key}: the image is {sizes}")
-        return Decoded(key, shard, image_HW3, label_HW)
+        return Decoded(key, shard, image_HW3, label_HW, bytes(files.meta))
 
     def _read_files(self, shard: Shard, entry: IndexEntry) -> SampleViews:
         try:

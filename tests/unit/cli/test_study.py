@@ -21,6 +21,8 @@ def test_markdown_by_hand() -> None:
         "| | dawn | night | all images | worst | small classes |",
         "|---|---|---|---|---|---|",
         "| a | 60.0 ± 14.1 | 30.0 ± 0.0 | 45.0 ± 7.1 | 30.0 ± 0.0 | 30.0 ± 14.1 |",
+        "",
+        "Worst: the lowest mIoU of a condition, over the classes that occur in all. Whether rows differ is not tested.",
     ]
     assert "| a | 50.0 | 30.0 |" in study.markdown(asked, {"a": [table(0.5, 0.3, 0.2)]})
 

@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from distseg.errors import DataError
-from distseg.evaluation.bootstrap import (
-    MIN_IMAGES,
-    ImageCounts,
-    bootstrap_intervals,
-    class_counts,
-    image_iou,
-    paired_bootstrap,
-)
+from distseg.evaluation.bootstrap import MIN_UNITS, ImageCounts, bootstrap_intervals, compare_runs
+from distseg.evaluation.metrics import class_counts
 from distseg.evaluation.ranking import rank_conditions
 from tests.unit.reviews import HITS, example
 
@@ -39,14 +33,14 @@ def test_gap_is_from_the_best_to_the_worst_condition() -> None:
     assert found.gap is not None
     assert found.gap.value == pytest.approx(made.table["mIoU_gap"])
     assert found.gap.excludes_0
-    assert found.worst_share == {"dawn": 0, "fog": 0, "night": 1}
+    assert found.rivals == ()
 
 
 def test_equal_conditions_are_not_told_apart() -> None:
     found = bootstrap_intervals(example({"dawn": 80, "fog": 80}, spread=15).images)
     assert found.gap is not None
     assert not found.gap.excludes_0
-    assert min(found.worst_share.values()) > 0.02
+    assert len(found.rivals) == 1
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -85,9 +79,10 @@ def test_images_all_alike_leave_no_doubt() -> None:
 
 
 def test_too_few_images_get_no_interval() -> None:
-    found = bootstrap_intervals(example(num_images=MIN_IMAGES - 1).images)
+    found = bootstrap_intervals(example(num_images=MIN_UNITS - 1).images)
     assert found.conditions == dict.fromkeys(HITS)
-    assert (found.pooled, found.gap, found.worst_share) == (None, None, {})
+    assert (found.pooled, found.gap, found.rivals) == (None, None, ())
+    assert found.too_few == dict.fromkeys(HITS, "7 images")
 
 
 def test_a_condition_of_void_alone_is_left_out() -> None:
@@ -95,27 +90,17 @@ def test_a_condition_of_void_alone_is_left_out() -> None:
     found = bootstrap_intervals(made.images)
     assert found.conditions["fog"] is None
     assert found.gap is not None
-    assert set(found.worst_share) == {"dawn", "night"}
-
-
-def test_counts_and_ious_of_single_images_by_hand() -> None:
-    matrices_NKK = torch.tensor([[[3, 1], [0, 4]], [[0, 0], [0, 0]], [[1, 3], [0, 4]], [[4, 0], [0, 4]]])
-    counts_N3K = class_counts(matrices_NKK)
-    assert counts_N3K[0].tolist() == [[4, 4], [3, 5], [3, 4]]
-    iou_N = [image_iou(counts_3K) for counts_3K in counts_N3K]
-    assert iou_N == [pytest.approx((3 / 4 + 4 / 5) / 2), None, pytest.approx((1 / 4 + 4 / 7) / 2), 1.0]
-
-
-def test_the_iou_of_one_image_weighs_classes_by_their_pixels() -> None:
-    matrix_KK = torch.tensor([[90, 0, 6], [4, 0, 0], [0, 0, 0]])  # 96 and 4 pixels; the third class is not there
-    assert image_iou(class_counts(matrix_KK)) == pytest.approx(0.96 * 90 / 100)
+    assert (found.rivals, found.too_few) == ((), {})
 
 
 def test_counts_survive_json() -> None:
     images = example().images
-    again = ImageCounts.from_json(json.loads(json.dumps(images.as_json())), "tables/images.json")
-    assert (again.keys, again.conditions) == (images.keys, images.conditions)
-    assert again.counts_N3K.equal(images.counts_N3K)
+    for written in (images, replace(images, sequences=tuple(key[:9] for key in images.keys))):
+        again = ImageCounts.from_json(json.loads(json.dumps(written.as_json())), "tables/images.json")
+        assert (again.keys, again.conditions) == (written.keys, written.conditions)
+        assert again.sequences == written.sequences and again.counts_N3K.equal(written.counts_N3K)
+    before = {name: value for name, value in images.as_json().items() if name != "sequences"}
+    assert ImageCounts.from_json(before, "tables/images.json").sequences == ()
     damaged: Any
     for damaged in ({}, [], {"keys": ["a"], "conditions": [], "counts": []}, {"counts": [[1]]}):
         with pytest.raises(DataError, match=r"tables/images\.json does not hold the counts of images; evaluate"):
@@ -132,7 +117,7 @@ def test_no_image_and_an_image_counted_twice_are_refused() -> None:
 def test_paired_difference_is_surer_than_two_intervals() -> None:
     """Every image 2 pixels better: far less than images differ, yet sure."""
     base, better = example(spread=15), example({name: hits + 2 for name, hits in HITS.items()}, spread=15)
-    found = paired_bootstrap(better.images, base.images)
+    found = compare_runs([base.images, better.images])[1, 0]
     first, second = (
         bootstrap_intervals(base.images).conditions["night"],
         bootstrap_intervals(better.images).conditions["night"],
@@ -147,24 +132,72 @@ def test_paired_difference_is_surer_than_two_intervals() -> None:
     assert found.pooled.value == pytest.approx(better.table["mIoU"] - base.table["mIoU"])
 
 
-def test_a_run_does_not_differ_from_itself() -> None:
+def test_a_run_does_not_differ_from_itself_nor_one_way_more_than_the_other() -> None:
     images = example().images
-    difference = paired_bootstrap(images, images).worst
+    difference = compare_runs([images, images])[1, 0].worst
     assert difference is not None
     assert (difference.value, difference.low, difference.high) == (0, 0, 0)
     assert not difference.excludes_0
+    found = compare_runs([images, example({"dawn": 90, "fog": 83, "night": 44}).images])
+    one, other = found[1, 0].conditions["fog"], found[0, 1].conditions["fog"]
+    assert one is not None and other is not None
+    assert (one.value, one.low, one.high) == (-other.value, -other.high, -other.low)
+
+
+def test_a_condition_of_few_images_is_not_tested_and_the_others_are() -> None:
+    few = example({"dawn": 90, "night": 40}, num_images=20)
+    some = example({"fog": 80}, num_images=5)
+    images = joined(few.images, some.images)
+    found, pair = bootstrap_intervals(images), compare_runs([images, images])[0, 1]
+    assert found.too_few == pair.too_few == {"fog": "5 images"}
+    assert found.gap is not None and found.gap.excludes_0, "between dawn and night, which have enough"
+    assert (found.conditions["fog"], pair.conditions["fog"], pair.pooled, pair.worst) == (None, None, None, None)
+    assert pair.conditions["dawn"] is not None
+    worst_is_small = joined(example({"dawn": 90, "fog": 80}).images, example({"night": 40}, num_images=5).images)
+    assert bootstrap_intervals(worst_is_small).gap is None
+
+
+def test_images_of_void_alone_do_not_count_as_images() -> None:
+    images = example({"dawn": 90, "night": 40}, num_images=10).images
+    counts_N3K = images.counts_N3K.clone()
+    counts_N3K[:3] = 0
+    found = bootstrap_intervals(replace(images, counts_N3K=counts_N3K))
+    assert found.too_few == {"dawn": "7 images"} and found.gap is None
+
+
+def test_frames_of_few_drives_say_nothing_and_of_many_they_are_drawn_together() -> None:
+    """All frames of a drive are alike, so twenty frames of ten drives are ten photographs."""
+    made = example({"dawn": 90, "night": 40}, spread=15, num_images=10).images
+    twice = joined(made, replace(made, keys=tuple(f"{key}-again" for key in made.keys)))
+    drives = tuple(key.removesuffix("-again") for key in twice.keys)
+    alone, frames, sequences = (
+        bootstrap_intervals(images).gap for images in (made, twice, replace(twice, sequences=drives))
+    )
+    assert alone is not None and frames is not None and sequences is not None
+    assert (sequences.low, sequences.high) == pytest.approx((alone.low, alone.high))
+    assert frames.high - frames.low < 0.85 * (sequences.high - sequences.low)
+    one_drive = bootstrap_intervals(replace(twice, sequences=tuple(name[:9] for name in drives)))
+    assert one_drive.gap is None and one_drive.too_few == {"dawn": "1 sequence", "night": "1 sequence"}
+
+
+def joined(*parts: ImageCounts) -> ImageCounts:
+    return ImageCounts.of(
+        [key for part in parts for key in part.keys],
+        [name for part in parts for name in part.conditions],
+        torch.cat([part.counts_N3K for part in parts]),
+    )
 
 
 def test_paired_differences_need_the_same_images_labels_and_classes() -> None:
     images = example().images
     fewer = example({"dawn": 90, "fog": 80}).images
     with pytest.raises(DataError, match=r"not evaluated on the same images: val/night/000 \(night\) is of one only"):
-        paired_bootstrap(images, fewer)
+        compare_runs([images, fewer])
     relabelled = replace(images, counts_N3K=images.counts_N3K + 1)
     with pytest.raises(DataError, match="different labels of val/dawn/000"):
-        paired_bootstrap(images, relabelled)
-    with pytest.raises(DataError, match="predict 2 and 3 classes"):
-        paired_bootstrap(replace(images, counts_N3K=images.counts_N3K[..., :2]), images)
+        compare_runs([images, relabelled])
+    with pytest.raises(DataError, match="predict 3 and 2 classes"):
+        compare_runs([replace(images, counts_N3K=images.counts_N3K[..., :2]), images])
 
 
 def test_a_thousand_resamples_take_seconds_not_minutes() -> None:

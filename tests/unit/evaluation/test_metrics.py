@@ -211,7 +211,7 @@ def test_one_condition_has_no_gap() -> None:
     assert table["mIoU_gap"] == 0
     assert table["worst_condition"] == "all"
     assert table["mIoU_mean_conditions"] == table["mIoU"]
-    assert table["mIoU_worst"] == pytest.approx((8 / 13 + 6 / 10) / 2)
+    assert table["mIoU_worst"] == table["mIoU"] == pytest.approx((8 / 13 + 6 / 10 + 0) / 3), "one number, one meaning"
 
 
 def test_conditions_without_a_common_class_cannot_be_compared() -> None:
@@ -291,3 +291,16 @@ def test_what_is_no_metric_is_refused_before_training(target: str, message: str)
 def test_two_metrics_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="there is a metric 'kappa' already; give yours another name"):
         own_metrics([f"{__name__}:kappa"] * 2, "evaluate.metrics")
+
+
+def test_counts_and_ious_of_single_images_by_hand() -> None:
+    matrices_NKK = torch.tensor([[[3, 1], [0, 4]], [[0, 0], [0, 0]], [[1, 3], [0, 4]], [[4, 0], [0, 4]]])
+    counts_N3K = metrics.class_counts(matrices_NKK)
+    assert counts_N3K[0].tolist() == [[4, 4], [3, 5], [3, 4]]
+    iou_N = [metrics.image_iou(counts_3K) for counts_3K in counts_N3K]
+    assert iou_N == [pytest.approx((3 / 4 + 4 / 5) / 2), None, pytest.approx((1 / 4 + 4 / 7) / 2), 1.0]
+
+
+def test_the_iou_of_one_image_weighs_classes_by_their_pixels() -> None:
+    matrix_KK = torch.tensor([[90, 0, 6], [4, 0, 0], [0, 0, 0]])  # 96 and 4 pixels; the third class is not there
+    assert metrics.image_iou(metrics.class_counts(matrix_KK)) == pytest.approx(0.96 * 90 / 100)

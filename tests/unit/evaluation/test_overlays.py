@@ -16,8 +16,7 @@ from distseg.config import EvaluateConfig, OptimConfig, RunConfig
 from distseg.data.loading import EvalSample
 from distseg.errors import ConfigError
 from distseg.evaluation import World, panels
-from distseg.evaluation.bootstrap import class_counts
-from distseg.evaluation.metrics import confusion_matrix
+from distseg.evaluation.metrics import class_counts, confusion_matrix
 from distseg.evaluation.overlays import (
     MAX_OVERLAYS,
     Overlays,

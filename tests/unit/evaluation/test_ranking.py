@@ -1,15 +1,16 @@
 """The one definition of worst condition, gap and order, and that whoever shows them agrees with it."""
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
 
 from distseg.cli import print_conditions
-from distseg.evaluation import bootstrap_intervals, paired_bootstrap, rank_conditions
+from distseg.evaluation import bootstrap_intervals, compare_runs, rank_conditions
 from distseg.review import RunReview, run_page
-from distseg.review.comparison import Comparison
 from distseg.review.summary import lost_classes, summary
+from distseg.review.tested_runs import Comparison
 from tests.unit.reviews import HITS, example
 
 
@@ -49,7 +50,7 @@ def test_without_a_common_class_nothing_is_called_the_worst_by_anybody() -> None
     ranking, intervals = rank_conditions(made.table), bootstrap_intervals(made.images)
     assert (ranking.worst, ranking.best, ranking.miou_worst, ranking.miou_gap) == (None, None, None, None)
     assert [made.table[name] for name in ("worst_condition", "mIoU_worst", "mIoU_gap")] == [None, None, None]
-    assert (intervals.gap, intervals.worst_share) == (None, {})
+    assert (intervals.gap, intervals.rivals) == (None, ())
     assert list(ranking.miou) == ["night", "fog", "dawn"]
     text = summary(made.table, intervals)
     assert "at 3 conditions; none can be called the worst, as no class occurs in all." in text
@@ -84,6 +85,47 @@ def test_the_terminal_shows_conditions_in_the_order_that_names_the_worst(capsys:
     assert rows[:2] == ["winter", "summer"]
 
 
+def test_the_terminal_shows_the_number_that_it_orders_by(capsys: pytest.CaptureFixture[str]) -> None:
+    table = example({"summer": 90, "winter": 40}, absent=(("winter", 2),)).table
+    table["conditions"]["summer"] |= {"mIoU": 0.1}
+    print_conditions(table, "a run")
+    shown = capsys.readouterr().out
+    header, *rows = [re.split("[│┃]", line)[1:-1] for line in shown.splitlines() if line.startswith(("│", "┃"))]
+    assert [name.strip() for name in header][:4] == ["condition", "images", "mIoU, 2 shared", "mIoU"]
+    worst, best = (float(cells[2]) for cells in rows[:2])
+    assert worst == pytest.approx(table["mIoU_worst"], abs=1e-4) and worst < best
+    assert "worst first, by mIoU over the 2 classes that occur in every condition\n" in shown
+    print_conditions(example().table, "another")
+    shown = capsys.readouterr().out
+    assert "worst first, by mIoU\n" in shown and "shared" not in shown
+
+
+def test_the_terminal_names_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_conditions(example(absent=(("fog", 0), ("fog", 1), ("fog", 2))).table, "a run")
+    shown = capsys.readouterr().out
+    assert "without truth, all void, so left out of worst and gap: fog\n" in shown
+    assert "   worst night 0." in shown
+    print_conditions(example({"a": 90, "b": 40}, absent=(("a", 0), ("a", 1), ("b", 2))).table, "no common class")
+    assert "   worst none   gap -\n" in capsys.readouterr().out
+
+
+def test_a_single_condition_has_one_number_also_beside_one_of_void() -> None:
+    """A class that is predicted and not there counts, with IoU 0, in mIoU; with one condition also in the worst."""
+    made = example({"all": 80}, absent=(("all", 2),))
+    table = copy.deepcopy(made.table)
+    table["conditions"]["all"] |= {"mIoU": 0.2073, "classes": table["classes"] | {"car": 0.0}}
+    void = {"fog": table["conditions"]["all"] | {"support": dict.fromkeys(table["classes"], 0), "mIoU": None}}
+    for conditions in (table["conditions"], table["conditions"] | void):
+        ranking = rank_conditions(table | {"conditions": conditions})
+        assert (ranking.worst, ranking.miou_worst, ranking.miou_gap) == ("all", 0.2073, 0)
+        assert ranking.note == "" and not ranking.is_compared
+    counts_N3K = made.images.counts_N3K.clone()
+    counts_N3K[:, 1, 2] = 9
+    found = bootstrap_intervals(replace(made.images, counts_N3K=counts_N3K))
+    alone, pooled = found.conditions["all"], found.pooled
+    assert alone is not None and pooled is not None and alone.value == pytest.approx(pooled.value)
+
+
 def test_the_gap_of_many_conditions_is_tested_between_the_best_and_the_worst_of_the_images() -> None:
     hits = {f"c{k}": 50 + 5 * k for k in range(9)}
     made = example(hits, spread=15)
@@ -92,8 +134,7 @@ def test_the_gap_of_many_conditions_is_tested_between_the_best_and_the_worst_of_
     assert found.gap is not None and best is not None and worst is not None
     assert found.gap.value == pytest.approx(best.value - worst.value) == pytest.approx(made.table["mIoU_gap"])
     assert found.gap.excludes_0 and found.gap.low < found.gap.value < found.gap.high
-    assert list(found.worst_share) == sorted(hits) and sum(found.worst_share.values()) == pytest.approx(1)
-    assert max(found.worst_share, key=found.worst_share.__getitem__) == "c0"
+    assert "c1" in found.rivals and "c8" not in found.rivals
 
 
 def test_scores_and_intervals_of_a_comparison_are_over_the_same_classes() -> None:
@@ -118,5 +159,5 @@ def test_scores_and_intervals_of_a_comparison_are_over_the_same_classes() -> Non
         assert tested is not None and tested.value == pytest.approx(shown) == 0
         assert own is not None and (interval := own.conditions[condition]) is not None
         assert interval.value == pytest.approx(compared.rankings[1].miou[condition])
-    alone = paired_bootstrap(blind, made.images).conditions["dawn"]
+    alone = compare_runs([blind, made.images])[0, 1].conditions["dawn"]
     assert alone is not None and alone.value < -0.2  # where signs count

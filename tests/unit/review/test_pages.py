@@ -11,8 +11,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from distseg.config import recipes, to_dict
-from distseg.evaluation import panels
+from distseg.evaluation import panels, rank_conditions
 from distseg.evaluation.panels import Overlay
+from distseg.evaluation.simultaneous import between_conditions
 from distseg.review import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.review.comparison import comparison_page
 from distseg.review.gallery import MAX_PICTURE_BYTES
@@ -132,7 +133,7 @@ def test_run_page_answers_what_a_reader_asks() -> None:
     ):
         assert answer in page.text
     assert len(page.images) == 4 + 3 * len(HITS)  # one is among the worst and always shown
-    shown = [f"{what}: IoU 0.31 {c}/{key}" for c in ("night", "fog", "dawn") for what, key in CAPTIONS]
+    shown = [f"{what}: pixel-weighted IoU 0.31 {c}/{key}" for c in ("night", "fog", "dawn") for what, key in CAPTIONS]
     assert [page.text.index(caption) for caption in shown] == sorted(page.text.index(caption) for caption in shown)
     assert "void, not counted" in page.text
     assert {"details", "figure"} <= page.tags
@@ -211,10 +212,13 @@ def test_comparison_says_what_is_better_where_and_whether_it_is_sure() -> None:
     assert "better against base: a real gain at " in page.text
     for condition in HITS:
         assert f"{condition} (+0." in page.text
-    assert re.search(r"Best at its worst condition better: 0\.3\d Best over all images better: 0\.", page.text)
+    worst, pooled = (
+        f"Best {where} better: 0\\.\\d\\d, a real lead" for where in ("at its worst condition", "over all images")
+    )
+    assert re.search(f"{worst} {pooled}", page.text)
     assert re.search(r"night better 0\.3\d\d \+0\.0\d\d \(0\.0\d\d to 0\.0\d\d\) yes", page.text)
     assert re.search(r"night 20 0\.2\d\d 0\.3\d\d \+0\.0\d\d \(0\.0\d\d to 0\.0\d\d\) real gain", page.text)
-    assert "base: IoU 0.31 night/7 better: IoU 0.31 night/7" in page.text
+    assert "base: pixel-weighted IoU 0.31 night/7 better: pixel-weighted IoU 0.31 night/7" in page.text
     assert len(page.images) == 1 + 2 * 2 * len(HITS)  # two images of each condition, of each run
     assert "seed 0 5" in page.text  # the only field that differs, but for where the run lies
     assert "checkpoint.uri" not in page.text
@@ -235,8 +239,8 @@ def test_runs_are_named_without_their_times_where_that_tells_them_apart() -> Non
 def test_comparison_with_itself_finds_no_difference() -> None:
     page = checked(comparison_page([review("a"), review("a")]))
     assert (
-        "a against a: differences that may be chance at 3 of 3 conditions; at its worst condition 0.00: may be chance."
-        in page.text
+        "a [2] against a [1]: differences that may be chance at 3 of 3 conditions; "
+        "at its worst condition 0.00: may be chance." in page.text
     )
     assert re.search(
         r"night a \[1\] 0\.2\d\d 0\.000 \(0\.000 to 0\.000\) may be chance cannot be told apart from a \[2\]", page.text
@@ -248,10 +252,41 @@ def test_comparison_with_itself_finds_no_difference() -> None:
 def test_comparison_of_runs_that_cannot_be_paired_says_so() -> None:
     other = example({"dawn": 90, "fog": 80, "night": 40}, num_images=30)
     page = checked(comparison_page([review("base"), review("other", table=other.table, images=other.images)]))
-    assert "Differences of other are not tested: the runs were not evaluated on the same images" in page.text
+    assert "Not tested at night, fog and dawn: the runs were not evaluated on the same images" in page.text
     page = checked(comparison_page([review("base"), review("other", images=None)]))
-    assert "Differences of other are not tested: other has no counts of single images." in page.text
-    assert "not tested" in page.text
+    assert "Not tested at night, fog and dawn: other has no counts of single images." in page.text
+    assert page.text.lower().count("not tested") == 1 and "may be chance" not in page.text.partition("How to read")[0]
+    assert re.search(r"other against base: at its worst condition 0\.00\.", page.text)
+
+
+def test_a_comparison_says_once_that_conditions_have_too_few_images() -> None:
+    """A lead of half a mIoU on five images: neither real nor chance, but not tested."""
+    few, better = (example({"dawn": hits, "night": 10}, num_images=5) for hits in (10, 90))
+    runs = [RunReview(name=name, table=made.table, images=made.images) for name, made in (("a", few), ("b", better))]
+    page = checked(comparison_page(runs))
+    assert "Not tested at night and dawn: 5 images, 8 needed." in page.text
+    said = page.text.partition("How to read")[0]
+    assert said.lower().count("not tested") == 1
+    assert "may be chance" not in said and "real gain" not in said and " yes" not in said
+    assert "So neither are the differences of all images together and of the worst conditions." in said
+
+
+def test_of_nine_conditions_that_are_alike_none_is_said_to_be_the_worst() -> None:
+    """The best and the worst alone would be told apart: a 95 % interval of these two, not chosen, excludes 0."""
+    made = example({f"c{k}": 70 for k in range(9)}, spread=25, num_images=19)
+    worst, best = rank_conditions(made.table).worst, rank_conditions(made.table).best
+    counts = {name: made.images.by_condition()[name].counts_n3K for name in (worst, best) if name}
+    assert between_conditions(counts)[str(best), str(worst)].low > 0
+    page = checked(run_page(RunReview(name="x", table=made.table, images=made.images)))
+    assert "chance could explain the loss" in page.text and "Is the loss sure? no" in page.text
+
+
+def test_a_lead_says_which_runs_are_as_good() -> None:
+    made = {"a": example(), "b": example({name: hits + 5 for name, hits in HITS.items()})}
+    runs = [RunReview(name=name, table=m.table, images=m.images) for name, m in made.items()]
+    page = checked(comparison_page([*runs, replace(runs[1], name="c")]))
+    assert "may be chance cannot be told apart from c" in page.text
+    assert "Best over all images b: 0.61, a lead that may be chance" in page.text
 
 
 def test_comparison_of_many_runs_draws_those_it_can_tell_apart() -> None:

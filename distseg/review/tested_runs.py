@@ -1,0 +1,86 @@
+"""Runs beside each other: their conditions ranked over the same classes, and the tests of their differences.
+
+The classes are those that have truth in every condition of every run. All runs that were evaluated on the same images
+are tested together, so that the best one of them may be looked for.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from distseg.errors import DataError
+from distseg.evaluation import (
+    MIN_UNITS,
+    Differences,
+    Interval,
+    Intervals,
+    bootstrap_intervals,
+    check_same_images,
+    compare_runs,
+    rank_conditions,
+)
+from distseg.review.run_review import RunReview
+
+
+class Comparison:
+    """The runs of a comparison, by their numbers."""
+
+    def __init__(self, runs: Sequence[RunReview]) -> None:
+        tables = [run.table for run in runs]
+        names = [run.name for run in runs]
+        self.runs = runs
+        self.names = [f"{name} [{k + 1}]" if names.count(name) > 1 else name for k, name in enumerate(names)]
+        self.rankings = [rank_conditions(table, tables) for table in tables]
+        self.conditions = list(dict.fromkeys(name for ranking in self.rankings for name in ranking.miou))
+
+    def _classes(self, k: int) -> list[int]:
+        names = list(self.runs[k].table["classes"])
+        return [names.index(name) for name in self.rankings[k].classes]
+
+    def intervals(self, k: int) -> Intervals | None:
+        images = self.runs[k].images
+        return bootstrap_intervals(images, classes=self._classes(k)) if images is not None else None
+
+    def pair(self, k: int, other: int = 0) -> Differences | str:
+        """The differences of run `k` to another, or why there are none."""
+        return self._tested.get((k, other)) or self._why_untested(k, other)
+
+    def tested(self, k: int, condition: str, other: int = 0) -> Interval | None:
+        pair = self.pair(k, other)
+        return None if isinstance(pair, str) else pair.conditions.get(condition)
+
+    def why_untested(self, k: int, condition: str, other: int) -> str:
+        """Of a condition where `tested` is None."""
+        pair = self.pair(k, other)
+        if isinstance(pair, str):
+            return pair
+        return f"{pair.too_few[condition]}, {MIN_UNITS} needed" if condition in pair.too_few else "all is void"
+
+    @cached_property
+    def _tested(self) -> dict[tuple[int, int], Differences]:
+        found: dict[tuple[int, int], Differences] = {}
+        for group in self._on_the_same_images():
+            images = [run.images for run in (self.runs[k] for k in group) if run.images is not None]
+            pairs = compare_runs(images, classes=self._classes(group[0])) if len(group) > 1 else {}
+            found |= {(group[i], group[j]): differences for (i, j), differences in pairs.items()}
+        return found
+
+    def _on_the_same_images(self) -> list[list[int]]:
+        groups: list[list[int]] = []
+        for k, run in enumerate(self.runs):
+            if run.images is not None:
+                group = next((group for group in groups if not self._why_untested(k, group[0])), None)
+                if group is None:
+                    groups.append([k])
+                else:
+                    group.append(k)
+        return groups
+
+    def _why_untested(self, k: int, other: int) -> str:
+        run, base = self.runs[k], self.runs[other]
+        if run.images is None or base.images is None:
+            return f"{(base if base.images is None else run).name} has no counts of single images"
+        try:
+            check_same_images(run.images, base.images)
+        except DataError as error:
+            return str(error)
+        return ""
