@@ -62,7 +62,8 @@ def cells(*texts: str) -> list[Text]:
 
 def say(*lines: str) -> None:
     """Prints lines that may name what comes from outside: each stays one line, in which every character shows."""
-    print(*map(visible, lines), sep="\n", flush=True)
+    for line in lines:
+        print(visible(line), flush=True)
 
 
 def _number(value: float | None) -> str:

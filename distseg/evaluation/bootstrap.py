@@ -103,11 +103,13 @@ class ImageCounts:
 
     def by_condition(self) -> dict[str, Units]:
         """condition -> what can be drawn of it, in the order of the conditions' names."""
-        return {name: self._units(name) for name in sorted(set(self.conditions))}
+        chosen: dict[str, list[int]] = {name: [] for name in sorted(set(self.conditions))}
+        for i, has_truth in enumerate((self.counts_N3K[:, 0].sum(-1) > 0).tolist()):
+            if has_truth:
+                chosen[self.conditions[i]].append(i)
+        return {name: self._units(of_condition) for name, of_condition in chosen.items()}
 
-    def _units(self, condition: str) -> Units:
-        with_truth_N = self.counts_N3K[:, 0].sum(-1) > 0
-        chosen = [i for i, name in enumerate(self.conditions) if name == condition and with_truth_N[i]]
+    def _units(self, chosen: Sequence[int]) -> Units:
         counts_n3K = self.counts_N3K[torch.tensor(chosen, dtype=torch.int64)]
         sequence_of = {i: self.sequences[i] for i in chosen if self.sequences and self.sequences[i]}
         if not sequence_of:
@@ -180,9 +182,9 @@ def _gap(
         return None, ()
     worst, best = ranked[0], ranked[-1]
     enough = {name: counts[name] for name in ranked if name not in too_few}
-    found = between_conditions(enough, compared, permutations=permutations, level=level, seed=seed)
-    told_apart = [other for (other, one), interval in found.items() if one == worst and interval.low > 0]
-    return found[best, worst], tuple(name for name in ranked[1:] if name not in told_apart)
+    difference = between_conditions(enough, compared, permutations=permutations, level=level, seed=seed)
+    rivals = (name for name in ranked[1:] if name in too_few or difference(name, worst).low <= 0)
+    return difference(best, worst), tuple(rivals)
 
 
 # ---- between runs

@@ -21,7 +21,7 @@ import contextlib
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,8 @@ from torch import Tensor
 LEVEL = 0.95
 PERMUTATIONS = 999
 _FEW = 199  # permutations, where there are so many images that 999 would take minutes; the error rate is the same
-_MANY = 2 * 10**9  # numbers that are multiplied for them, seconds of work
-_CHUNK = 1 << 17  # numbers at once: 1 MiB, which a core keeps at hand
+_MANY = 10**9  # numbers that are added up for them, seconds of work
+_CHUNK = 1 << 19  # numbers at once: 4 MiB, which a core keeps at hand
 _NOTHING = 1e-12  # what is left of a difference of 0 after rounding
 
 POOLED, WORST = "(all images)", "(worst condition)"  # beside the conditions' names; no condition has brackets in it
@@ -72,8 +72,8 @@ def between_conditions(
     permutations: int = PERMUTATIONS,
     level: float = LEVEL,
     seed: int = 0,
-) -> dict[tuple[str, str], Interval]:
-    """(one, other) -> the mIoU of one condition minus that of the other, for every pair of `counts`.
+) -> Callable[[str, str], Interval]:
+    """What gives of (one, other) the mIoU of one condition minus that of the other, for every pair of `counts`.
 
     Over those of the classes (ids; all by default) that have truth in every condition.
     """
@@ -90,28 +90,39 @@ def between_conditions(
     generator = torch.Generator().manual_seed(seed)
     largest = [
         _ratio(*of(labels_N[torch.rand(count, len(labels_N), generator=generator).argsort(-1)])).flatten(1).amax(1)
-        for count in _chunks(permutations, len(names) * len(labels_N), counts_N3K.shape[-1])
+        for count in _chunks(permutations, counts_N3K.numel() + 4 * len(names) ** 2)
     ]
     critical = _quantile(torch.cat(largest), level)
     difference_GG, error_GG = (found[0] for found in of(labels_N[None]))
-    return {
-        (names[i], names[j]): _interval(difference_GG[i, j], error_GG[i, j], critical)
-        for i, j in itertools.permutations(range(len(names)), 2)
-    }
+
+    def interval(one: str, other: str) -> Interval:
+        place = names.index(one), names.index(other)
+        return _interval(difference_GG[place], error_GG[place], critical)
+
+    return interval
 
 
 def _condition_scores(
     counts_N3K: Tensor, labels_BN: Tensor, num_conditions: int, chosen_K: Tensor
 ) -> tuple[Tensor, Tensor]:
     """mIoU (B, G) of the images that have each label, and its variance."""
-    member_BGN = (labels_BN[:, None] == torch.arange(num_conditions)[:, None]).double()
-    totals_BG3K = (member_BGN @ counts_N3K.flatten(1)).unflatten(-1, counts_N3K.shape[1:])
+    num_drawn = len(labels_BN)
+    place_BN = labels_BN + num_conditions * torch.arange(num_drawn)[:, None]
+
+    def added_up(values_BNx: Tensor) -> Tensor:
+        flat = torch.zeros(num_drawn * num_conditions, *values_BNx.shape[2:], dtype=values_BNx.dtype)
+        flat.index_add_(0, place_BN.flatten(), values_BNx.flatten(0, 1))
+        return flat.reshape(num_drawn, num_conditions, *values_BNx.shape[2:])
+
+    totals_BG3K = added_up(counts_N3K.expand(num_drawn, *counts_N3K.shape))
     shared_B1K = chosen_K & (totals_BG3K[:, :, 0] > 0).all(1, keepdim=True)
     shared_B1K = torch.where(shared_B1K.any(-1, keepdim=True), shared_B1K, chosen_K)
     score_BG, hit_BGK, union_BGK = _linearised(totals_BG3K, shared_B1K)
-    influence_BGN = _influence(hit_BGK, union_BGK, counts_N3K)
-    num_BG = member_BGN.sum(-1)
-    return score_BG, (influence_BGN.square() * member_BGN).sum(-1) * num_BG / (num_BG - 1)
+    hit_NK, union_NK = _hit_and_union(counts_N3K)
+    by_hit_BNK, by_union_BNK = (by.flatten(0, 1)[place_BN] for by in (hit_BGK, union_BGK))
+    influence_BN = (by_hit_BNK * hit_NK - by_union_BNK * union_NK).sum(-1)
+    num_BG = added_up(torch.ones(labels_BN.shape, dtype=counts_N3K.dtype))
+    return score_BG, added_up(influence_BN.square()) * num_BG / (num_BG - 1)
 
 
 @_one_thread()
@@ -133,7 +144,7 @@ def between_runs(
     num_runs, num_units = len(runs), sum(design.sizes)
     generator = torch.Generator().manual_seed(seed)
     largest = []
-    for count in _chunks(permutations, num_runs**2 * num_units, len(design.chosen_K)):
+    for count in _chunks(permutations, num_runs**2 * num_units * len(design.chosen_K)):
         order_BNR = torch.rand(count, num_units, num_runs, generator=generator).argsort(-1)
         largest.append(_ratio(*design.differences(order_BNR)).flatten(1).amax(1))
     critical = _quantile(torch.cat(largest), level)
@@ -199,14 +210,14 @@ class _Design:
     @staticmethod
     def _totals(member_BRSn: Tensor, counts_Sn3K: Tensor) -> Tensor:
         """The added-up counts (B, R, 3, K) of what stands in the place of each run."""
-        totals_BRx: Tensor = member_BRSn.flatten(2) @ counts_Sn3K.flatten(0, 1).flatten(1)
-        return totals_BRx.unflatten(-1, counts_Sn3K.shape[2:])
+        totals_BRx = member_BRSn.flatten(2) @ counts_Sn3K.flatten(0, 1).flatten(1)
+        return totals_BRx.reshape(*totals_BRx.shape[:2], *counts_Sn3K.shape[2:])
 
     @staticmethod
     def _own(hit_BRK: Tensor, union_BRK: Tensor, member_BRSn: Tensor, counts_Sn3K: Tensor) -> Tensor:
         """The influence (B, R, n) of what stands in the place of each run."""
         influence_BRx = _influence(hit_BRK, union_BRK, counts_Sn3K.flatten(0, 1))
-        return (influence_BRx.unflatten(-1, member_BRSn.shape[2:]) * member_BRSn).sum(2)
+        return (influence_BRx.reshape(member_BRSn.shape) * member_BRSn).sum(2)
 
     def _variance(self, influences: Sequence[Tensor]) -> Tensor:
         """Of the differences (B, pairs), from the influence (B, R, n) of each image, condition after condition.
@@ -256,8 +267,13 @@ def _linearised(totals_3K: Tensor, chosen_K: Tensor) -> tuple[Tensor, Tensor, Te
 
 def _influence(hit_GK: Tensor, union_GK: Tensor, counts_N3K: Tensor) -> Tensor:
     """(…, G, N): what each image adds to each mIoU, to first order (the delta method); 0 in the mean."""
+    hit_NK, union_NK = _hit_and_union(counts_N3K)
+    return hit_GK @ hit_NK.T - union_GK @ union_NK.T
+
+
+def _hit_and_union(counts_N3K: Tensor) -> tuple[Tensor, Tensor]:
     truth_NK, predicted_NK, hit_NK = counts_N3K.unbind(-2)
-    return hit_GK @ hit_NK.T - union_GK @ (truth_NK + predicted_NK - hit_NK).T
+    return hit_NK, truth_NK + predicted_NK - hit_NK
 
 
 def _mask(classes: Tensor | None, num_classes: int) -> Tensor:
@@ -271,9 +287,9 @@ def _mask(classes: Tensor | None, num_classes: int) -> Tensor:
 # ---- the test
 
 
-def _chunks(permutations: int, numbers_each: int, num_classes: int) -> Iterator[int]:
+def _chunks(permutations: int, numbers_each: int) -> Iterator[int]:
     """How many permutations at a time, in all as many as are made."""
-    left = permutations if permutations * numbers_each * num_classes <= _MANY else min(_FEW, permutations)
+    left = permutations if permutations * numbers_each <= _MANY else min(_FEW, permutations)
     at_once = max(1, _CHUNK // numbers_each)
     while left > 0:
         yield min(left, at_once)

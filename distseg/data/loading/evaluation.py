@@ -21,7 +21,6 @@ from distseg.data.loading.plan import SampleRef, eval_share, evenly_spread, numb
 from distseg.data.loading.source import Decoded, Source
 from distseg.data.loading.threads import DaemonThreads, reading_threads
 from distseg.data.shards import Manifest, Shard
-from distseg.errors import DataError
 
 
 class EvalSample(NamedTuple):
@@ -100,9 +99,9 @@ def _eval_sample(source: Source, ref: SampleRef, are_frames: bool) -> EvalSample
 
 
 def _sequence(sample: Decoded) -> str:
-    """Raises DataError for metadata that are no JSON object."""
+    """Shards that others made have no .json, or another one: then it is not known."""
     try:
-        found = json.loads(sample.meta).get("sequence", "")
+        found = json.loads(sample.meta).get("sequence")
     except (ValueError, AttributeError, RecursionError):
-        raise DataError(f"{sample.key}: its .json is no JSON object; pack the data set again") from None
+        return ""
     return found if isinstance(found, str) and found not in NO_SEQUENCE else ""

@@ -4,6 +4,8 @@ All draws have fixed seeds, so each count below is always the same. The bounds a
 binomial count above 5 %. tests/benchmarks/false_verdicts.py counts more cases, and of more kinds.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -94,10 +96,10 @@ def test_an_interval_is_of_the_difference_of_two_mious() -> None:
     here, there = (torch.tensor([[[10, 10], [8 + d, 10], [hit, 5]]] * 10) for d, hit in ((0, 8), (2, 6)))
     here[:, 1], there[:, 1] = torch.tensor([8, 5]), torch.tensor([6, 5])
     found = between_conditions({"here": here, "there": there})
-    difference = found["here", "there"]
+    difference = found("here", "there")
     assert difference.value == pytest.approx((0.8 + 0.5) / 2 - (0.6 + 0.5) / 2)
     assert (difference.low, difference.high) == pytest.approx((0.1, 0.1)), "images all alike leave no doubt"
-    assert found["there", "here"].value == pytest.approx(-0.1)
+    assert found("there", "here").value == pytest.approx(-0.1)
 
 
 def test_a_class_that_a_condition_lacks_does_not_decide() -> None:
@@ -113,9 +115,13 @@ def test_a_class_that_a_condition_lacks_does_not_decide() -> None:
 def test_intervals_do_not_depend_on_chance_and_stay_in_their_range() -> None:
     generator = torch.Generator().manual_seed(0)
     counts = {name: pictures(8, generator, spread=0.3) for name in ("one", "other", "third")}
-    found = between_conditions(counts)
-    assert found == between_conditions(counts) != between_conditions(counts, seed=1)
-    assert all(-1 <= interval.low <= interval.value <= interval.high <= 1 for interval in found.values())
+    pairs = list(itertools.permutations(counts, 2))
+    found, again, other = (
+        [between(*pair) for pair in pairs]
+        for between in (between_conditions(counts), between_conditions(counts), between_conditions(counts, seed=1))
+    )
+    assert found == again != other
+    assert all(-1 <= interval.low <= interval.value <= interval.high <= 1 for interval in found)
 
 
 def test_seeds_are_compared_by_welchs_t() -> None:

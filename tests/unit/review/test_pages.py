@@ -276,7 +276,7 @@ def test_of_nine_conditions_that_are_alike_none_is_said_to_be_the_worst() -> Non
     made = example({f"c{k}": 70 for k in range(9)}, spread=25, num_images=19)
     worst, best = rank_conditions(made.table).worst, rank_conditions(made.table).best
     counts = {name: made.images.by_condition()[name].counts_n3K for name in (worst, best) if name}
-    assert between_conditions(counts)[str(best), str(worst)].low > 0
+    assert between_conditions(counts)(str(best), str(worst)).low > 0
     page = checked(run_page(RunReview(name="x", table=made.table, images=made.images)))
     assert "chance could explain the loss" in page.text and "Is the loss sure? no" in page.text
 
