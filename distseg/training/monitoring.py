@@ -72,9 +72,11 @@ class LossMonitor:
 
     def check_states(self, step: int, update: Update, micro_batches: Sequence[Batch]) -> None:
         """Raises TrainingError, on every rank, if what the step made is not finite and so must not be saved."""
-        name = next(filter(None, self.world.gather(checkpoint.first_not_finite(update.states()))), None)
-        if name is not None:
-            raise _diverged(f"after step {step} {name} is not finite; its samples: {self._keys(micro_batches)}")
+        found = next(filter(None, self.world.gather(checkpoint.first_not_finite(update.states()))), None)
+        if found is not None:
+            raise _diverged(
+                f"{found.name} after the loss of step {step} is {found.value} on {self._keys(micro_batches)}"
+            )
 
     def _keys(self, own: Sequence[Batch]) -> str:
         """Of all ranks' samples."""

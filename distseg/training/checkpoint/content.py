@@ -70,7 +70,8 @@ class Checkpoint:
     def first_not_finite(self) -> str | None:
         """The name of a tensor in which a network or the optimiser holds NaN or infinity; None if all are finite."""
         names = ("model", "averaged", "source_style", "optimizer")
-        return first_not_finite({name: getattr(self, name) for name in names})
+        found = first_not_finite({name: getattr(self, name) for name in names})
+        return found.name if found else None
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:

@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def first_not_finite(state: Any) -> str | None:
-    """'model/head.0.weight': the first tensor of nested states that holds NaN or infinity; None: all is well.
+class NotFinite(NamedTuple):
+    name: str  # 'model/head.0.weight'
+    value: float  # NaN or infinity
+
+
+def first_not_finite(state: Any) -> NotFinite | None:
+    """The first tensor of nested states that holds NaN or infinity; None: all is well.
 
     A device is waited for once, not once for each tensor.
     """
@@ -17,11 +22,12 @@ def first_not_finite(state: Any) -> str | None:
     by_device: dict[torch.device, list[tuple[str, Tensor]]] = {}
     for name, tensor in named:
         by_device.setdefault(tensor.device, []).append((name, tensor))
-    bad: set[str] = set()
+    bad: dict[str, float] = {}
     for pairs in by_device.values():
         extremes = torch.stack([_extreme(tensor.detach()) for _, tensor in pairs])
-        bad |= {name for (name, _), extreme in zip(pairs, extremes.tolist(), strict=True) if not math.isfinite(extreme)}
-    return next((name for name, _ in named if name in bad), None)
+        values = zip(pairs, extremes.tolist(), strict=True)
+        bad |= {name: value for (name, _), value in values if not math.isfinite(value)}
+    return next((NotFinite(name, bad[name]) for name, _ in named if name in bad), None)
 
 
 def _floating(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
