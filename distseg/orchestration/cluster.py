@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import ray
 from ray.util import placement_group_table
@@ -29,6 +31,7 @@ def join(run_uri: str) -> None:
         return
     check_address(os.environ.get("RAY_ADDRESS", ""))
     environment.set_defaults(environment.NEW_CLUSTER)
+    _stay_on_loopback()
     try:
         is_set = environment.S3.keys() & os.environ.keys()
         env_vars = dict(environment.S3) if storage.is_s3(run_uri) and not is_set else {}
@@ -47,6 +50,24 @@ def join(run_uri: str) -> None:
     finally:
         # Ray leaves its process at SIGTERM, and its library in C++ even aborts it: no run would be closed.
         stopping.take_back()
+        _tighten_token()
+
+
+def _stay_on_loopback() -> None:
+    """If this process starts the cluster, and the user has not said otherwise: not on all interfaces, as Ray does."""
+    has_chosen = environment.LOOPBACK.keys() & os.environ.keys()
+    has_loopback = "lo" in (name for _, name in socket.if_nameindex())
+    if has_loopback and not has_chosen and compat.starts_a_cluster(os.environ.get("RAY_ADDRESS", "")):
+        environment.set_defaults(environment.LOOPBACK)
+        compat.listen_on_loopback()
+
+
+def _tighten_token() -> None:
+    """Ray writes the token by which programs are let into the cluster so that every user of the machine can read it."""
+    with contextlib.suppress(OSError, RuntimeError):  # there is none, it is another user's, or there is no home
+        token = Path.home() / ".ray" / "auth_token"
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 @contextlib.contextmanager
@@ -103,15 +124,23 @@ def check_resources(config: RunConfig) -> None:
             f"scaling.min_workers = {scaling.min_workers}: each change of the number of workers goes back to a "
             "checkpoint; give checkpoint.every_steps"
         )
-    least, limits = scaling.min_workers or scaling.num_workers, compat.autoscaler_limits()
-    if limits is not None and limits.get("CPU", 0) >= least * scaling.cpus_per_worker:
-        return
+    least, machines = scaling.min_workers or scaling.num_workers, compat.autoscaler_machines()
     if _num_workers_that_fit(config) >= least:
         return
     name = "scaling.min_workers" if scaling.min_workers else "scaling.num_workers"
-    raise ResourceError(
-        f"{name} = {least}: {_what_fits(config)}; lower {name} or scaling.cpus_per_worker, or add machines"
-    )
+    can_hold = _what_fits(config)
+    if machines is not None:
+        if any(machine.max_count and not machine.resources for machine in machines):
+            log.warning(
+                "%s = %d: %s; the autoscaler does not tell what its machines have: they are waited for",
+                *(name, least, can_hold),
+            )
+            return
+        brought_up = _num_workers_brought_up(config, machines)
+        if brought_up >= least:
+            return
+        can_hold += f", and its autoscaler can bring up machines for {brought_up}"
+    raise ResourceError(f"{name} = {least}: {can_hold}; lower {name} or scaling.cpus_per_worker, or add machines")
 
 
 def shortage(config: RunConfig) -> str:
@@ -140,19 +169,24 @@ def _alive() -> list[dict[str, float]]:
 
 
 def _num_workers_that_fit(config: RunConfig) -> int:
-    fits = 0
-    for resources in _alive():
-        by_cpu = int(resources.get("CPU", 0)) // config.scaling.cpus_per_worker
-        fits += min(by_cpu, int(resources.get("GPU", 0))) if config.scaling.gpu else by_cpu
-    return fits
+    return sum(_num_workers_on(resources, config) for resources in _alive())
+
+
+def _num_workers_on(resources: Mapping[str, float], config: RunConfig) -> int:
+    """On one machine."""
+    by_cpu = int(resources.get("CPU", 0)) // config.scaling.cpus_per_worker
+    return min(by_cpu, int(resources.get("GPU", 0))) if config.scaling.gpu else by_cpu
+
+
+def _num_workers_brought_up(config: RunConfig, machines: Sequence[compat.MachineType]) -> int:
+    """The most on all machines that an autoscaler may have at a time, those that are there already included."""
+    each = [(_num_workers_on(machine.resources, config), machine.max_count) for machine in machines]
+    return sum(sys.maxsize if count < 0 < fits else fits * max(0, count) for fits, count in each)
 
 
 def capacity(config: RunConfig) -> int:
     """How many such trainings the cluster can hold at a time, with all that its autoscaler may add; at least 1."""
-    fits, limits = _num_workers_that_fit(config), compat.autoscaler_limits()
-    if limits is not None:
-        by_cpu = limits.get("CPU", 0) // config.scaling.cpus_per_worker
-        fits = max(fits, min(by_cpu, limits.get("GPU", 0)) if config.scaling.gpu else by_cpu)
+    fits = max(_num_workers_that_fit(config), _num_workers_brought_up(config, compat.autoscaler_machines() or ()))
     return max(1, fits // config.scaling.num_workers)
 
 

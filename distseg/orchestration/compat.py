@@ -14,7 +14,8 @@ import importlib
 import json
 import logging
 import os
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
 import ray
 
@@ -52,12 +53,37 @@ def started_this_cluster() -> bool:
     return bool(getattr(node, "head", False))
 
 
-def autoscaler_limits() -> dict[str, int] | None:
-    """The most of each resource that the cluster's autoscaler may bring up; None without an autoscaler."""
+def starts_a_cluster(address: str) -> bool:
+    """Whether `ray.init` with this RAY_ADDRESS starts a cluster here. False if Ray does not tell."""
+    if address == "local":
+        return True
+    without = "a cluster that is started here listens on all interfaces, not on loopback alone"
+    find_address = find("ray._private.services", "canonicalize_bootstrap_address", without)
+    return not address and find_address is not None and find_address(None) is None
+
+
+def listen_on_loopback() -> None:
+    """Has the cluster that is started next listen on loopback alone, as Ray does on macOS and Windows."""
+    module, name = "ray._private.ray_constants", "ENABLE_RAY_CLUSTER"
+    if find(module, name, "a cluster that is started here listens on all interfaces") is not None:
+        setattr(sys.modules[module], name, False)  # Ray reads the variable of environment.LOOPBACK once, when imported
+
+
+class MachineType(NamedTuple):
+    """What an autoscaler may bring up."""
+
+    resources: dict[str, int]  # of one machine; empty if it does not tell
+    max_count: int  # -1: any number
+
+
+def autoscaler_machines() -> list[MachineType] | None:
+    """The types of machines that the cluster's autoscaler may bring up; None without an autoscaler."""
     state = find("ray._private.state", "state", "what an autoscaler may bring up does not count")
-    get_limits = getattr(state, "get_max_resources_from_cluster_config", None)
-    limits: dict[str, int] | None = get_limits() if get_limits is not None else None
-    return limits
+    get_config = getattr(state, "get_cluster_config", None)
+    config = get_config() if get_config is not None else None
+    if config is None or not config.node_group_configs:
+        return None
+    return [MachineType(dict(group.resources), int(group.max_count)) for group in config.node_group_configs]
 
 
 def submitted_job_id() -> str:

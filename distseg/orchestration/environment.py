@@ -19,6 +19,14 @@ NEW_CLUSTER: Mapping[str, str] = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+LOOPBACK: Mapping[str, str] = {
+    # For a cluster that is started here: nobody else need reach it. Ray's name for it is from the systems where this
+    # is its default. The libraries that exchange gradients choose an interface themselves.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+
 S3: Mapping[str, str] = {
     # Ray Train writes to S3 by pyarrow. Its checksums come as trailers by default, which S3 servers before 2025 (Ceph
     # 16 among them) refuse with status 411.

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -179,6 +180,21 @@ def test_prometheus_finds_every_metric_of_a_training_at_its_node(
     assert all(0 <= sample.value <= 1 for sample in (*scores, *found["ray_distseg_miou"]))
     assert found["ray_distseg_max_steps"][0].value == 100_000
     assert all(found[name][0].value > 0 for name in names - {"ray_distseg_data_wait_ratio"})
+
+
+@pytest.mark.long
+def test_all_that_it_starts_listens_on_loopback_alone(endless: programs.Program) -> None:
+    endless.wait_for_step(1)
+    family = [psutil.Process(endless.process.pid), *psutil.Process(endless.process.pid).children(recursive=True)]
+    listening = {
+        (member.name(), socket.laddr.ip)
+        for member in family
+        for socket in member.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in listening} >= {"gcs_server", "raylet"}
+    elsewhere = {name for name, ip in listening if not ip.removeprefix("::ffff:").startswith("127.")}
+    assert not {name for name in elsewhere if "RayTrainWorker" not in name}, "those have torch's store of addresses"
 
 
 def scraped(ray_folder: Path) -> dict[str, list[Sample]]:

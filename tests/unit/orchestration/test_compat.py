@@ -17,7 +17,9 @@ from tests.conftest import REPOSITORY
 
 LOOKED_UP: dict[str, Callable[[], object]] = {
     "_global_node": compat.started_this_cluster,
-    "state": compat.autoscaler_limits,
+    "canonicalize_bootstrap_address": lambda: compat.starts_a_cluster(""),
+    "ENABLE_RAY_CLUSTER": compat.listen_on_loopback,
+    "state": compat.autoscaler_machines,
     "RAY_JOB_CONFIG_JSON_ENV_VAR": compat.submitted_job_id,
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": compat.checkpoint_snapshot_name,
     "ENV_VARS_TO_PROPAGATE": lambda: compat.pass_to_controller("A_VARIABLE"),
@@ -32,6 +34,7 @@ MODULES = (
     "ray.train.v2._internal.execution.callback",
     "ray.train.v2._internal.execution.scaling_policy",
 )
+MODULES_OF_RAY_ITSELF = ("ray._private.services", "ray._private.ray_constants")  # which it imports again and again
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,8 @@ def test_the_lock_has_the_tested_version() -> None:
 
 @pytest.mark.skipif(metadata.version("ray") != compat.TESTED, reason="another version may lack some")
 def test_the_tested_version_has_every_name(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("ray._private.state.state.get_max_resources_from_cluster_config", lambda: None)  # no cluster
+    monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: None)  # no cluster
+    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", True)
     for look_up in LOOKED_UP.values():
         look_up()
     assert caplog.messages == []
@@ -63,7 +67,7 @@ def test_the_tested_version_has_every_name(monkeypatch: pytest.MonkeyPatch, capl
 def test_a_missing_name_is_told_once_and_done_without(
     name: str, is_module_there: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for module in MODULES:  # sys.modules[…] = None makes `import` raise ImportError
+    for module in (*MODULES, *MODULES_OF_RAY_ITSELF):  # sys.modules[…] = None makes `import` raise ImportError
         monkeypatch.setitem(sys.modules, module, ModuleType(module) if is_module_there else None)
     first, second = LOOKED_UP[name](), LOOKED_UP[name]()
     assert first == second == WITHOUT[name]
@@ -73,6 +77,8 @@ def test_a_missing_name_is_told_once_and_done_without(
 
 WITHOUT = {
     "_global_node": False,
+    "canonicalize_bootstrap_address": False,
+    "ENABLE_RAY_CLUSTER": None,
     "state": None,
     "RAY_JOB_CONFIG_JSON_ENV_VAR": "",
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": "checkpoint_manager_snapshot.json",

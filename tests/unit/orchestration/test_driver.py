@@ -9,9 +9,9 @@ import pytest
 import ray
 import ray.train
 
-from distseg.config import RunConfig, ScalingConfig
+from distseg.config import DataConfig, RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
-from distseg.orchestration import cluster, compat
+from distseg.orchestration import cluster, compat, environment
 from distseg.orchestration.cluster import check_resources, job_id
 from distseg.orchestration.failures import error_of
 from distseg.orchestration.snapshot import forget_if_broken
@@ -42,6 +42,90 @@ def test_a_changing_number_of_workers_needs_checkpoints() -> None:
     config = RunConfig(scaling=ScalingConfig(num_workers=2, min_workers=1))
     with pytest.raises(ConfigError, match=r"scaling.min_workers = 1: .*; give checkpoint.every_steps"):
         check_resources(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stays"),
+    [
+        ({"RAY_ADDRESS": "local"}, True),
+        ({"RAY_ADDRESS": "127.0.0.1:6379"}, False),  # another's cluster
+        ({"RAY_ADDRESS": "local", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}, False),  # others are to join it
+        ({"RAY_ADDRESS": "local", "GLOO_SOCKET_IFNAME": "eth0"}, False),
+    ],
+)
+def test_a_cluster_that_is_started_here_stays_on_loopback_unless_the_user_wants_more(
+    settings: dict[str, str], stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", True)
+    for name in environment.LOOPBACK:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    cluster._stay_on_loopback()
+    assert (not stays) == ray._private.ray_constants.ENABLE_RAY_CLUSTER
+    assert (os.environ.get("GLOO_SOCKET_IFNAME") == "lo") == stays
+
+
+def test_the_token_that_ray_writes_is_for_its_user_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cluster._tighten_token()  # there is none
+    (tmp_path / ".ray").mkdir()
+    token = tmp_path / ".ray" / "auth_token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    cluster._tighten_token()
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+MANY = 1000
+
+
+@pytest.mark.parametrize(
+    ("machines", "gpu", "num_workers", "refused"),
+    [
+        ([({"CPU": 8}, 4)], False, 8, ""),
+        ([({"CPU": 8}, 4)], True, 8, "its autoscaler can bring up machines for 0; lower scaling.num_workers"),
+        ([({"CPU": 8}, -1), ({"CPU": 8, "GPU": 4}, 1)], True, 8, "can bring up machines for 4;"),
+        ([({"CPU": 8, "GPU": 4}, 2)], True, 8, ""),
+        ([({"CPU": 2, "GPU": 8}, 3)], True, 8, "can bring up machines for 3;"),  # a GPU without a CPU is of no use
+        ([({"CPU": 3}, 4)], False, 8, "can bring up machines for 4;"),  # a worker is not spread over two machines
+        ([({"CPU": 4, "GPU": 1}, -1)], True, MANY, ""),
+        ([({"CPU": 8, "GPU": 8}, 0)], True, 8, "can bring up machines for 0;"),
+        (None, True, 8, r"\(1 machines, 2 CPUs, 0 GPUs\) can hold 0 workers of 2 CPU and 1 GPU each; lower"),
+    ],
+)
+def test_what_an_autoscaler_may_bring_up_counts_and_nothing_else(
+    machines: list[tuple[dict[str, int], int]] | None,
+    gpu: bool,
+    num_workers: int,
+    refused: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _cluster_of(machines, monkeypatch)
+    scaling = ScalingConfig(num_workers=num_workers, gpu=gpu, cpus_per_worker=2)
+    config = RunConfig(scaling=scaling, data=DataConfig(batch_size=num_workers))
+    if not refused:
+        check_resources(config)
+        return
+    with pytest.raises(ResourceError, match=rf"scaling.num_workers = {num_workers}: .*{refused}"):
+        check_resources(config)
+
+
+def test_machines_of_which_the_autoscaler_tells_nothing_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _cluster_of([({}, 4)], monkeypatch)
+    check_resources(RunConfig(scaling=ScalingConfig(num_workers=8, gpu=True)))
+    assert "the autoscaler does not tell what its machines have: they are waited for" in caplog.text
+
+
+def _cluster_of(machines: list[tuple[dict[str, int], int]] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One machine with two CPUs, and what its autoscaler reports, as Ray's state holds it."""
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    groups = [SimpleNamespace(resources=resources, max_count=count) for resources, count in machines or ()]
+    reported = None if machines is None else SimpleNamespace(node_group_configs=groups)
+    monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: reported)
 
 
 def test_the_dashboard_is_asked_for_the_cluster_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
