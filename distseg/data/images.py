@@ -63,7 +63,7 @@ def check_size(width: int, height: int, source: str, max_megapixels: float | Non
     if width * height > limit * 1e6:
         megapixels = width * height / 1e6
         raise DataError(
-            f"{source}: {width}x{height} pixels are {megapixels:.4g} megapixels, max_megapixels is {limit:g}: make the "
+            f"{source}: {width}x{height} pixels are {megapixels:.6g} megapixels, max_megapixels is {limit:g}: make the "
             "image smaller, or raise --max_megapixels (in training --data.max_megapixels)"
         )
 

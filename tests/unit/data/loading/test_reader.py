@@ -514,7 +514,15 @@ def forged(out: Path, member: str, content: bytes) -> tuple[Manifest, Shard]:
         file.write(content)
     data = index_json(shard.name, [first._replace(**{member: changed}), *others])
     (out / shard.index_name).write_bytes(data)
-    return manifest, dataclasses.replace(shard, index_sha256=hashlib.sha256(data).hexdigest())
+    num_bytes = path.stat().st_size
+    return manifest, dataclasses.replace(shard, index_sha256=hashlib.sha256(data).hexdigest(), num_bytes=num_bytes)
+
+
+def damaged_jpeg() -> bytes:
+    """Cut in the middle, and ended; Pillow makes grey rows of what is lost."""
+    buffer = io.BytesIO()
+    Image.effect_noise((40, 24), 60).convert("RGB").save(buffer, format="JPEG", quality=95)
+    return buffer.getvalue()[:1200] + b"\xff\xd9"
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -527,12 +535,14 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     ("member", "content", "message"),
     [
         ("image", b"no image", "not a readable image"),
+        ("image", damaged_jpeg(), "a damaged JPEG"),
+        ("image", png(np.zeros((10_001, 10_000), np.uint8)), r"10000x10001 pixels are 100\.01 megapixels"),
         ("label", png(np.zeros((24, 40), np.uint8))[:45], "not a readable image"),
         ("label", png(np.full((24, 40), 3, np.uint8)), r"label ids \[3\] are outside the label space's 0 to 2"),
         ("label", png(np.zeros((24, 40, 3), np.uint8)), "an image of mode RGB where L was packed"),
         ("label", png(np.zeros((24, 41), np.uint8)), "the image is 40x24 pixels, its label 41x24"),
     ],
-    ids=["image", "truncated label", "unknown id", "colour label", "wide label"],
+    ids=["image", "damaged JPEG", "bomb", "truncated label", "unknown id", "colour label", "wide label"],
 )
 def test_content_that_cannot_be_is_named(packed: Path, member: str, content: bytes, message: str) -> None:
     manifest, shard = forged(packed, member, content)
