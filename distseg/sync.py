@@ -1,4 +1,4 @@
-"""python -m distseg.sync RUN_URI [--uri MLFLOW]
+"""python -m distseg.sync RUN_URI [--uri MLFLOW] [--experiment NAME]
 
 Sends a run to the tracking server, as far as the server does not have it: the MLflow run itself, the metrics with the
 times at which they were measured, and, if the run has ended, its tables, plots, pictures, report, tags, status and
@@ -24,13 +24,18 @@ class Options:
     """The directory of the run: a path or s3:// URI."""
     uri: str = ""
     """Send it to this MLflow server instead of the run's own, tracking.uri. The run keeps its own for later."""
+    experiment: str = ""
+    """Send it to this experiment instead of the run's own, as when that was deleted."""
 
 
 def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Options, arguments, prog=PROG, description=__doc__ or "")
     run = Run.read(options.run)
+    experiment = options.experiment or run.experiment
     if options.uri:
-        run.set_tracking(tracking.checked_uri("--uri", options.uri), run.experiment)
+        run.set_tracking(tracking.checked_uri("--uri", options.uri), experiment)
+    elif run.is_tracked:
+        run.set_tracking(tracking.checked_uri(f"{run.uri}: tracking_uri", run.tracking_uri), experiment)
     if not run.is_tracked:
         raise ConfigError(f"{run.uri}: was trained with tracking.uri off; name a server with --uri")
     try:

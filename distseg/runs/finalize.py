@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distseg import storage, tracking
@@ -174,7 +174,7 @@ def _send_run(run: Run) -> Sent:
         _send_end(run, run_id, ended)
         logged = _log_network(run, config, run_id, ended)
         if not logged.is_complete:
-            raise TrackingError(f"MLflow at {run.tracking_uri}: all but the model is there")
+            raise TrackingError(f"MLflow at {tracking.without_password(run.tracking_uri)}: all but the model is there")
     return Sent(
         run_id=run_id,
         is_new=found_id is None,
@@ -215,7 +215,7 @@ def _log_network(run: Run, config: RunConfig, run_id: str, ended: RunContents) -
         logged = log_network(
             run.tracking_uri,
             run_id,
-            config.tracking,
+            replace(config.tracking, experiment=run.experiment),
             best,
             dataset=run.dataset,
             inputs=run.inputs,

@@ -10,6 +10,7 @@ be repeated: what the server has already is not sent twice.
 
 Times named `_ms` are milliseconds since the epoch, `_s` seconds. Values of metrics are logged with six digits.
 
+address         tracking.uri as people write it
 client          the server: which one, how it is reached, how long it is waited for
 environment     environment variables that are set for MLflow's client
 mlflow_formats  formats of MLflow that are not documented, and its known versions
@@ -23,15 +24,15 @@ registry        the network of a run's best checkpoint as an MLflow model, and i
 saved_view      the view of an experiment's page that compares runs by condition
 """
 
+from distseg.tracking.address import OFF, is_local_file, without_password
 from distseg.tracking.client import (
     CLOSE_WAIT_S,
     FINISH_WAIT_S,
     MODEL_WAIT_S,
-    OFF,
     call_with_timeout,
     checked_uri,
-    is_local_file,
     resolve_uri,
+    run_link,
 )
 from distseg.tracking.journal import (
     Journal,
@@ -57,7 +58,6 @@ from distseg.tracking.mlflow_runs import (
     mark_sent,
     open_run,
     read_history,
-    run_link,
 )
 from distseg.tracking.picture_log import PictureLog, send_pictures
 from distseg.tracking.registry import ModelToLog, RegisteredVersion, log_model, register_model
@@ -106,5 +106,6 @@ __all__ = [
     "save_view",
     "send_pictures",
     "send_records",
+    "without_password",
     "without_repeats",
 ]

@@ -12,6 +12,7 @@ In between, a training never waits: metrics go through a queue. What was not sen
 `python -m distseg.sync` sends it. A SQLite file needs no limit: it answers at once or fails.
 """
 
+import contextlib
 import logging
 import os
 import posixpath
@@ -20,20 +21,23 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import cache
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlsplit
 
-from distseg.errors import ConfigError, TrackingError, first_line
+from distseg.errors import TrackingError, first_line
 from distseg.tracking import environment
+from distseg.tracking.address import is_local_file, is_on_this_machine, tracking_address, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-OFF = "off"  # a tracking.uri
 OPEN_WAIT_S, CLOSE_EARLY_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 3.0, 10.0, 20.0, 120.0
 
 T = TypeVar("T")
@@ -50,19 +54,10 @@ def resolve_uri(uri: str) -> str:
 
 
 def checked_uri(name: str, uri: str) -> str:
-    """`resolve_uri` of what a user gives as option `name`. Raises ConfigError for a URI that carries a password."""
-    uri = resolve_uri(uri)
-    if "@" in uri.partition("://")[2].partition("/")[0]:
-        raise ConfigError(
-            f"{name} carries a user or password, which would be kept with the run: give the server's plain URL "
-            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
-    return uri
-
-
-def is_local_file(uri: str) -> bool:
-    """Whether only processes of one machine can reach it."""
-    return uri.startswith("sqlite:")
+    """`resolve_uri` of what a user gives as option `name`, as an address. Raises ConfigError, see address.py."""
+    if not uri and not os.environ.get("MLFLOW_TRACKING_URI"):
+        return resolve_uri(uri)
+    return tracking_address(name if uri else f"{name}, of MLFLOW_TRACKING_URI", resolve_uri(uri))
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -73,7 +68,10 @@ def connect(uri: str) -> "MlflowClient":
     path = uri.removeprefix("sqlite:///")
     if path not in (uri, "", ":memory:") and "?" not in path:  # a plain path, without options of SQLite
         _make_tables(Path(path))
-    return mlflow.MlflowClient(tracking_uri=uri)
+    try:
+        return mlflow.MlflowClient(tracking_uri=uri)
+    except server_errors() as error:
+        raise as_tracking_error(uri, error) from None
 
 
 def _make_tables(path: Path) -> None:
@@ -99,30 +97,83 @@ def _make_tables(path: Path) -> None:
 
 
 def server_errors() -> tuple[type[Exception], ...]:
-    """The exceptions of a call of MLflow whose server is down, slow, full or refuses."""
+    """The exceptions of a call of MLflow whose server is down, slow, full, refuses, or is no MLflow server."""
     import requests
     from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    return TrackingError, MlflowException, requests.RequestException, OSError, ParseError
+    # JSONDecodeError: what answers is a page, not JSON
+    return (
+        TrackingError,
+        MlflowException,
+        requests.RequestException,
+        OSError,
+        ParseError,
+        JSONDecodeError,
+        SQLAlchemyError,
+    )
+
+
+_REMOVED = "the file was removed or replaced; what it lacks is in the run's directory, and distseg.sync sends it"
+_SQLITE_PROBLEMS = {  # what SQLite says: what that means, and what helps
+    "database is locked": "another program holds the file; close it, or wait",
+    "readonly database": "the file or its directory may not be written; change its owner or mode",
+    "disk is full": "the disk is full; free some space",
+    "disk I/O error": "the file cannot be read or written; was it removed, is the disk full?",
+    "unable to open database file": "the file cannot be opened; is its directory there, may it be written?",
+    "no such table": _REMOVED,
+    "file is not a database": "the file is not a database; move it away",
+    "malformed": "the file is damaged; move it away",
+}
+_NOT_MLFLOW = (
+    "something answers, but not as MLflow does: is a login page before it, or another program there? Give the address "
+    "of MLflow itself, and MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME if it asks for them"
+)
 
 
 def as_tracking_error(uri: str, error: Exception) -> TrackingError:
-    """One of `failures` in one line: the server, what it did, and what to do where that is known."""
+    """One of `server_errors` in one line: the server, what it did, and what to do where that is known."""
     if isinstance(error, TrackingError):
         return error
-    status = _http_status(error)
-    what = first_line(error)
-    if status == 401:
+    status, what, text = _http_status(error), first_line(error), str(error)
+    if is_local_file(uri):
+        what = _sqlite_problem(Path(uri.partition(":///")[2].partition("?")[0]), text) or what
+    elif status == 401:
         what = (
             "refuses (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, "
             "here and where the workers run"
         )
+    elif isinstance(error, JSONDecodeError) or "valid JSON" in text or "<html" in text.lower():
+        what = _NOT_MLFLOW
     elif status == 403:
         what = f"refuses (403), this user or this address of the server (its --allowed-hosts): {what}"
     elif "timeout exception" in what or "timed out" in what:
         what = f"no answer within {environment.timeout_s()} s"
-    return TrackingError(f"MLflow at {without_password(uri)}: {what}")
+    return TrackingError(f"MLflow at {without_password(uri)}: {what.replace(uri, without_password(uri))}")
+
+
+def _sqlite_problem(path: Path, said: str) -> str:
+    """Empty if it is unknown. SQLite also calls a file read-only that was removed while it was open."""
+    if not path.exists() or ("readonly database" in said and os.access(path, os.W_OK)):
+        return _REMOVED
+    return next((meaning for sign, meaning in _SQLITE_PROBLEMS.items() if sign in said), "")
+
+
+@contextlib.contextmanager
+def storing_files(uri: str) -> Iterator[None]:
+    """While files are sent: the store that MLflow keeps them in is another server, whose client raises what it likes.
+
+    Raises TrackingError for that.
+    """
+    try:
+        yield
+    except server_errors():
+        raise
+    except Exception as error:  # noqa: BLE001 — see above
+        raise TrackingError(
+            f"MLflow at {without_password(uri)}: the store of its artifacts takes no files: {first_line(error)}"
+        ) from None
 
 
 def _http_status(error: Exception) -> int | None:
@@ -132,6 +183,38 @@ def _http_status(error: Exception) -> int | None:
         return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     response = getattr(error, "response", None)  # of requests
     return None if response is None else int(response.status_code)
+
+
+def experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
+    """The id of the experiment, which is created if it is not there. Raises TrackingError if it was deleted."""
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"MLflow at {without_password(uri)}: the experiment {experiment!r} was deleted; restore it (mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}), or give another by "
+                "--tracking.experiment, or to distseg.sync by --experiment"
+            )
+        _warn_of_local_artifacts(uri, experiment, str(found.artifact_location or ""))
+        return str(found.experiment_id)
+    # A server has a place for artifacts. For a SQLite file we name one, else MLflow takes the working directory.
+    artifacts = None
+    if is_local_file(uri):
+        file = Path(uri.partition(":///")[2].partition("?")[0]).absolute()
+        artifacts = (file.parent / "mlartifacts" / quote(experiment, safe=" ").replace("..", "%2E%2E")).as_uri()
+    return str(client.create_experiment(experiment, artifact_location=artifacts))
+
+
+@cache  # one line for each process
+def _warn_of_local_artifacts(uri: str, experiment: str, location: str) -> None:
+    """A server that was started without --artifacts-destination tells its clients to write to a path of its own."""
+    is_path = not urlsplit(location).scheme or location.startswith("file:")
+    if is_path and not is_on_this_machine(uri):
+        log.warning(
+            "MLflow at %s keeps the artifacts of %r in %s, which each machine takes for a place of its own: the server "
+            "will not have them; start it with --artifacts-destination, and give a new --tracking.experiment",
+            *(without_password(uri), experiment, location),
+        )
 
 
 def call_with_timeout(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1) -> T:
@@ -164,10 +247,18 @@ def call_with_timeout(seconds: float, uri: str, call: Callable[[], T], *, attemp
         raise TrackingError(f"MLflow at {without_password(uri)}: not done within {seconds:.0f} s") from None
 
 
-def without_password(uri: str) -> str:
-    """The URI without a password."""
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if rest else uri
+def run_link(uri: str, run_id: str, experiment: str) -> str:
+    """How to see the run in a browser: a URL, or for a SQLite file the command that serves it."""
+    if is_local_file(uri):
+        return f"mlflow ui --backend-store-uri {uri}    (run {run_id})"
+    try:
+        found = connect(uri).get_experiment_by_name(experiment)
+    except server_errors():
+        return f"{without_password(uri)}    (it does not answer now; run {run_id})"
+    experiment_id = found.experiment_id if found is not None else "0"
+    # Without workflowType MLflow opens the page in its mode for language models, which has other sections.
+    page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    return f"{without_password(uri).rstrip('/')}/{page}"
 
 
 def metric_name(name: str) -> str:

@@ -4,6 +4,7 @@ MLflow reads them at each call, so they may be set after it was imported. A valu
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
@@ -24,6 +25,8 @@ def set_defaults() -> None:
     """Must be called before the first call of MLflow."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for noisy in ("mlflow.store.db.utils", "mlflow.utils.rest_utils"):  # tracebacks of what is said in one line
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 def timeout_s() -> str:

@@ -4,7 +4,9 @@ Each function may be repeated after a failure, from any process: what the server
 """
 
 import json
+import logging
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,16 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from distseg import storage
 from distseg.config import RunConfig, dotted_fields, to_dict
 from distseg.errors import TrackingError
+from distseg.tracking.address import is_local_file, without_password
 from distseg.tracking.client import (
     CLOSE_EARLY_S,
     OPEN_WAIT_S,
     as_tracking_error,
     call_with_timeout,
     connect,
-    is_local_file,
+    experiment_id,
     rounded,
     server_errors,
-    without_password,
+    storing_files,
 )
 from distseg.tracking.metric_records import MetricPoint
 
@@ -30,10 +33,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+log = logging.getLogger(__name__)
+
 RUN_TAG = "distseg.run"
 VARIED_TAG = "search.params"  # on a trial: the fields that the search varies, which are logged as PARAMS are
 SENT_TAG = "distseg.sent"  # set once the server has all of a run that ended: the time of its end, ms since the epoch
 REPLACED_TAG = "distseg.replaced_by"
+RESOLVED_CONFIG = "config/resolved.json"  # an artifact
+ARTIFACT_WAIT_S = 4.0  # for the store of artifacts, when a run is opened
 DESCRIPTION_TAG = "mlflow.note.content"
 BEST_SO_FAR = "search/best_so_far"  # a metric
 METRICS_PER_CALL = 1000  # the limit of one log_batch
@@ -89,14 +96,15 @@ def open_run(
         try:
             run = _find_run(client, experiment, run_name)
             if run is None:
-                experiment_id = _experiment_id(client, uri, experiment)
+                place = experiment_id(client, uri, experiment)
                 if time.monotonic() > end_s:  # nobody waits any more, and another process may be creating it
                     raise TrackingError(f"MLflow at {without_password(uri)}: not done within {OPEN_WAIT_S:.0f} s")
                 all_tags = {"stage": "train", **tags, RUN_TAG: run_name}
-                run = client.create_run(experiment_id, start_time=started_ms, run_name=run_name, tags=all_tags)
+                run = client.create_run(place, start_time=started_ms, run_name=run_name, tags=all_tags)
             elif run.info.status != "RUNNING":
                 client.update_run(run.info.run_id, status="RUNNING")
             _describe(client, run, config, inputs)
+            _log_config(client, uri, str(run.info.run_id), config)
             return str(run.info.run_id)
         except server_errors() as error:
             raise as_tracking_error(uri, error) from None
@@ -115,8 +123,32 @@ def _describe(client: "MlflowClient", run: "MlflowRun", config: RunConfig, input
         _log_params(client, run_id, {name: _short(fields[name]) for name in names})
     if run.inputs is None or not run.inputs.dataset_inputs:
         _log_inputs(client, run_id, inputs)
-    if not client.list_artifacts(run_id, "config"):
-        client.log_dict(run_id, to_dict(config), "config/resolved.json")
+
+
+def _log_config(client: "MlflowClient", uri: str, run_id: str, config: RunConfig) -> None:
+    """Logs the configuration as an artifact, unless it is there.
+
+    The store of artifacts may be another server than MLflow: if it does not answer, metrics must not wait for it.
+    """
+    problem = []
+
+    def log_it() -> None:
+        try:
+            with storing_files(uri):
+                if RESOLVED_CONFIG not in {file.path for file in client.list_artifacts(run_id, "config")}:
+                    client.log_dict(run_id, to_dict(config), RESOLVED_CONFIG)
+        except server_errors() as error:
+            problem.append(str(as_tracking_error(uri, error)))
+
+    if is_local_file(uri):
+        log_it()
+    else:
+        (thread := threading.Thread(target=log_it, name="mlflow-config", daemon=True)).start()
+        thread.join(ARTIFACT_WAIT_S)
+        if thread.is_alive():
+            problem.append(f"MLflow at {without_password(uri)}: the store of its artifacts does not answer")
+    for text in problem:
+        log.warning("%s; metrics go on, the rest waits", text)
 
 
 def _short(value: object) -> str:
@@ -152,17 +184,6 @@ def _log_inputs(client: "MlflowClient", run_id: str, inputs: Sequence[DataInput]
         datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", used.context)]))
     if datasets:
         client.log_inputs(run_id, datasets)
-
-
-def _experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        return str(found.experiment_id)
-    # A server has a place for artifacts. For a SQLite file we name one, else MLflow takes the working directory.
-    artifacts = None
-    if is_local_file(uri):
-        artifacts = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / experiment).as_uri()
-    return str(client.create_experiment(experiment, artifact_location=artifacts))
 
 
 def find_run(uri: str, experiment: str, run_name: str) -> str | None:
@@ -240,7 +261,8 @@ def finish_run(
                     path = Path(folder, name)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
-                client.log_artifacts(run_id, str(folder))
+                with storing_files(uri):
+                    client.log_artifacts(run_id, str(folder))
         _delete_duplicates(client, run_id)
         client.set_terminated(run_id, status, ended_ms or int(time.time() * 1000))
     except server_errors() as error:
@@ -310,23 +332,10 @@ def finish_search(
         points += [Metric(name, rounded(value), now_ms, 0) for name, value in metrics.items()]
         for start in range(0, len(points), METRICS_PER_CALL):
             client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
-        for name, text in texts.items():
-            client.log_text(run_id, text, name)
+        with storing_files(uri):
+            for name, text in texts.items():
+                client.log_text(run_id, text, name)
         client.set_tag(run_id, DESCRIPTION_TAG, description)
         client.set_terminated(run_id, status)
     except server_errors() as error:
         raise as_tracking_error(uri, error) from None
-
-
-def run_link(uri: str, run_id: str, experiment: str) -> str:
-    """How to see the run in a browser: a URL, or for a SQLite file the command that serves it."""
-    if is_local_file(uri):
-        return f"mlflow ui --backend-store-uri {uri}    (run {run_id})"
-    try:
-        found = connect(uri).get_experiment_by_name(experiment)
-    except server_errors():
-        return f"{without_password(uri)}    (it does not answer now; run {run_id})"
-    experiment_id = found.experiment_id if found is not None else "0"
-    # Without workflowType MLflow opens the page in its mode for language models, which has other sections.
-    page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return f"{without_password(uri).rstrip('/')}/{page}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from distseg.evaluation import without_prediction
-from distseg.tracking.client import as_tracking_error, connect, server_errors
+from distseg.tracking.client import as_tracking_error, connect, server_errors, storing_files
 from distseg.tracking.mlflow_formats import pictures_in
 from distseg.tracking.send_queue import SendQueue
 
@@ -57,7 +57,7 @@ class PictureLog:
         if self._stored is None:
             self._stored = _pictures_of(client, run_id)
         for drawn in batch:
-            _send_missing(client, run_id, drawn.step, drawn.pictures, self._stored)
+            _send_missing(client, self._uri, run_id, drawn.step, drawn.pictures, self._stored)
 
     def _fail(self) -> None:
         self._stored = None  # the failed call may have stored some: ask again
@@ -67,13 +67,18 @@ def send_pictures(uri: str, run_id: str, step: int, pictures: Mapping[str, bytes
     """Sends the pictures that the run lacks and returns how many those were. Raises TrackingError."""
     client = connect(uri)
     try:
-        return _send_missing(client, run_id, step, pictures, _pictures_of(client, run_id)) if pictures else 0
+        return _send_missing(client, uri, run_id, step, pictures, _pictures_of(client, run_id)) if pictures else 0
     except server_errors() as error:
         raise as_tracking_error(uri, error) from None
 
 
 def _send_missing(
-    client: "MlflowClient", run_id: str, step: int, pictures: Mapping[str, bytes], stored: set[tuple[str, int]]
+    client: "MlflowClient",
+    uri: str,
+    run_id: str,
+    step: int,
+    pictures: Mapping[str, bytes],
+    stored: set[tuple[str, int]],
 ) -> int:
     """Adds what it sends to `stored`.
 
@@ -85,7 +90,8 @@ def _send_missing(
         if (name, 0) not in stored:
             jpegs = {0: without_prediction(pictures[name])} | jpegs
         for at, jpeg in jpegs.items():
-            client.log_image(run_id, Image.open(io.BytesIO(jpeg)), key=name, step=at, synchronous=True)
+            with storing_files(uri):
+                client.log_image(run_id, Image.open(io.BytesIO(jpeg)), key=name, step=at, synchronous=True)
             stored.add((name, at))
     return len(missing)
 

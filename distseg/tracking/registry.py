@@ -21,7 +21,8 @@ import distseg
 from distseg import storage
 from distseg.errors import TrackingError, first_line
 from distseg.metric_names import EVALUATION, class_iou
-from distseg.tracking.client import connect, rounded, server_errors, without_password
+from distseg.tracking.address import without_password
+from distseg.tracking.client import connect, rounded, server_errors
 from distseg.tracking.environment import extended_timeout, set_defaults
 from distseg.tracking.mlflow_runs import DATASET_DIGEST_LENGTH, DESCRIPTION_TAG, DataInput
 

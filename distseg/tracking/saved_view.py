@@ -18,7 +18,8 @@ from urllib.parse import urlencode
 
 from distseg.errors import TrackingError, first_line
 from distseg.metric_names import MIOU, MIOU_GAP, MIOU_WORST, TRAIN_LOSS, condition_miou
-from distseg.tracking.client import connect, is_local_file, server_errors, without_password
+from distseg.tracking.address import is_local_file, without_password
+from distseg.tracking.client import connect, server_errors
 from distseg.tracking.mlflow_formats import knows_page_of_runs
 
 VERSION = 1
