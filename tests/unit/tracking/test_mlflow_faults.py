@@ -85,6 +85,7 @@ def test_an_experiment_cannot_name_a_place_elsewhere(tmp_path: Path) -> None:
     uri = store(tmp_path)
     tracking.open_run(uri, "../../x/é", "run", RunConfig(), {})
     found = mlflow.MlflowClient(tracking_uri=uri).get_experiment_by_name("../../x/é")
+    assert found is not None and isinstance(found.artifact_location, str)
     assert found.artifact_location.startswith(f"{tmp_path.as_uri()}/mlartifacts/")
     assert ".." not in found.artifact_location
 
