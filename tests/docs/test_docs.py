@@ -242,13 +242,14 @@ def filled(text: str, folder: Path) -> str:
     return re.sub(rf"(?<![\w./:])({'|'.join(values)})(?!\w)", lambda found: values[found[1]], text)
 
 
+@pytest.mark.long
 def test_the_readme_ends_with_a_table_and_label_maps(place: Path) -> None:
     scores = json.loads((place / "scores.json").read_text())
     assert scores["conditions"].keys() == {"day", "night"}
     assert {path.name for path in (place / "predicted/label").iterdir()} == {"0003.png", "0004.png"}
 
 
-@pytest.mark.long  # the README is walked in any case
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if page != README], ids=lambda page: page.name)
 def test_the_commands_and_the_code_of_a_page_work(page: Path, place: Path) -> None:
     for block in pages.blocks(page):

@@ -14,7 +14,7 @@ from examples import town_as_images
 from tests import programs
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 EXAMPLES = REPOSITORY / "examples"
 NOTEBOOK = EXAMPLES / "own_images.ipynb"
