@@ -16,11 +16,11 @@ from distseg.training.optim import Update
 
 
 class _Pending(NamedTuple):
-    """The losses of one step and its largest gradient, not yet checked for NaN."""
+    """The losses of one step and the size of its gradient, not yet checked for NaN."""
 
     step: int
     names: tuple[str, ...]
-    own_P: Tensor  # this rank's parts of the losses, the largest gradient, and last 1 if it was asked to end
+    own_P: Tensor  # this rank's parts of the losses, the gradient's size, and last 1 if it was asked to end
     total_P: Tensor  # the sum over all ranks
     micro_batches: Sequence[Batch]
 
@@ -42,10 +42,10 @@ class LossMonitor:
         self.newest: dict[str, float] = {}
         self.is_stopping = False  # a rank was asked to end; the same on all ranks
 
-    def add(self, step: int, losses: Mapping[str, Tensor], largest: Tensor, micro_batches: Sequence[Batch]) -> None:
-        """This rank's parts of the losses of a step, the main loss first, and `Update.largest`."""
+    def add(self, step: int, losses: Mapping[str, Tensor], size: Tensor, micro_batches: Sequence[Batch]) -> None:
+        """This rank's parts of the losses of a step, the main loss first, and `Update.size`."""
         self.check()
-        parts = [part.detach().to(torch.float64) for part in (*losses.values(), largest)]
+        parts = [part.detach().to(torch.float64) for part in (*losses.values(), size)]
         own_P = torch.stack([*parts, parts[0].new_tensor(float(stopping.is_requested()))])
         self.pending = _Pending(step, tuple(losses), own_P, self.world.sum(own_P.clone()), micro_batches)
 
@@ -65,10 +65,10 @@ class LossMonitor:
         is_loss = not torch.isfinite(pending.total_P[:-2]).all()
         own_P = pending.own_P[:-2] if is_loss else pending.own_P[-2:]
         keys = self._keys([] if torch.isfinite(own_P).all() else pending.micro_batches)
-        loss, largest = pending.total_P[0].item(), pending.total_P[-2].item()
+        loss, size = pending.total_P[0].item(), pending.total_P[-2].item()
         if is_loss:
             raise _diverged(f"the loss of step {pending.step} is {loss} on {keys}")
-        raise _diverged(f"the gradient of the loss of step {pending.step} is {largest} on {keys}, the loss {loss:.4g}")
+        raise _diverged(f"the gradient of the loss of step {pending.step} is {size} on {keys}, the loss {loss:.4g}")
 
     def check_states(self, step: int, update: Update, micro_batches: Sequence[Batch]) -> None:
         """Raises TrainingError, on every rank, if what the step made is not finite and so must not be saved."""

@@ -130,9 +130,9 @@ def set_learning_rate(optimizer: Optimizer, lr: float, config: OptimConfig) -> N
 class Update:
     """The end of a step: the gradients, which all ranks hold alike, change the weights and their moving average.
 
-    Nothing is changed by gradients that are not finite, nor after a forward pass that left something not finite in the
-    buffers (batch norm's statistics): `largest`, the largest magnitude among both, is then infinite or NaN. It is read
-    with the losses, since reading it here would let a GPU wait for the host in each step.
+    Nothing is changed by gradients whose norm is not finite, nor after a forward pass that left something not finite in
+    the buffers (batch norm's statistics): `size`, of both together, is then infinite or NaN. It is read with the
+    losses, since reading it here would let a GPU wait for the host in each step.
     """
 
     def __init__(
@@ -144,15 +144,16 @@ class Update:
         averaged: AveragedModel | None = None,
     ) -> None:
         self.model, self.optimizer, self.clip_norm, self.averaged = model, optimizer, clip_norm, averaged
-        self.largest = torch.zeros(())
+        self.size = torch.zeros(())
 
     def apply(self) -> None:
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        self.largest = nn.utils.get_total_norm([each for each in gradients + buffers if each.numel()], math.inf)
-        is_bad = ~torch.isfinite(self.largest)
+        self.size = norm + nn.utils.get_total_norm(buffers, math.inf).to(norm)
+        is_bad = ~torch.isfinite(self.size)
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         # The host may look where it does not wait for long: on CPUs, and before the first step, which makes the states.
         if is_bad.device.type == "cpu" or not self.optimizer.state:
             if is_bad.item():

@@ -89,7 +89,7 @@ def train_run(
             set_learning_rate(objective.optimizer, lr, config.optim)
             parts = objective.train_step(micro_batches, step)
             step += 1
-            losses.add(step, parts, objective.update.largest, micro_batches)
+            losses.add(step, parts, objective.update.size, micro_batches)
             if step == 1 or _is_due(step, config.tracking.log_every_steps, max_steps):
                 metrics = losses.check() | {metric_names.LEARNING_RATE: lr}
                 if world.rank == 0:

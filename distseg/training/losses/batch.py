@@ -77,10 +77,18 @@ def valid_weight(labels_BHW: Tensor, class_weights_K: Tensor | None = None, igno
     """The sum of the class weights over the valid pixels, a float64 scalar: without weights, how many they are."""
     if class_weights_K is None:
         return (labels_BHW != ignore_index).sum(dtype=torch.float64)
+    if labels_BHW.is_cuda:  # where bincount, which is faster on CPUs, would let the device wait for the host
+        return looked_up(labels_BHW, class_weights_K, ignore_index).sum()
     count_N = torch.bincount(labels_BHW.flatten(), minlength=ignore_index + 1)
     count_N[ignore_index] = 0
     count_K = count_N[: len(class_weights_K)]
     return count_K.double() @ class_weights_K.to(count_K.device, torch.float64)
+
+
+def looked_up(labels_BHW: Tensor, weights_K: Tensor, ignore_index: int) -> Tensor:
+    """The class weight of each pixel, in float64; 0 where it is void."""
+    weights_N = F.pad(weights_K.to(labels_BHW.device, torch.float64), (0, ignore_index + 1 - len(weights_K)))
+    return weights_N[labels_BHW.int()]
 
 
 def at_least_one(count: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from distseg.training.losses import (
     cross_entropy_sum,
     valid_weight,
 )
+from distseg.training.losses.batch import looked_up
 
 LN2 = math.log(2)
 
@@ -58,6 +59,8 @@ def test_equals_pytorchs_mean(seed: int, height: int, width: int, weighted: bool
     expected = F.cross_entropy(resized(logits, labels), labels.long(), weight=weights, ignore_index=IGNORE_INDEX)
     torch.testing.assert_close(loss_sum / weight_sum, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(valid_weight(labels, weights), weight_sum)
+    if weights is not None:  # as on GPUs
+        torch.testing.assert_close(looked_up(labels, weights, IGNORE_INDEX).sum(), weight_sum)
 
 
 @pytest.mark.parametrize("sizes", [((4, 6), (13, 17)), ((16, 24), (128, 192)), ((5, 5), (5, 5)), ((9, 13), (3, 4))])
