@@ -7,6 +7,7 @@ the function `name` below makes; `{out}` is a directory that is not there.
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import io
 import json
@@ -34,8 +35,8 @@ from distseg.config import (
     to_dict,
 )
 from distseg.data.sample import LabelledImage, Sample
-from distseg.data.shards import pack
-from distseg.data.shards.manifest import MANIFEST_NAME, load_manifest, read_index, seal
+from distseg.data.shards import Manifest, Shard, pack
+from distseg.data.shards.manifest import MANIFEST_NAME, index_json, load_manifest, read_index, seal
 from distseg.models.backbones import build_resnet
 from distseg.storage import retries
 from distseg.training import checkpoint
@@ -145,11 +146,20 @@ def flipped_bytes(places: Places, path: Path) -> None:
 
 
 def fewer_classes(places: Places, path: Path) -> None:
-    """The manifest speaks of two classes, the label maps hold three: another packer may have written it."""
+    """Manifest and indices speak of two classes, the label maps hold three: another packer may have written them."""
     manifest = load_manifest(str(places.copy("town", path)))
     labels = replace(LABELS, classes=LABELS.classes[:2], palette=LABELS.palette[:2])
     pixels = {split: {c: counts[:2] for c, counts in of.items()} for split, of in manifest.class_pixels.items()}
-    (path / MANIFEST_NAME).write_bytes(seal(replace(manifest, label_space=labels, class_pixels=pixels))[1])
+    shards = tuple(_with_two_classes(manifest, shard) for shard in manifest.shards)
+    sealed = seal(replace(manifest, label_space=labels, class_pixels=pixels, shards=shards))
+    (path / MANIFEST_NAME).write_bytes(sealed[1])
+
+
+def _with_two_classes(manifest: Manifest, shard: Shard) -> Shard:
+    entries = [entry._replace(class_pixels=entry.class_pixels[:2]) for entry in read_index(manifest, shard).entries]
+    index = index_json(shard.name, entries)
+    Path(manifest.uri, shard.index_name).write_bytes(index)
+    return replace(shard, class_samples=shard.class_samples[:2], index_sha256=hashlib.sha256(index).hexdigest())
 
 
 def bomb(places: Places, path: Path) -> None:
