@@ -13,6 +13,8 @@ Each takes one message and nothing else, so that it survives pickling between Ra
 Programs print the message without a traceback (`--debug` shows it) and exit with `exit_code`.
 """
 
+import re
+
 
 class DistsegError(Exception):
     """Every error of distseg; `exit_code` is that of a program which ends by it."""
@@ -50,4 +52,12 @@ class TrackingError(DistsegError):
 
 def first_line(error: BaseException) -> str:
     """Of its message, at most 200 characters: for quoting in a message of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return masked((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+
+
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#@'\"]+@")
+
+
+def masked(text: str) -> str:
+    """Without the user and password of any address in it: libraries quote what they were given."""
+    return _CREDENTIALS.sub("", text)

@@ -47,7 +47,7 @@ def exit_code_of(main: Main) -> int:
     except DistsegError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {visible(error)}", file=sys.stderr)
+        print(f"error: {visible(masked(str(error)))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)

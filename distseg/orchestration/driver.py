@@ -23,7 +23,7 @@ from distseg.config import RunConfig, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import TrainingError
 from distseg.metric_names import MIOU
-from distseg.orchestration import cluster, compat, environment, failures, snapshot, watcher
+from distseg.orchestration import cluster, compat, environment, failures, remote_files, snapshot, watcher
 from distseg.orchestration.trainer import LeanTorchTrainer
 from distseg.orchestration.worker import train_rank
 from distseg.runs import (
@@ -64,6 +64,7 @@ def train(
     ResourceError if the cluster can never hold what is asked.
     """
     config = with_absolute_paths(config)
+    remote_files.check_name("checkpoint.uri", config.checkpoint.uri)
     with stopping.handled():
         manifest = check_run(config)
         run = Run.resume(resume, config) if resume else Run.new(config)
@@ -164,7 +165,8 @@ def _trainer(
     }
     settings: Any = {
         "name": run.name,
-        "storage_path": run.uri.rpartition("/")[0],
+        "storage_path": remote_files.path_in(run.uri.rpartition("/")[0]),
+        "storage_filesystem": remote_files.file_system(run.uri),
         "failure_config": FailureConfig(max_failures=scaling.max_failures),
         "checkpoint_config": ray.train.CheckpointConfig(
             num_to_keep=checkpoint.NUM_BEST_KEPT, checkpoint_score_attribute=MIOU, checkpoint_score_order="max"

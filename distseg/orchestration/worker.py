@@ -16,7 +16,7 @@ from distseg import stopping, storage
 from distseg.config import RunConfig, from_dict
 from distseg.evaluation import World
 from distseg.metric_names import EVALUATION, MIOU
-from distseg.orchestration import watcher
+from distseg.orchestration import remote_files, watcher
 from distseg.orchestration.metrics import Exporter
 from distseg.runs import NullReporter, Run, RunReporter
 from distseg.training import checkpoint, train_run
@@ -104,7 +104,7 @@ class _RayReporter(RunReporter):
         target = storage.join(self.run.uri, name)
         with saved.as_directory() as folder:
             checkpoint.upload(Path(folder), target)
-        return ray.train.Checkpoint(target)
+        return ray.train.Checkpoint(remote_files.path_in(target), remote_files.file_system(target))
 
 
 class _RayNullReporter(NullReporter):

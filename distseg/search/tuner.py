@@ -5,6 +5,7 @@ Conclusions are drawn from the records (records.py), not from Ray Tune's state. 
 
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from distseg.search.search_config import SearchConfig
 from distseg.training import check_run
 
 HEAD = {"node:__internal_head__": 0.001}  # where trials' drivers run; it reserves nothing that a worker could use
+_PLAIN_PLACE = re.compile(r"[a-z0-9]+://[A-Za-z0-9._/-]+")
 _STATE = "state"  # Ray Tune's own folder below a search's
 
 
@@ -34,6 +36,11 @@ def check(search: SearchConfig, base: RunConfig) -> None:
     """
     for point in search.first or [{}]:
         check_run(with_overrides(base, point))
+    if storage.is_remote(search.uri) and not _PLAIN_PLACE.fullmatch(search.uri):
+        raise ConfigError(
+            f"checkpoint.uri = {base.checkpoint.uri}: Ray Tune reads it as an address; for a search use letters, "
+            "digits, '-', '_', '.' and '/' in it"
+        )
     if base.scaling.min_workers is not None:
         raise ConfigError(
             f"scaling.min_workers = {base.scaling.min_workers}: each trial of a search has scaling.num_workers "

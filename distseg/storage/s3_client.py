@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from distseg.errors import StorageError
+from distseg.errors import StorageError, masked
 from distseg.storage import retries
 from distseg.storage.retries import AttemptError, retried
 from distseg.storage.s3_errors import diagnose
@@ -97,7 +97,7 @@ def _connection(uri: str) -> _Connection:
         try:
             return _connect(process, tuple(map(os.environ.get, _SETTINGS)))
         except (BotoCoreError, ValueError) as error:
-            raise StorageError(f"{uri}: the AWS settings cannot be used: {error}") from error
+            raise StorageError(f"{uri}: the AWS settings cannot be used: {masked(str(error))}") from error
 
 
 @functools.lru_cache(maxsize=8)

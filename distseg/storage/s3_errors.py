@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from distseg.errors import masked
+
 
 class Problem(NamedTuple):
     """Why a call failed, and whether trying again can help."""
@@ -59,7 +61,7 @@ def diagnose(error: Exception, server: str) -> Problem:
         return Problem(f"{server} broke the connection before the end of the file", True)
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
         return Problem(f"cannot reach {server} ({_reason(error)}); is it running, is AWS_ENDPOINT_URL right?", True)
-    return Problem(str(error), False)
+    return Problem(masked(str(error)), False)
 
 
 def _diagnose_answer(error: Any, server: str) -> Problem:

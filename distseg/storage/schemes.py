@@ -32,6 +32,11 @@ def store_of(uri: str) -> Store:
         if not rest.startswith("/"):
             return _LOCAL  # a file's name may hold a colon
         raise StorageError(f"{uri}: cannot be read or written here; use s3://bucket/key or a local path")
+    if "@" in rest[2:].partition("/")[0]:
+        raise StorageError(
+            f"{scheme}:// carries a user or password, which would be kept with the run: write {scheme}://bucket/key, "
+            "and give credentials by the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE)"
+        )
     if not rest.startswith("//") or rest[2:3] in ("", "/"):
         raise StorageError(f"{uri}: not a place in {scheme.upper()}; write {scheme}://bucket/key")
     return store

@@ -1,0 +1,41 @@
+"""A training over Ray into a prefix of S3 whose name means something else in an address; the server comes from a file.
+
+Ray's own access to S3 would read `a#b` as `a`, and look for the server in the environment alone.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distseg import storage
+from distseg.training import checkpoint
+from tests import programs
+from tests.conftest import make_bucket, use_environment
+from tests.small_town import arguments, pack_town
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.ray, pytest.mark.long]
+
+PREFIX = "a b#c%20?grün"
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def test_all_of_a_run_lies_below_the_prefix(
+    tmp_path: Path, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {moto_endpoint}\n")
+    use_environment({"AWS_CONFIG_FILE": str(tmp_path / "config"), **KEYS}, monkeypatch)
+    bucket = make_bucket()
+    pack_town(tmp_path)
+    place = f"{bucket}/{PREFIX}"
+    with programs.own_environment() as environment:
+        environment |= {name: os.environ[name] for name in ("AWS_CONFIG_FILE", *KEYS)}
+        first = programs.run(tmp_path, environment, "distseg.train", *arguments(), "--checkpoint.uri", place)
+        assert first.code == 0, first.err
+    written = [entry.uri for entry in storage.list_files(bucket)]
+    assert all(uri.startswith(f"{place}/") for uri in written)
+    (run_uri,) = {uri.removesuffix("/run.json") for uri in written if uri.endswith("/run.json")}
+    assert len(checkpoint.found_in(run_uri)) >= 2
+    assert any(uri.endswith("checkpoint_manager_snapshot.json") for uri in written), (
+        "Ray Train's own note is there, too"
+    )
