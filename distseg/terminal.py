@@ -6,6 +6,8 @@ newline could forge a line of ours; a mark of the writing direction could turn a
 
 import logging
 
+from distseg.errors import masked
+
 
 def visible(text: object) -> str:
     """The text in one line in which every character shows: others are written as \\x1b, \\n or \\u202e."""
@@ -13,8 +15,8 @@ def visible(text: object) -> str:
 
 
 class VisibleFormatter(logging.Formatter):
-    """Log records of one line each, but for a traceback."""
+    """Log records of one line each, but for a traceback; without the passwords of addresses that libraries quote."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = visible(record.message)
+        record.message = visible(masked(record.message))
         return super().formatMessage(record)

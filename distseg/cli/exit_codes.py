@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from distseg import stopping
 from distseg.cli.output import survive_closing
-from distseg.errors import DistsegError
+from distseg.errors import DistsegError, masked
 from distseg.terminal import VisibleFormatter, visible
 
 Main = Callable[[Sequence[str]], int | None]

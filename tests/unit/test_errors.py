@@ -1,9 +1,12 @@
 """No error repeats a password that a user put into an address."""
 
+import logging
+
 import pytest
 
 from distseg import storage
 from distseg.errors import StorageError, first_line, masked
+from distseg.terminal import VisibleFormatter
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,8 @@ def test_an_endpoint_with_credentials_is_not_repeated(monkeypatch: pytest.Monkey
     with pytest.raises(StorageError) as caught:
         storage.exists("s3://bucket/x", deadline_s=0.1)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_log_record_repeats_no_password() -> None:
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "retry of %s", ("http://me:hunter2@h/x",), None)
+    assert VisibleFormatter("%(message)s").format(record) == "retry of http://h/x"
