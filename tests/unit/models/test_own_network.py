@@ -51,11 +51,9 @@ def test_it_trains_and_is_listed_from_the_working_directory(tmp_path: Path, tiny
     assert json.loads(saved.read_text())["model"] == {
         "name": "my_nets:Tiny",
         "pretrained": None,
-        "dropout": 0.0,
+        "dropout": 0.1,
         "channels": 4,
     }
-    rows = programs.run(
-        tmp_path, programs.plain_environment(), "distseg.models", "--only", "my_nets:Tiny", "--no_timing"
-    )
+    rows = programs.run(tmp_path, programs.plain_environment(), "distseg.models", "--only", "my_nets:Tiny")
     assert rows.code == 0, rows.err
     assert "my_nets:Tiny" in rows.out
