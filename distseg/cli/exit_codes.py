@@ -17,8 +17,10 @@ from typing import NoReturn
 
 from distseg import stopping
 from distseg.cli.output import survive_closing
-from distseg.errors import DistsegError, masked
+from distseg.errors import DistsegError, first_line, masked
 from distseg.terminal import VisibleFormatter, visible
+
+_NO_MEMORY = ("failed to map segment", "can't allocate memory", "annot allocate memory", "out of memory")
 
 Main = Callable[[Sequence[str]], int | None]
 """A program's `main`: the arguments without its name -> the exit code, None for 0."""
@@ -49,10 +51,26 @@ def exit_code_of(main: Main) -> int:
             traceback.print_exc()
         print(f"error: {visible(masked(str(error)))}", file=sys.stderr)
         code = error.exit_code
+    except Exception as error:
+        lacking = _lacking(error)
+        if not lacking or debug:
+            raise
+        print(visible(f"error: {lacking} ({masked(first_line(error))})"), file=sys.stderr)
+        code = 1
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         code = stopping.as_stopped(stop).exit_code
     return code
+
+
+def _lacking(error: Exception) -> str:
+    """What the machine lacks, or a limit of its user's forbids, and what to do; empty if it is something else."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
+        return "out of memory: raise the limit (ulimit -v, the container's), or lower data.batch_size or data.crop_px"
+    if isinstance(error, BlockingIOError) or "can't start new thread" in text:
+        return "no more processes or threads: raise the limit (ulimit -u, the container's number of processes)"
+    return ""
 
 
 def _leave(code: int) -> NoReturn:

@@ -46,7 +46,8 @@ def join(run_uri: str) -> None:
         raise stopping.StoppedError(signal.SIGTERM) from None
     except Exception as error:  # noqa: BLE001 — Ray raises no narrower class if its own processes do not start
         address = os.environ.get("RAY_ADDRESS", "")
-        raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from None
+        why = " ".join(str(error).split())[:400] if "Version mismatch" in str(error) else first_line(error)
+        raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {why}") from None
     finally:
         # Ray leaves its process at SIGTERM, and its library in C++ even aborts it: no run would be closed.
         stopping.take_back()

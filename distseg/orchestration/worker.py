@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ray.train import CheckpointUploadMode
 
 from distseg import stopping, storage
 from distseg.config import RunConfig, from_dict
+from distseg.errors import StorageError
 from distseg.evaluation import World
 from distseg.metric_names import EVALUATION, MIOU
 from distseg.orchestration import remote_files, watcher
@@ -21,6 +22,8 @@ from distseg.orchestration.metrics import Exporter
 from distseg.runs import NullReporter, Run, RunReporter
 from distseg.training import checkpoint, train_run
 from distseg.training.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
 
 NO_SCORE = -1.0  # the val/mIoU of a checkpoint without an evaluation; Ray Train complains of each that has none
 
@@ -88,14 +91,23 @@ class _RayReporter(RunReporter):
 
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
         assert saved is not None
-        folder = str(storage.new_scratch_folder())  # Ray Train removes it after the upload
-        checkpoint.write(Path(folder), saved)
+        name = checkpoint.new_name(step)
+        mode = CheckpointUploadMode.ASYNC
+        upload: Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint] | None = self._upload
+        try:
+            folder = str(storage.new_scratch_folder())  # Ray Train removes it after the upload
+            checkpoint.write(folder, saved)
+        except StorageError as error:  # no room there need not mean that there is none where it belongs
+            log.warning("%s; the checkpoint is written to its place directly, while training waits", error)
+            mode, upload = CheckpointUploadMode.NO_UPLOAD, None
+            folder = storage.join(self.run.uri, name)
+            checkpoint.write(folder, saved)
         ray.train.report(
             _reported(step, metrics),
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=checkpoint.new_name(step),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=self._upload,
+            checkpoint=ray.train.Checkpoint(folder),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=mode,
+            checkpoint_upload_fn=upload,
         )
         self.journal.upload()
 

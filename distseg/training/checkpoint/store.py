@@ -1,5 +1,6 @@
 """Checkpoints in a run's directory, local or S3: written atomically, found, chosen, pruned, and refused if damaged."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -56,8 +57,8 @@ def new_name(step: int) -> str:
     return f"checkpoint_{step:08d}_{secrets.token_hex(3)}"
 
 
-def write(directory: Path, checkpoint: Checkpoint) -> None:
-    """Writes both files, the weights first. The directory must exist."""
+def write(directory: str | Path, checkpoint: Checkpoint) -> None:
+    """Writes both files into a directory, a path or URI, the weights first."""
     data = to_bytes(checkpoint)
     meta = {
         "format": FORMAT,
@@ -69,15 +70,25 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
         "manifest_digest": checkpoint.manifest_digest,
         "not_finite": checkpoint.first_not_finite or "",
     }
-    storage.write_bytes(str(directory / WEIGHTS_FILE), data)
-    storage.write_bytes(str(directory / META_FILE), json.dumps(meta, indent=1).encode())
+    storage.write_bytes(storage.join(str(directory), WEIGHTS_FILE), data)
+    storage.write_bytes(storage.join(str(directory), META_FILE), json.dumps(meta, indent=1).encode())
 
 
 def save(run_uri: str, checkpoint: Checkpoint) -> None:
     """Writes it into a run's directory."""
-    with storage.scratch_folder() as folder:
-        write(Path(folder), checkpoint)
-        upload(Path(folder), storage.join(run_uri, new_name(checkpoint.step)))
+    uri = storage.join(run_uri, new_name(checkpoint.step))
+    if not storage.is_remote(run_uri):
+        write(uri, checkpoint)
+        return
+    with contextlib.ExitStack() as opened:
+        try:
+            folder = opened.enter_context(storage.scratch_folder())
+            write(folder, checkpoint)
+        except StorageError as error:  # no room on this machine need not mean that there is none where it belongs
+            log.warning("%s; the checkpoint is sent without a copy here", error)
+            write(uri, checkpoint)
+        else:
+            upload(folder, uri)  # in parts, each retried for itself
 
 
 def upload(folder: Path, uri: str) -> None:

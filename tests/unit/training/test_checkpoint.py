@@ -12,7 +12,7 @@ import torch
 
 from distseg.config import CheckpointConfig, RunConfig
 from distseg.data.sample import LabelSpace
-from distseg.errors import CheckpointError
+from distseg.errors import CheckpointError, StorageError
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
@@ -223,3 +223,18 @@ def test_any_bytes_that_are_no_checkpoint_are_one_line(content: bytes, tmp_path:
     (tmp_path / "log.txt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"log\.txt: cannot be loaded as a checkpoint \([^\n]*\)$"):
         checkpoint.resolve(str(tmp_path / "log.txt"))
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_full_directory_for_temporary_files_costs_no_checkpoint(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_uri = str(tmp_path / "run") if place == "local" else f"{request.getfixturevalue('moto_s3')}/run"
+
+    def full() -> Path:
+        raise StorageError("/tmp: the disk is full; free some space or choose another directory")
+
+    monkeypatch.setattr("distseg.storage.scratch.new_scratch_folder", full)
+    checkpoint.save(run_uri, example())
+    found = checkpoint.newest(run_uri)
+    assert found is not None and found[1].step == example().step
