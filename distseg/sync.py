@@ -6,6 +6,7 @@ model. All of it is read from RUN_URI, the run's directory, as `train` printed i
 the server has everything.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import tyro
 from distseg import cli, tracking
 from distseg.errors import ConfigError, TrackingError
 from distseg.runs import RUNNING, Run, Sent, send_run
+from distseg.terminal import visible
 
 PROG = "python -m distseg.sync"
 
@@ -41,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         sent = send_run(run)
     except TrackingError as error:
-        raise TrackingError(
-            f"{error}; once it takes the run, or with --uri for another server, do this again"
-        ) from None
+        said = f"error: {error}; once it takes the run, or with --uri for another server, do this again"
+        print(visible(said), file=sys.stderr)
+        return error.exit_code
     show(run, sent)
     return 0
 

@@ -142,3 +142,14 @@ def test_who_took_over_whom_is_recorded_and_told(tmp_path: Path) -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="num_trials = 0: must be at least 1"):
         Budget(num_trials=0, max_steps=1, evaluate_every=1)
+
+
+def test_the_best_of_many_is_called_better_only_by_several_seeds() -> None:
+    assert results.seeds_verdict([0.5], [0.4], "val/mIoU") == (
+        "Whether the best point is better than the first is unknown: 1 seed, 2 needed."
+    )
+    steady = results.seeds_verdict([0.51, 0.52, 0.53], [0.41, 0.42, 0.43], "val/mIoU")
+    assert steady.startswith("val/mIoU of the best point against the first: +0.1000 (95 % interval over seeds")
+    assert "a real gain, on these test images." in steady
+    assert "a real loss" in results.seeds_verdict([0.41, 0.42, 0.43], [0.51, 0.52, 0.53], "val/mIoU")
+    assert "may be chance" in results.seeds_verdict([0.51, 0.40], [0.41, 0.45], "val/mIoU")

@@ -579,3 +579,21 @@ def test_importing_the_reader_needs_neither_ray_nor_mlflow_nor_boto3_nor_webdata
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sequence", "expected"),
+    [
+        ("toy", "drive-7", "drive-7"),
+        ("toy", "all", ""),  # folder's, where no sequence is named
+        ("toy", "", ""),
+        ("town", "town-highway-fog", ""),  # single scenes, whatever they say
+    ],
+)
+def test_evaluation_tells_the_sequence_of_frames_and_of_nothing_else(
+    dataset: str, sequence: str, expected: str, tmp_path: Path
+) -> None:
+    samples = [dataclasses.replace(sample, sequence=sequence) for sample in toy_samples(3, "val", GROUPS)]
+    pack({"val": samples}, LABELS, str(tmp_path), dataset=dataset)
+    manifest = load_manifest(str(tmp_path))
+    assert [sample.sequence for sample in eval_samples(manifest, manifest.shards)] == [expected] * 3
