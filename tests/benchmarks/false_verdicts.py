@@ -1,6 +1,6 @@
 """How often something is called real that is not: a table, in Markdown.
 
-    python tests/benchmarks/false_verdicts.py [--trials 400] [--conditions 2 4 9 20]
+    python tests/benchmarks/false_verdicts.py [--trials 200] [--conditions 2 4 9 20]
 
 Images are drawn from one population, dealt to conditions or given to runs that are alike, and counted as an evaluation
 counts them: six classes of unlike size and difficulty, where an image lacks some and is easy or hard as a whole. Then
@@ -147,7 +147,7 @@ CASES: tuple[Case, ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--conditions", type=int, nargs="+", default=[2, 4, 9, 20])
     options = parser.parse_args()
     torch.set_num_threads(1)  # the sums are small
