@@ -80,6 +80,9 @@ def read_config_file(path: str) -> RunConfig:
     except StorageError as error:
         raise ConfigError(f"--config {error}") from None
     try:
-        return from_dict(strict_json.loads(data))
+        body = strict_json.loads(data)
     except ValueError as error:
         raise ConfigError(f"--config {path}: not JSON ({error})") from None
+    except ConfigError as error:
+        raise ConfigError(f"--config {path}: {error}") from None
+    return from_dict(body)

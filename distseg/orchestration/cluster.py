@@ -115,7 +115,7 @@ def check_resources(config: RunConfig) -> None:
 
     Machines that an autoscaler may add count, and so do resources that others use now, as they become free again.
     Raises ConfigError if a change of the number of workers would begin again at step 0, and for a checkpoint.uri in a
-    user's own object store: Ray writes checkpoints itself, and not by `distseg.storage`.
+    user's own object store: Ray Train was tried with directories and S3 alone, and Ray Tune knows no others.
     """
     uri, scaling = config.checkpoint.uri, config.scaling
     if storage.is_remote(uri) and not storage.is_s3(uri):

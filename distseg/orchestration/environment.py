@@ -28,7 +28,7 @@ LOOPBACK: Mapping[str, str] = {
 }
 
 S3: Mapping[str, str] = {
-    # Ray Train writes to S3 by pyarrow. Its checksums come as trailers by default, which S3 servers before 2025 (Ceph
+    # Ray Tune writes to S3 by pyarrow. Its checksums come as trailers by default, which S3 servers before 2025 (Ceph
     # 16 among them) refuse with status 411.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
 }
