@@ -5,7 +5,7 @@ at all. Entries that this version does not know are let through. Errors are Conf
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,11 +19,11 @@ _MAX_JPEG_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """Of all images together, or of one condition or site: the entries that are always there."""
+    """Of all images together, or of one condition or site: the entries that figures and tables take."""
 
     num_images: Count
     mIoU: float | None
-    classes: dict[Line, float | None]
+    classes: dict[Line, float | None] = field(default_factory=dict)
 
 
 def check_evaluated(table: Mapping[str, Any], tensors: Mapping[str, Any], labels: LabelSpace) -> None:
@@ -42,7 +42,7 @@ def check_evaluated(table: Mapping[str, Any], tensors: Mapping[str, Any], labels
 def _check_entry(entry: Mapping[str, Any], where: str, labels: LabelSpace) -> None:
     known = {name: entry[name] for name in _Entry.__annotations__ if name in entry}
     found: _Entry = build(_Entry, known, where)
-    is_whole = tuple(found.classes) == labels.classes
+    is_whole = "classes" not in entry or tuple(found.classes) == labels.classes
     require(is_whole, f"{where}.classes", list(found.classes), "must be those of the label space")
     for name, value in entry.items():
         if isinstance(value, float):
