@@ -21,8 +21,8 @@ _MAX_JPEG_BYTES = 64 << 20
 class _Entry:
     """Of all images together, or of one condition or site: the entries that figures and tables take."""
 
-    num_images: Count
-    mIoU: float | None
+    num_images: Count = 0
+    mIoU: float | None = None
     classes: dict[Line, float | None] = field(default_factory=dict)
 
 
