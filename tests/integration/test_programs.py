@@ -132,7 +132,7 @@ def test_export_writes_a_checked_file(trained: programs.Ended, folder: Path) -> 
 
 
 def test_models_compares_the_networks(folder: Path) -> None:
-    options = ("--no_timing", "--num_classes", "21", "--size", "64", "96", "--json", "networks.json")
+    options = ("--num_classes", "21", "--size", "64", "96", "--json", "networks.json")
     ended = programs.run(folder, programs.plain_environment(), "distseg.models", *options)
     assert ended.code == 0, ended.err
     rows = {row["name"]: row for row in json.loads((folder / "networks.json").read_text())["networks"]}
