@@ -16,7 +16,7 @@ import torch
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import NO_SEQUENCE, datasets
+from distseg.data import NO_SEQUENCE
 from distseg.data.loading.plan import SampleRef, eval_share, evenly_spread, numbered
 from distseg.data.loading.source import Decoded, Source
 from distseg.data.loading.threads import DaemonThreads, reading_threads
@@ -47,7 +47,7 @@ def eval_samples(
     refs = eval_share([shard.num_samples for shard in shards], rank, world)
     threads = reading_threads(manifest.uri, num_threads)
     source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
-    yield from _read(source, refs, threads, prefetch, datasets.are_frames(manifest.dataset))
+    yield from _read(source, refs, threads, prefetch, _are_frames(manifest))
 
 
 def spread_samples(
@@ -68,7 +68,13 @@ def spread_samples(
     refs = numbered(lengths, evenly_spread(num, sum(lengths)))
     threads = reading_threads(manifest.uri, num_threads)
     source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
-    yield from _read(source, refs, threads, prefetch, datasets.are_frames(manifest.dataset))
+    yield from _read(source, refs, threads, prefetch, _are_frames(manifest))
+
+
+def _are_frames(manifest: Manifest) -> bool:
+    from distseg.data import datasets  # what serves a model reads none
+
+    return datasets.are_frames(manifest.dataset)
 
 
 def _read(
