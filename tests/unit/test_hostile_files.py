@@ -52,7 +52,12 @@ HOSTILE: tuple[Any, ...] = (
     *("\ud800", "\x1b[31mred", "a\nb", "\0", "9" * 5000, "x" * 3000, "os:system", "..:x", "a.b:c", "name=1"),
     *([], [[]], {}, {"a": 1}, [1] * 300, {"": None}, json.loads("[" * 40 + "]" * 40), {"index_sha256": "0" * 64}),
 )
-hostile_values = st.sampled_from(HOSTILE) | st.text(max_size=8) | st.integers() | st.floats()
+hostile_values = (
+    st.sampled_from(HOSTILE).map(copy.deepcopy)  # what is put into a file may be changed there again
+    | st.text(max_size=8)
+    | st.integers()
+    | st.floats()
+)
 
 
 def places_in(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
