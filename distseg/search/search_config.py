@@ -22,8 +22,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, least in (("num_trials", 1), ("max_steps", 1), ("evaluate_every", 1), ("reduction", 2)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"budget {name} = {getattr(self, name)}: must be at least {least}")
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ConfigError(f"budget {name} = {value!r}: must be a whole number of at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,10 @@ def load_space(name: str) -> Space:
     if objective not in objectives.OBJECTIVES:
         objectives.find(objective, f"{module.__name__}: OBJECTIVE =")
     if not isinstance(budget, Budget):
-        raise ConfigError(f"{module.__name__}: BUDGET is a {type(budget).__name__}, not a distseg.search.Budget")
+        raise ConfigError(
+            f"{module.__name__}: BUDGET = {str(budget)[:80]!r}: write Budget(num_trials=8, max_steps=240, "
+            "evaluate_every=60), from distseg.search import Budget"
+        )
     return Space(
         name=name,
         space=space,

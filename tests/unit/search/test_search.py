@@ -139,9 +139,10 @@ def test_who_took_over_whom_is_recorded_and_told(tmp_path: Path) -> None:
     assert "- step 8: trial 2 went on as trial 1" in results.markdown(records.read_trials(uri), "val/mIoU").splitlines()
 
 
-def test_a_budget_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="num_trials = 0: must be at least 1"):
-        Budget(num_trials=0, max_steps=1, evaluate_every=1)
+@pytest.mark.parametrize("num_trials", [0, 1.5, "8", True])
+def test_a_budget_of_no_whole_number_is_refused(num_trials: Any) -> None:
+    with pytest.raises(ConfigError, match=f"num_trials = {num_trials!r}: must be a whole number of at least 1"):
+        Budget(num_trials=num_trials, max_steps=1, evaluate_every=1)
 
 
 def test_the_best_of_many_is_called_better_only_by_several_seeds() -> None:

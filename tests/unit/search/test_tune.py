@@ -117,7 +117,7 @@ def test_a_range_has_no_grid() -> None:
     [
         ("SPACE = {}", "a space needs SPACE, OBJECTIVE and BUDGET"),
         ("SPACE, OBJECTIVE, BUDGET = {}, 'speed', 1", "OBJECTIVE = 'speed': choose from val/mIoU"),
-        ("SPACE, OBJECTIVE, BUDGET = {}, 'val/mIoU', 7", "BUDGET is a int, not a distseg.search.Budget"),
+        ("SPACE, OBJECTIVE, BUDGET = {}, 'val/mIoU', 7", r"BUDGET = '7': write Budget\(num_trials=8"),
     ],
 )
 def test_a_space_that_is_wrong_is_refused(
