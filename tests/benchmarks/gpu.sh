@@ -15,5 +15,5 @@ fi
 python=${PYTHON:-.venv/bin/python}
 [ -x "$(command -v "$python")" ] || python=python3
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-"$python" -c 'import webdataset' 2>/dev/null || export PYTHONPATH=$PYTHONPATH:$PWD/tests/benchmarks/stand_in
+"$python" -c 'import webdataset' 2>/dev/null || export PYTHONPATH=$PWD/tests/benchmarks/stand_in:$PYTHONPATH
 exec "$python" -m tests.benchmarks.gpu --out "$out" "$@"
