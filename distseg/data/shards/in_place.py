@@ -17,6 +17,7 @@ from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
 from distseg.data import LabelSpace, Progress, Runner, images, in_processes, raw
 from distseg.data.shards.formats import IndexEntry, Member, Shard
+from distseg.data.shards.inspection import size_and_sha256
 from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, index_json
 from distseg.data.shards.packing import write_manifest
 from distseg.data.shards.writer import Packed, size_range
@@ -25,7 +26,6 @@ from distseg.errors import DataError
 _NAME = re.compile(r"([A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+\.tar")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _REMEDY = "give another --out, so that the samples are copied"
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def _index_of(
     entries = tuple(entry for entry, _, _ in read)
     index = index_json(name, entries)
     class_pixels_NC = np.array([entry.class_pixels for entry in entries])
-    num_bytes, sha256 = _size_and_sha256(task.uri)
+    num_bytes, sha256 = size_and_sha256(task.uri)
     shard = Shard(
         name=name,
         split=task.split,
@@ -141,13 +141,3 @@ def _entry(uri: str, sample: raw.TarSample, label_space: LabelSpace) -> tuple[In
 
 def _member(place: raw.Place, content: bytes, extension: str) -> Member:
     return Member(extension, place.offset, place.size, zlib.crc32(content))
-
-
-def _size_and_sha256(uri: str) -> tuple[int, str]:
-    digest = hashlib.sha256()
-    num_bytes = 0
-    with storage.open_read(uri) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            num_bytes += len(chunk)
-    return num_bytes, digest.hexdigest()

@@ -48,7 +48,7 @@ def _check_shard(manifest: Manifest, shard: Shard) -> list[str]:
 
 def _check_tar(manifest: Manifest, shard: Shard, index: Index | None) -> list[str]:
     try:
-        num_bytes, sha256 = _size_and_sha256(storage.join(manifest.uri, shard.name))
+        num_bytes, sha256 = size_and_sha256(storage.join(manifest.uri, shard.name))
     except StorageError as error:
         return [f"{shard.name}: cannot be read: {error}"]
     if num_bytes == shard.num_bytes and sha256 == shard.sha256:
@@ -73,7 +73,8 @@ def _damaged_keys(manifest: Manifest, shard: Shard, index: Index | None) -> str:
     return f"; damaged: {', '.join(keys[:8])}{more}" if keys else ""
 
 
-def _size_and_sha256(uri: str) -> tuple[int, str]:
+def size_and_sha256(uri: str) -> tuple[int, str]:
+    """Of a file, read in chunks."""
     digest = hashlib.sha256()
     num_bytes = 0
     with storage.open_read(uri) as file:
