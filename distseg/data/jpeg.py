@@ -3,9 +3,9 @@
     damage(data) -> str        what is wrong with the coded pixels; "" if nothing is
 
 libjpeg notices: the codes of the pixels end too early or too late, or some code does not exist. Pillow does not pass
-that on, so simplejpeg is asked. Where it is not installed, the codes are followed here, which takes about 0.2 s for
-each MB of a file and finds the same kinds of damage (ITU-T T.81, annexes F and G). JPEGs with arithmetic codes, which
-are rare, are then not looked into.
+that on, so simplejpeg is asked. Where it is not installed, the codes are followed here, which takes 0.4 s a MB of
+a file (0.9 s of a progressive one) and finds the same kinds of damage (ITU-T T.81, annexes F and G). JPEGs with
+arithmetic codes, which are rare, are then not looked into.
 """
 
 import functools
