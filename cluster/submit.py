@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar, cast
 
@@ -48,8 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     logging.disable(logging.INFO)  # Ray's client narrates its uploads and sockets
     try:
-        client = _connect(options.address)
-        job = Job(client, _submit(client, options), sys.stdout)
+        client = connect(options.address)
+        job_id = send(
+            client,
+            options.address,
+            options.command,
+            working_dir=options.working_dir,
+            env=options.env,
+            submission_id=options.submission_id,
+        )
+        job = Job(client, job_id, sys.stdout)
         print(f"job {job.id} at {options.address}: {shlex.join(options.command)}", file=sys.stderr)
         try:
             details = job.follow()
@@ -99,7 +107,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m cluster.submit", description="Runs a command as a Ray job and ends with its exit status."
     )
     parser.add_argument(
-        "--address", default=_default_address(), help="of the cluster's dashboard (default: %(default)s)"
+        "--address", default=default_address(), help="of the cluster's dashboard (default: %(default)s)"
     )
     parser.add_argument("--submission-id", help="the job's name; the default is made up by Ray")
     parser.add_argument("--working-dir", default=".", help="sent to the cluster and used there (default: %(default)s)")
@@ -127,7 +135,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _default_address() -> str:
+def default_address() -> str:
     candidates = (os.environ.get("RAY_API_SERVER_ADDRESS"), os.environ.get("RAY_ADDRESS"))
     return next((a for a in candidates if a and a.startswith("http")), "http://127.0.0.1:8265")
 
@@ -163,23 +171,32 @@ def code_version(working_dir: str) -> dict[str, str]:
     return {"DISTSEG_CODE_VERSION": described.stdout.strip()}
 
 
-def _connect(address: str) -> JobSubmissionClient:
+def connect(address: str) -> JobSubmissionClient:
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray would otherwise prefer to its argument
     return _ask(address, REQUEST_S, lambda: JobSubmissionClient(address))
 
 
-def _submit(client: JobSubmissionClient, options: argparse.Namespace) -> str:
+def send(
+    client: JobSubmissionClient,
+    address: str,
+    command: Sequence[str],
+    *,
+    working_dir: str,
+    env: Mapping[str, str],
+    submission_id: str | None = None,
+) -> str:
+    """Puts the command on the cluster, with the working directory; returns the job's id. Raises SubmitError."""
     # The supervisor of the job reads the first two: SIGINT is what Ray Train aborts gracefully on.
     stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
     return _ask(
-        options.address,
+        address,
         UPLOAD_S,
         lambda: client.submit_job(
-            entrypoint=shlex.join(options.command),
-            submission_id=options.submission_id,
+            entrypoint=shlex.join(command),
+            submission_id=submission_id,
             runtime_env={
-                "working_dir": options.working_dir,
-                "env_vars": {**stopping, **code_version(options.working_dir), **options.env},
+                "working_dir": working_dir,
+                "env_vars": {**stopping, **code_version(working_dir), **env},
             },
         ),
     )
@@ -188,7 +205,7 @@ def _submit(client: JobSubmissionClient, options: argparse.Namespace) -> str:
 def _ask(address: str, timeout_s: float, question: Callable[[], _T]) -> _T:
     """The cluster's answer; raises SubmitError in one line."""
     try:
-        return _within(timeout_s, question)
+        return within(timeout_s, question)
     except AuthenticationError as error:
         wrong = "refuses this token" if "invalid" in str(error).lower() else "asks for a token"
         raise SubmitError(
@@ -200,7 +217,7 @@ def _ask(address: str, timeout_s: float, question: Callable[[], _T]) -> _T:
         raise SubmitError(f"{address}: {_last_line(str(error))}") from error
 
 
-def _within(timeout_s: float, call: Callable[[], _T]) -> _T:
+def within(timeout_s: float, call: Callable[[], _T]) -> _T:
     """`call()`, given up after a time. Ray's client sets no timeouts: behind a cut cable it would wait for ever."""
     answer: queue.Queue[tuple[_T | None, BaseException | None]] = queue.Queue()
 
@@ -239,13 +256,13 @@ class Job:
             details = self._details()
             if details.status.is_terminal():
                 with contextlib.suppress(RuntimeError, OSError):  # what a broken stream left out; the outcome is known
-                    self._print(_within(REQUEST_S, lambda: self._client.get_job_logs(self.id)), 0)
+                    self._print(within(REQUEST_S, lambda: self._client.get_job_logs(self.id)), 0)
                 return details
             time.sleep(PAUSE_S)
 
     def stop(self) -> None:
         try:
-            _within(REQUEST_S, lambda: self._client.stop_job(self.id))
+            within(REQUEST_S, lambda: self._client.stop_job(self.id))
         except (RuntimeError, OSError) as error:
             raise SubmitError(f"job {self.id} cannot be stopped and may be running; ray job stop {self.id}") from error
 
@@ -287,7 +304,7 @@ class Job:
         end = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return _within(REQUEST_S, lambda: self._client.get_job_info(self.id))
+                return within(REQUEST_S, lambda: self._client.get_job_info(self.id))
             except (RuntimeError, OSError) as error:
                 if time.monotonic() > end:
                     silence = f"the cluster has been silent for {PATIENCE_S:.0f} s"

@@ -10,6 +10,7 @@ In: a `RunConfig`. Out: an `Outcome` of `distseg.runs`, with checkpoints below `
     train(config)              one training over the cluster's workers
     forget_checkpoints(uri)    before a stopped run's checkpoints are replaced by others
     in_ray_tasks(uri)          a `Runner` that does packing and restyling as tasks of Ray
+    file_system(uri)           a place in an object store as Ray Train is given it; `path_in(uri)` names it there
     job_id()                   the name of this process in the cluster
     NO_SCORE                   val/mIoU in what `train`'s callbacks hear of a checkpoint without an evaluation
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from distseg.orchestration.cluster import capacity, check_places_come_free, check_resources, job_id, join
     from distseg.orchestration.driver import train
     from distseg.orchestration.environment import prepare_search
+    from distseg.orchestration.remote_files import file_system, path_in
     from distseg.orchestration.snapshot import forget_checkpoints
     from distseg.orchestration.tasks import in_ray_tasks
     from distseg.orchestration.worker import NO_SCORE
@@ -36,10 +38,12 @@ __all__ = [
     "capacity",
     "check_places_come_free",
     "check_resources",
+    "file_system",
     "forget_checkpoints",
     "in_ray_tasks",
     "job_id",
     "join",
+    "path_in",
     "prepare_search",
     "train",
 ]
@@ -50,6 +54,7 @@ __getattr__ = on_first_use(
         "distseg.orchestration.cluster": ("capacity", "check_places_come_free", "check_resources", "job_id", "join"),
         "distseg.orchestration.driver": ("train",),
         "distseg.orchestration.environment": ("prepare_search",),
+        "distseg.orchestration.remote_files": ("file_system", "path_in"),
         "distseg.orchestration.snapshot": ("forget_checkpoints",),
         "distseg.orchestration.tasks": ("in_ray_tasks",),
         "distseg.orchestration.worker": ("NO_SCORE",),

@@ -5,6 +5,7 @@ Ray Train would make a file system of its own from the URI. That reads `s3://buc
 places. So all that is written goes through one client, with one set of settings.
 """
 
+import contextlib
 import io
 import tempfile
 from pathlib import PurePosixPath
@@ -134,8 +135,9 @@ class _Upload(io.RawIOBase):
         return self._file.write(data)
 
     def close(self) -> None:
-        if not self.closed:
+        if self.closed:
+            return
+        super().close()
+        with contextlib.closing(self._file):
             self._file.flush()
             storage.upload(self._file.name, self._uri)
-            self._file.close()
-        super().close()

@@ -33,6 +33,7 @@ from distseg.tracking.client import (
     checked_uri,
     resolve_uri,
     run_link,
+    try_out,
 )
 from distseg.tracking.journal import (
     Journal,
@@ -106,6 +107,7 @@ __all__ = [
     "save_view",
     "send_pictures",
     "send_records",
+    "try_out",
     "without_password",
     "without_repeats",
 ]

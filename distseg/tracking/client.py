@@ -208,13 +208,49 @@ def experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
 @cache  # one line for each process
 def _warn_of_local_artifacts(uri: str, experiment: str, location: str) -> None:
     """A server that was started without --artifacts-destination tells its clients to write to a path of its own."""
-    is_path = not urlsplit(location).scheme or location.startswith("file:")
-    if is_path and not is_on_this_machine(uri):
+    if _is_of_the_clients_disk(uri, location):
         log.warning(
             "MLflow at %s keeps the artifacts of %r in %s, which each machine takes for a place of its own: the server "
             "will not have them; start it with --artifacts-destination, and give a new --tracking.experiment",
             *(without_password(uri), experiment, location),
         )
+
+
+def _is_of_the_clients_disk(uri: str, location: str) -> bool:
+    """Whether a server of another machine names a directory for artifacts: clients write to their own disk then."""
+    is_path = not urlsplit(location).scheme or location.startswith("file:")
+    return is_path and not is_on_this_machine(uri)
+
+
+def try_out(uri: str, experiment: str) -> None:
+    """Does at the server what a training will need: a run in the experiment, an artifact of it. Then deletes the run.
+
+    Raises TrackingError in one line if the server does not answer within FINISH_WAIT_S, or any of it is refused.
+    """
+
+    def attempt() -> None:
+        try:
+            client = connect(uri)
+            run = client.create_run(experiment_id(client, uri, experiment), tags={"stage": "doctor"}, run_name="doctor")
+            try:
+                location = str(run.info.artifact_uri)
+                if _is_of_the_clients_disk(uri, location):
+                    raise TrackingError(
+                        f"MLflow at {without_password(uri)}: tells its clients to keep artifacts in {location}, on "
+                        "their own disks; start it with --artifacts-destination, and give another --experiment"
+                    )
+                with storing_files(uri):
+                    client.log_text(run.info.run_id, "An artifact can be written.", "doctor.txt")
+                    found = [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+                if "doctor.txt" not in found:
+                    raise TrackingError(f"MLflow at {without_password(uri)}: does not have the artifact it was sent")
+            finally:
+                client.set_terminated(run.info.run_id, status="KILLED")
+                client.delete_run(run.info.run_id)
+        except server_errors() as error:
+            raise as_tracking_error(uri, error) from None
+
+    call_with_timeout(FINISH_WAIT_S, uri, attempt)
 
 
 def call_with_timeout(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1) -> T:

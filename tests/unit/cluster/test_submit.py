@@ -113,11 +113,11 @@ def test_an_unreachable_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_a_silent_call_is_given_up() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        submit._within(0.1, lambda: time.sleep(3))
+        submit.within(0.1, lambda: time.sleep(3))
     assert time.monotonic() - began < 2
-    assert submit._within(5, lambda: 7) == 7
+    assert submit.within(5, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        submit._within(5, lambda: 1 // 0)
+        submit.within(5, lambda: 1 // 0)
 
 
 class ScriptedClient:
@@ -198,8 +198,8 @@ def test_ctrl_c_stops_the_job_and_prints_its_last_words(
         return cast(JobDetails, original(job_id))
 
     monkeypatch.setattr(client, "get_job_info", interrupted)
-    monkeypatch.setattr(submit, "_connect", lambda address: client)
-    monkeypatch.setattr(submit, "_submit", lambda client, options: "j")
+    monkeypatch.setattr(submit, "connect", lambda address: client)
+    monkeypatch.setattr(submit, "send", lambda *_, **__: "j")
     assert submit.main(["--", "x"]) == 130
     printed = capsys.readouterr()
     assert printed.out == "one\nbye\n"
