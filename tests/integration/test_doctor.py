@@ -1,4 +1,4 @@
-"""The doctor on real hosts: sound ones pass, wrong credentials and missing variables are found, no secret is printed."""
+"""The doctor on real hosts: sound ones pass; wrong credentials and missing variables are found; no secret is shown."""
 
 import json
 import subprocess
