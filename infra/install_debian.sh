@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs with apt what the scripts of this folder, cluster/local_hosts.sh and the browser test start, on Debian or
+# Installs with apt what the scripts of this folder, cluster/local_hosts.sh, cluster/local_slurm.sh and the browser test
+# start, on Debian or
 # Ubuntu (whose chromium is a snap). Needs root.
 # Run it again at will: what is already there is left alone.
 set -euo pipefail
@@ -8,6 +9,7 @@ packages=(
   ceph-mon ceph-osd radosgw ceph-common   # infra/s3_server.sh
   postgresql                              # infra/postgres.sh
   iproute2                                # cluster/local_hosts.sh
+  slurm-wlm munge                         # cluster/local_slurm.sh
   chromium                                # tests/integration/test_browser.py
   curl procps util-linux                  # health checks, process control, runuser
 )
