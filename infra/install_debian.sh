@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Installs with apt what the scripts of this folder, cluster/local_hosts.sh, cluster/local_slurm.sh and the browser test
-# start, on Debian or
-# Ubuntu (whose chromium is a snap). Needs root.
+# Installs with apt what the scripts of this folder, cluster/local_*.sh and the browser test start, on Debian or Ubuntu
+# (whose chromium is a snap). Needs root.
 # Run it again at will: what is already there is left alone.
 set -euo pipefail
 
