@@ -39,6 +39,10 @@ class Arguments(cli.InferenceOptions):
     precision: Precision = "auto"
     num_threads: int = 2
     """Decoding threads."""
+    cache_bytes: int = 8 << 30
+    """The most bytes of shards from S3 that are kept on disk, in --cache_dir, for the next evaluation too; 0: none."""
+    cache_dir: str = ""
+    """Empty: a directory of this user among the system's temporary files."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,6 +67,8 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     """
     if options.num_threads < 1:
         raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
+    if options.cache_bytes < 0:
+        raise ConfigError(f"--cache_bytes {options.cache_bytes}: must not be negative; 0 is no cache")
     own = evaluation.own_metrics(options.metrics, "--metrics")
     uri, saved = checkpoint.resolve(options.checkpoint)
     manifest = load_manifest(options.data)
@@ -82,6 +88,8 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
             inference=inference,
             num_threads=options.num_threads,
             max_megapixels=options.max_megapixels,
+            cache_bytes=options.cache_bytes,
+            cache_dir=options.cache_dir,
             progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
         )
     tables = evaluation.as_table(counted, manifest.label_space, own)

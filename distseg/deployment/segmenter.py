@@ -43,7 +43,7 @@ class Segmenter:
             raise DataError(f"images of {images_BHW3.dtype} {images_BHW3.shape}: give uint8 RGB of (B, H, W, 3)")
         num_images, height, width, _ = images_BHW3.shape
         labels_BHW = np.empty((num_images, height, width), dtype=np.uint8)
-        at_once = max(1, evaluation.MAX_BATCH_PIXELS // (height * width))
+        at_once = max(1, evaluation.max_batch_pixels(self.device) // (height * width))
         for start in range(0, num_images, at_once):
             batch_B3HW = torch.from_numpy(np.array(images_BHW3[start : start + at_once])).permute(0, 3, 1, 2)
             ids_BHW = evaluation.predict(self._model, batch_B3HW.to(self.device), self.precision)

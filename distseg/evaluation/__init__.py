@@ -38,14 +38,13 @@ if TYPE_CHECKING:
     from distseg.evaluation.panels import WRONG_RGB, Overlay, Palette, without_prediction
     from distseg.evaluation.precision import autocast, normalize, resolve_precision
     from distseg.evaluation.ranking import ConditionRanking, Table, rank_conditions, weakest_class
-    from distseg.evaluation.scoring import MAX_BATCH_PIXELS, ConfusionMatrix, evaluate_shards
+    from distseg.evaluation.scoring import ConfusionMatrix, evaluate_shards, max_batch_pixels
     from distseg.evaluation.selection import check_disjoint, evaluation_shards
     from distseg.evaluation.simultaneous import Interval, seeds_difference
     from distseg.evaluation.tables import as_metrics, as_table
     from distseg.evaluation.world import World, torchrun_world
 
 __all__ = [
-    "MAX_BATCH_PIXELS",
     "MEAN_RGB",
     "METRICS",
     "MIN_UNITS",
@@ -76,6 +75,7 @@ __all__ = [
     "evaluate_shards",
     "evaluation_shards",
     "latency_ms",
+    "max_batch_pixels",
     "metrics_in",
     "normalize",
     "overlay_pictures",
@@ -110,7 +110,7 @@ __getattr__ = on_first_use(
         "distseg.evaluation.panels": ("WRONG_RGB", "Overlay", "Palette", "without_prediction"),
         "distseg.evaluation.precision": ("autocast", "normalize", "resolve_precision"),
         "distseg.evaluation.ranking": ("ConditionRanking", "Table", "rank_conditions", "weakest_class"),
-        "distseg.evaluation.scoring": ("MAX_BATCH_PIXELS", "ConfusionMatrix", "evaluate_shards"),
+        "distseg.evaluation.scoring": ("ConfusionMatrix", "evaluate_shards", "max_batch_pixels"),
         "distseg.evaluation.selection": ("check_disjoint", "evaluation_shards"),
         "distseg.evaluation.simultaneous": ("Interval", "seeds_difference"),
         "distseg.evaluation.tables": ("as_metrics", "as_table"),

@@ -51,8 +51,13 @@ PIXELS_AT_ONCE = 1 << 20
 def predict(model: nn.Module, images_B3HW: Tensor, precision: str, config: InferenceConfig = WHOLE_IMAGE) -> Tensor:
     """Class ids (B, H, W), int64, of uint8 images. The model must be in eval mode."""
     if config.is_whole_image:
-        return whole_image_logits(model, images_B3HW, precision).argmax(1)
-    return probabilities(model, images_B3HW, precision, config).argmax(1)
+        return _class_ids(whole_image_logits(model, images_B3HW, precision))
+    return _class_ids(probabilities(model, images_B3HW, precision, config))
+
+
+def _class_ids(scores_BKHW: Tensor) -> Tensor:
+    """What `argmax(1)` gives, the first class among equals. `argmax` takes a CPU up to eight times as long."""
+    return scores_BKHW.max(1).indices
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ IoUs). Scores are fractions in [0, 1], and None where undefined. What a class wi
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,56 @@ from distseg.errors import ConfigError
 from distseg.label_maps import IGNORE_INDEX
 
 
+class PairCounts(NamedTuple):
+    """How often each pair of truth and prediction stands in each image of a batch, as counted on their device."""
+
+    prediction_BHW: Tensor
+    counts_BLK: Tensor  # int64, a row for each value that a label may have: 256
+    range_2: Tensor  # the least and the largest prediction
+
+    def to_cpu(self) -> "PairCounts":
+        """Starts to copy the counts to the CPU, but not the prediction. A GPU copies them when it comes to it."""
+        counts_BLK, range_2 = (tensor.to("cpu", non_blocking=True) for tensor in (self.counts_BLK, self.range_2))
+        return PairCounts(self.prediction_BHW, counts_BLK, range_2)
+
+    def matrices(self) -> Tensor:
+        """int64 (B, K, K). Raises ValueError for a prediction or a label outside 0 … K - 1."""
+        num_classes = self.counts_BLK.shape[-1]
+        _check_range("prediction", self.prediction_BHW, self.range_2, num_classes)
+        wrong_L = self.counts_BLK[:, num_classes:IGNORE_INDEX].sum(0).any(1)
+        if wrong_L.any():
+            outside = wrong_L.nonzero().flatten() + num_classes
+            raise ValueError(f"label ids {outside[:8].tolist()} are outside the {num_classes} classes")
+        return self.counts_BLK[:, :num_classes].clone()  # not a view, which would keep the other rows
+
+
+def count_pairs(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> PairCounts:
+    """Counts a batch on the device that it is on, without waiting for that device. Labels are uint8, void is 255.
+
+    Nothing is checked yet: `PairCounts.matrices` looks at the counts for what should not be there.
+    """
+    if prediction_BHW.shape != label_BHW.shape:
+        raise ValueError(f"prediction {tuple(prediction_BHW.shape)} and label {tuple(label_BHW.shape)} differ in shape")
+    # One pass over small integers: number pairs as 256 · K bins. Int16 takes a third of int64's time on CPUs.
+    dtype = torch.int16 if _NUM_LABELS * num_classes <= torch.iinfo(torch.int16).max else torch.int64
+    range_2 = torch.stack(torch.aminmax(prediction_BHW)) if prediction_BHW.numel() else torch.zeros(2)
+    column_BHW = prediction_BHW.to(dtype).clamp(0, num_classes - 1)  # so that no pair lies outside the bins
+    pairs_BP = label_BHW.to(dtype).mul_(num_classes).add_(column_BHW).flatten(1)
+    count = _bincounts if pairs_BP.device.type == "cpu" else _scattered_counts
+    counts_BLK = count(pairs_BP, _NUM_LABELS * num_classes).view(-1, _NUM_LABELS, num_classes)
+    return PairCounts(prediction_BHW, counts_BLK, range_2)
+
+
+def _bincounts(pairs_BP: Tensor, num_bins: int) -> Tensor:
+    return torch.stack([torch.bincount(pairs_P, minlength=num_bins) for pairs_P in pairs_BP])
+
+
+def _scattered_counts(pairs_BP: Tensor, num_bins: int) -> Tensor:
+    """What `_bincounts` gives. On GPUs bincount waits, since the largest number decides the size of its result."""
+    counts_BN = torch.zeros(len(pairs_BP), num_bins, dtype=torch.int64, device=pairs_BP.device)
+    return counts_BN.scatter_add_(1, pairs_BP.long(), counts_BN.new_ones(()).expand(pairs_BP.shape))
+
+
 def confusion_matrix(
     prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
@@ -39,20 +89,8 @@ def confusion_matrix(
 
     Raises ValueError for a prediction outside 0 … K - 1 on any pixel (void cannot be predicted), and for such a label.
     """
-    if prediction_BHW.shape != label_BHW.shape:
-        raise ValueError(f"prediction {tuple(prediction_BHW.shape)} and label {tuple(label_BHW.shape)} differ in shape")
-    _check_range("prediction", prediction_BHW, num_classes)
-    # One pass over small integers: number pairs as 256 · K bins, one row for each possible label, and look at the
-    # result for what should not be there. Int16 takes a third of int64's time on CPUs.
-    dtype = torch.int16 if _NUM_LABELS * num_classes <= torch.iinfo(torch.int16).max else torch.int64
     label_u8 = _void_as_255(label_BHW, num_classes, ignore_index)
-    pairs = label_u8.to(dtype).mul_(num_classes).add_(prediction_BHW.to(dtype))
-    counts_LK = torch.bincount(pairs.flatten(), minlength=_NUM_LABELS * num_classes).view(_NUM_LABELS, num_classes)
-    wrong_L = counts_LK[num_classes:IGNORE_INDEX].any(1)
-    if wrong_L.any():
-        outside = wrong_L.nonzero().flatten() + num_classes
-        raise ValueError(f"label ids {outside[:8].tolist()} are outside the {num_classes} classes")
-    return counts_LK[:num_classes].clone()  # not a view, which would keep the other rows
+    return count_pairs(prediction_BHW[None], label_u8[None], num_classes).matrices()[0]
 
 
 _NUM_LABELS = 256  # labels are uint8
@@ -63,14 +101,13 @@ def _void_as_255(label_BHW: Tensor, num_classes: int, ignore_index: int) -> Tens
     if label_BHW.dtype == torch.uint8 and ignore_index == IGNORE_INDEX:
         return label_BHW
     is_void_BHW = label_BHW == ignore_index
-    _check_range("label", label_BHW[~is_void_BHW], num_classes)
+    if (ids := label_BHW[~is_void_BHW]).numel():
+        _check_range("label", ids, torch.stack(torch.aminmax(ids)), num_classes)
     return label_BHW.masked_fill(is_void_BHW, IGNORE_INDEX).to(torch.uint8)
 
 
-def _check_range(name: str, ids: Tensor, num_classes: int) -> None:
-    if not ids.numel():
-        return
-    least, largest = torch.stack(torch.aminmax(ids)).tolist()
+def _check_range(name: str, ids: Tensor, range_2: Tensor, num_classes: int) -> None:
+    least, largest = range_2.tolist()
     if least < 0 or largest >= num_classes:
         outside = sorted(set(ids.flatten().tolist()) - set(range(num_classes)))
         raise ValueError(f"{name} ids {outside[:8]} are outside the {num_classes} classes")

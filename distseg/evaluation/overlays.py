@@ -57,7 +57,10 @@ class Overlays:
         }
 
     def update(self, sample: EvalSample, prediction_HW: Tensor, counts_3K: Tensor) -> None:
-        """Keeps the image if it is among the lowest so far. `counts_3K`: `metrics.class_counts` of this image."""
+        """Keeps the image if it is among the lowest so far. `counts_3K`: `metrics.class_counts` of this image.
+
+        The prediction may be on a GPU: it is copied only if the image is kept.
+        """
         if not self.count or sample.condition not in self.conditions:
             return
         iou = image_iou(counts_3K)
@@ -71,7 +74,7 @@ class Overlays:
             if len(lowest) < self.count or _order(candidate) < _order(lowest[-1][0])
         ]
         if entering:
-            small = shrink(sample.image_3HW, sample.label_HW, prediction_HW)
+            small = shrink(sample.image_3HW, sample.label_HW, prediction_HW.cpu())
             for candidate, lowest in entering:
                 lowest.append((candidate, small))
                 lowest.sort(key=lambda item: _order(item[0]))

@@ -52,4 +52,4 @@ def normalize(images_B3HW: Tensor, precision: str) -> Tensor:
     dtype = full_dtype(precision)
     mean = torch.tensor(MEAN_RGB, dtype=dtype, device=images_B3HW.device).view(1, 3, 1, 1)
     std = torch.tensor(STD_RGB, dtype=dtype, device=images_B3HW.device).view(1, 3, 1, 1)
-    return ((images_B3HW.to(dtype) - mean) / std).contiguous(memory_format=torch.channels_last)
+    return (images_B3HW.to(dtype) - mean).div_(std).contiguous(memory_format=torch.channels_last)

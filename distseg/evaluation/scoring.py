@@ -3,6 +3,7 @@
 Every sample is counted exactly once, however many ranks share the work; the result is the same on every rank.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,11 +18,14 @@ from distseg.data.shards import Manifest, Shard
 from distseg.errors import DataError
 from distseg.evaluation.bootstrap import ImageCounts
 from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, predict
-from distseg.evaluation.metrics import class_counts, confusion_matrix
+from distseg.evaluation.metrics import PairCounts, class_counts, count_pairs
 from distseg.evaluation.overlays import Overlays
 from distseg.evaluation.world import World
 
-MAX_BATCH_PIXELS = 1 << 19  # images of one size are scored together up to this many pixels: bounded memory, busy cores
+MAX_BATCH_PIXELS = 1 << 19
+"""Images of one size are segmented together up to so many pixels on a CPU: bounded memory, busy cores."""
+MAX_BATCH_PIXELS_GPU = 1 << 21
+"""One image of Cityscapes, or twelve of CamVid, whose logits of 19 classes take 160 MB."""
 
 Group = tuple[str, str]  # condition, site
 
@@ -31,6 +35,10 @@ class ScoredImage(NamedTuple):
     condition: str
     sequence: str  # "": not known
     counts_3K: Tensor  # class_counts of its matrix
+
+
+def max_batch_pixels(device: torch.device) -> int:
+    return MAX_BATCH_PIXELS if device.type == "cpu" else MAX_BATCH_PIXELS_GPU
 
 
 @dataclass
@@ -48,15 +56,19 @@ class ConfusionMatrix:
         matrices_GKK = torch.zeros(len(names), num_classes, num_classes, dtype=torch.int64)
         return cls(names, matrices_GKK, torch.zeros(len(names), dtype=torch.int64))
 
-    def update(self, sample: EvalSample, prediction_HW: Tensor) -> Tensor:
-        """Counts one image. Returns its `class_counts` (3, K)."""
-        matrix_KK = confusion_matrix(prediction_HW, sample.label_HW, self.matrices_GKK.shape[-1])
-        g = self.groups.index((sample.condition, sample.site))
-        self.matrices_GKK[g] += matrix_KK
-        self.num_images_G[g] += 1
-        counts_3K = class_counts(matrix_KK)
-        self.images.append(ScoredImage(sample.key, sample.condition, sample.sequence, counts_3K))
-        return counts_3K
+    def add(self, samples: Sequence[EvalSample], matrices_BKK: Tensor) -> Tensor:
+        """Counts images by their matrices. Returns their `class_counts` (B, 3, K)."""
+        counts_B3K = class_counts(matrices_BKK)
+        for sample, matrix_KK, counts_3K in zip(samples, matrices_BKK, counts_B3K, strict=True):
+            g = self.groups.index((sample.condition, sample.site))
+            self.matrices_GKK[g] += matrix_KK
+            self.num_images_G[g] += 1
+            self.images.append(ScoredImage(sample.key, sample.condition, sample.sequence, counts_3K))
+        return counts_B3K
+
+    @property
+    def num_classes(self) -> int:
+        return self.matrices_GKK.shape[-1]
 
     def all_reduce(self, world: World) -> None:
         """Makes every rank's counts those of all ranks together."""
@@ -111,14 +123,17 @@ def evaluate_shards(
     num_threads: int = 2,
     deadline_s: float = 300.0,
     max_megapixels: float = MAX_MEGAPIXELS,
+    cache_bytes: int = 0,
+    cache_dir: str = "",
     overlays: Overlays | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ConfusionMatrix:
     """The model's predictions on all samples of `shards`, counted over all ranks; each rank must call it.
 
-    `precision` is bf16, fp32 or fp64. `overlays` is shown each image that this rank scores; `progress` is told how many
-    those are. Leaves the model in the mode it was in. Raises DataError for a damaged or missing sample, and
-    StoppedError on all ranks if one of them is asked to end meanwhile (distseg.stopping).
+    `precision` is bf16, fp32 or fp64. Shards of S3 are kept on this node's disk up to `cache_bytes`, as those of
+    training. `overlays` is shown each image that this rank scores; `progress` is told how many those are. Leaves the
+    model in the mode it was in. Raises DataError for a damaged or missing sample, and StoppedError on all ranks if one
+    of them is asked to end meanwhile (distseg.stopping).
     """
     counted = ConfusionMatrix.empty(((s.condition, s.site) for s in shards), manifest.label_space.num_classes)
     samples = eval_samples(
@@ -130,20 +145,20 @@ def evaluate_shards(
         prefetch=16,
         deadline_s=deadline_s,
         max_megapixels=max_megapixels,
+        cache_bytes=cache_bytes,
+        cache_dir=cache_dir,
     )
-    max_pixels = MAX_BATCH_PIXELS if inference.is_whole_image else 1  # averaged predictions take several times as much
+    # averaged predictions take several times as much memory
+    max_pixels = max_batch_pixels(world.device) if inference.is_whole_image else 1
+    batches = _batches_of_one_size(samples, max_pixels)
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches_of_one_size(samples, max_pixels):
-            if stopping.is_requested():
-                break
-            images_B3HW = torch.stack([sample.image_3HW for sample in batch]).to(world.device, non_blocking=True)
-            prediction_BHW = predict(model, images_B3HW, precision, inference).cpu()
-            for sample, prediction_HW in zip(batch, prediction_BHW, strict=True):
-                counts_3K = counted.update(sample, prediction_HW)
-                if overlays is not None:
-                    overlays.update(sample, prediction_HW, counts_3K)
+        for scored in _scored(model, batches, world.device, precision, inference, counted.num_classes):
+            counts_B3K = counted.add(scored.samples, scored.matrices_BKK)
+            if overlays is not None:
+                for shown in zip(scored.samples, scored.prediction_BHW, counts_B3K, strict=True):
+                    overlays.update(*shown)
             if progress is not None:
                 progress(len(counted.images))
     finally:
@@ -153,6 +168,66 @@ def evaluate_shards(
     counted.all_reduce(world)
     counted.check_complete(shards)
     return counted
+
+
+class _Scored(NamedTuple):
+    samples: Sequence[EvalSample]
+    prediction_BHW: Tensor  # on the model's device
+    matrices_BKK: Tensor
+
+
+class _OnItsWay(NamedTuple):
+    """A batch that a GPU has been told to segment and count."""
+
+    samples: Sequence[EvalSample]
+    counts: PairCounts
+    is_counted: torch.cuda.Event | None  # None on a CPU, where calls return when all is done
+
+    def scored(self) -> _Scored:
+        if self.is_counted is not None:
+            self.is_counted.synchronize()
+        return _Scored(self.samples, self.counts.prediction_BHW, self.counts.matrices())
+
+
+def _scored(
+    model: nn.Module,
+    batches: Iterable[Sequence[EvalSample]],
+    device: torch.device,
+    precision: str,
+    inference: InferenceConfig,
+    num_classes: int,
+) -> Iterator[_Scored]:
+    """Segments batch after batch, and ends early if the program is asked to stop.
+
+    The counts of a batch are looked at when the GPU has got the next batch, so that it never waits for this process.
+    """
+    on_their_way: deque[_OnItsWay] = deque()
+    for samples in batches:
+        if stopping.is_requested():
+            return
+        images_B3HW = to_device([sample.image_3HW for sample in samples], device)
+        labels_BHW = to_device([sample.label_HW for sample in samples], device)
+        prediction_BHW = predict(model, images_B3HW, precision, inference)
+        counts = count_pairs(prediction_BHW, labels_BHW, num_classes).to_cpu()
+        is_counted = None if device.type == "cpu" else torch.cuda.Event()
+        if is_counted is not None:
+            is_counted.record()
+        on_their_way.append(_OnItsWay(samples, counts, is_counted))
+        if len(on_their_way) > num_ahead(device):
+            yield on_their_way.popleft().scored()
+    while on_their_way:
+        yield on_their_way.popleft().scored()
+
+
+def num_ahead(device: torch.device) -> int:
+    """How many further batches the device is given before the counts of one are looked at."""
+    return 0 if device.type == "cpu" else 1
+
+
+def to_device(tensors: list[Tensor], device: torch.device) -> Tensor:
+    """Tensors of one size stacked there. From pinned memory, so that a GPU copies them while this process goes on."""
+    stacked = torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
+    return stacked if device.type == "cpu" else stacked.pin_memory().to(device, non_blocking=True)
 
 
 def _batches_of_one_size(samples: Iterable[EvalSample], max_pixels: int) -> Iterator[list[EvalSample]]:

@@ -176,6 +176,8 @@ class Segmentation:
             num_threads=config.data.num_threads,
             deadline_s=config.data.deadline_s,
             max_megapixels=config.data.max_megapixels,
+            cache_bytes=config.data.cache_bytes,
+            cache_dir=config.data.cache_dir,
             overlays=overlays,
         )
         own = evaluation.own_metrics(config.evaluate.metrics, "evaluate.metrics")

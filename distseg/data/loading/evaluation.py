@@ -5,6 +5,8 @@
 A damaged sample is a DataError naming shard and key: evaluation leaves nothing out.
 """
 
+import contextlib
+import itertools
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +19,7 @@ import torch
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
 from distseg.data import NO_SEQUENCE
+from distseg.data.loading.cache import ShardCache
 from distseg.data.loading.plan import SampleRef, eval_share, evenly_spread, numbered
 from distseg.data.loading.source import Decoded, Source
 from distseg.data.loading.threads import DaemonThreads, reading_threads
@@ -42,12 +45,39 @@ def eval_samples(
     prefetch: int = 16,
     deadline_s: float = storage.DEADLINE_S,
     max_megapixels: float = MAX_MEGAPIXELS,
+    cache_bytes: int = 0,
+    cache_dir: str = "",
 ) -> Iterator[EvalSample]:
-    """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one."""
-    refs = eval_share([shard.num_samples for shard in shards], rank, world)
-    threads = reading_threads(manifest.uri, num_threads)
-    source = Source(manifest, shards, 4, threads, deadline_s, max_megapixels=max_megapixels)
-    yield from _read(source, refs, threads, prefetch, _are_frames(manifest))
+    """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one.
+
+    `cache_bytes`, `cache_dir`: shards of S3 are fetched whole and kept on disk, where the next evaluation finds them.
+    """
+    lengths = [shard.num_samples for shard in shards]
+    refs: Iterable[SampleRef] = eval_share(lengths, rank, world)
+    with contextlib.ExitStack() as opened:
+        cache = None
+        if storage.is_s3(manifest.uri) and cache_bytes:
+            cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s)
+            opened.callback(cache.close)
+            refs = _fetching_ahead(refs, eval_share(lengths, rank, world), cache, manifest, shards)
+        threads = reading_threads(manifest.uri, num_threads)
+        source = Source(manifest, shards, 4, threads, deadline_s, cache, max_megapixels)
+        yield from _read(source, refs, threads, prefetch, _are_frames(manifest))
+
+
+def _fetching_ahead(
+    refs: Iterable[SampleRef],
+    same_refs: Iterable[SampleRef],
+    cache: ShardCache,
+    manifest: Manifest,
+    shards: Sequence[Shard],
+) -> Iterator[SampleRef]:
+    """The same, while the shards after each are fetched as far ahead as the cache allows."""
+    coming = (shard for shard, _ in itertools.groupby(ref.shard for ref in same_refs))
+    for ref in refs:
+        while not cache.is_far_ahead() and (shard := next(coming, None)) is not None:
+            cache.fetch(manifest, shards[shard])
+        yield ref
 
 
 def spread_samples(

@@ -107,6 +107,19 @@ def test_scales_are_averaged_at_the_images_own_size() -> None:
     assert torch.equal(predict(model, image, "fp64", InferenceConfig(scales=(0.5, 1.0, 1.75))), mean.argmax(1))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_class_ids_are_those_of_argmax_also_among_equals_and_what_is_no_number(
+    memory_format: torch.memory_format, dtype: torch.dtype
+) -> None:
+    scores_BKHW = torch.randint(4, (2, 7, 33, 41), generator=torch.Generator().manual_seed(0)).to(dtype)
+    scores_BKHW[0, 3, 5] = math.nan
+    scores_BKHW[1, 2:5, 6] = math.inf
+    scores_BKHW[:, :, 7] = -math.inf
+    scores_BKHW = scores_BKHW.contiguous(memory_format=memory_format)
+    assert torch.equal(inference._class_ids(scores_BKHW), scores_BKHW.argmax(1))
+
+
 def test_the_plain_protocol_is_the_argmax_of_the_logits() -> None:
     model, image = Pixelwise().eval(), images(33, 37)
     assert torch.equal(predict(model, image, "fp64"), whole_image_logits(model, image, "fp64").argmax(1))

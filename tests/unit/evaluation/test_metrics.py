@@ -1,7 +1,7 @@
 """Scores of confusion matrices worked by hand, and equal to torchmetrics'."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ from distseg.evaluation import (
     own_metrics,
     rank_conditions,
 )
-from distseg.evaluation.metrics import confusion_matrix, scores
+from distseg.evaluation.metrics import confusion_matrix, count_pairs, scores
 from distseg.label_maps import IGNORE_INDEX
 from distseg.review import RunReview, run_markdown
 from tests.unit.reviews import example
@@ -162,6 +162,44 @@ def test_many_classes_are_counted_in_a_wider_type(num_classes: int) -> None:
 def test_an_all_void_image_counts_nothing() -> None:
     void = torch.full((1, 2, 2), IGNORE_INDEX, dtype=torch.uint8)
     assert confusion_matrix(torch.ones(1, 2, 2), void, 3).sum() == 0
+
+
+def batch(num_classes: int) -> tuple[Tensor, Tensor]:
+    """Predictions and labels of four images, void among them."""
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randint(num_classes, (4, 9, 11), generator=generator)
+    label = torch.randint(num_classes + 1, (4, 9, 11), generator=generator)
+    return prediction, label.masked_fill(label == num_classes, IGNORE_INDEX).to(torch.uint8)
+
+
+@pytest.mark.parametrize("num_classes", [3, 200])
+@pytest.mark.parametrize("count", [metrics._bincounts, metrics._scattered_counts], ids=["of a CPU", "of a GPU"])
+def test_images_counted_together_are_counted_as_each_alone(
+    num_classes: int, count: Callable[[Tensor, int], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prediction, label = batch(num_classes)
+    alone = [confusion_matrix(prediction[i], label[i], num_classes) for i in range(4)]
+    monkeypatch.setattr(metrics, "_bincounts", count)
+    together = count_pairs(prediction, label, num_classes).to_cpu().matrices()
+    assert together.dtype == torch.int64
+    assert torch.equal(together, torch.stack(alone))
+
+
+@pytest.mark.parametrize("wrong", [3, 255, -1, 100_000])
+@pytest.mark.parametrize("count", [metrics._bincounts, metrics._scattered_counts], ids=["of a CPU", "of a GPU"])
+def test_a_wrong_id_is_found_when_the_counts_are_looked_at(
+    wrong: int, count: Callable[[Tensor, int], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_bincounts", count)
+    prediction, label = batch(3)
+    prediction[2, 3, 4] = wrong
+    counts = count_pairs(prediction, label, 3)
+    with pytest.raises(ValueError, match=rf"prediction ids \[{wrong}\] are outside the 3 classes"):
+        counts.matrices()
+    prediction[2, 3, 4], label[1, 2, 3] = 0, 7
+    counts = count_pairs(prediction, label, 3)
+    with pytest.raises(ValueError, match=r"label ids \[7\] are outside the 3 classes"):
+        counts.matrices()
 
 
 # --------------------------------------------------------------------------------------------------------- conditions

@@ -19,6 +19,7 @@ from distseg.config import LossConfig, RunConfig, TrackingConfig, model_config
 from distseg.data.datasets import town
 from distseg.deployment.segmenter import Segmenter, _load_pyfunc
 from distseg.errors import CheckpointError, ConfigError, DataError
+from distseg.evaluation import scoring
 from distseg.models import build_model
 from distseg.runs.model_logging import log_network, model_to_log
 from distseg.tracking import DataInput, ModelToLog
@@ -119,7 +120,7 @@ def test_a_fresh_process_gets_the_label_maps_of_inference_at_any_size(
 def test_a_long_batch_is_cut_and_nothing_is_lost(saved: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     images_BHW3 = np.random.default_rng(2).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
     whole = Segmenter(saved, "fp32").predict(images_BHW3)
-    monkeypatch.setattr(evaluation, "MAX_BATCH_PIXELS", 2 * 40 * 40)
+    monkeypatch.setattr(scoring, "MAX_BATCH_PIXELS", 2 * 40 * 40)
     np.testing.assert_array_equal(Segmenter(saved, "fp32").predict(images_BHW3), whole)
 
 
