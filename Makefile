@@ -32,8 +32,8 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.installed  ## the site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-bench: $(VENV)/.installed  ## one JSON line per case: ours, peer, ratio
-	for case in tests/benchmarks/bench_*.py; do $(RUN) $$case $(ARGS) || exit 1; done
+bench: $(VENV)/.installed  ## one JSON line per case, then one table; ARGS="--quick": less than 15 minutes on two cores
+	$(RUN) -m tests.benchmarks $(ARGS)
 
 bench-gpu:  ## needs torch and torchvision only, installs nothing; writes build/gpu.json; ARGS="--small" also on a CPU
 	bash tests/benchmarks/gpu.sh $(ARGS)

@@ -1,6 +1,6 @@
 """Cost of synchronised batch norm on CPUs: a training step of PSPNet with it against the same step with the plain one.
 
-    python tests/benchmarks/bench_batchnorm.py [--steps 15] [--cases resnet18 resnet50]
+    python tests/benchmarks/bench_batchnorm.py [--quick] [--steps 15] [--cases resnet18 resnet50]
 
 Two gloo ranks on loopback, one thread each, bf16 autocast and channels_last, DistributedDataParallel; both variants are
 interleaved step by step in one run. Prints one JSON line per case: medians of rank 0, ratio = ours / peer, and the
@@ -8,10 +8,8 @@ limit of the design, 1.2.
 """
 
 import argparse
-import json
 import os
 import socket
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -26,6 +24,7 @@ from distseg.models import build_model
 from distseg.training.batchnorm import synchronise
 from distseg.training.losses import SegmentationLoss
 from distseg.training.optim import build_optimizer
+from tests.benchmarks.cases import Line
 
 LIMIT = 1.2
 WORLD = 2
@@ -87,22 +86,9 @@ def measure(rank: int, port: int, case: Case, num_steps: int) -> None:
             if step >= 2:  # the first steps allocate and choose kernels
                 seconds[name].append(elapsed_s)
     if rank == 0:
-        print_case(case, statistics.median(seconds["ours"]), statistics.median(seconds["peer"]))
+        name = f"batchnorm/pspnet_{case.model.known_backbone}"
+        Line.of_laps(name, seconds["ours"], seconds["peer"], "s/step", limit=LIMIT).print()
     dist.destroy_process_group()
-
-
-def print_case(case: Case, ours_s: float, peer_s: float) -> None:
-    ratio = ours_s / peer_s
-    line = {
-        "case": f"batchnorm/pspnet_{case.model.known_backbone}",
-        "ours": round(ours_s, 4),
-        "peer": round(peer_s, 4),
-        "unit": "s/step",
-        "ratio": round(ratio, 3),
-        "limit": LIMIT,
-        "of_limit": round(ratio / LIMIT, 3),
-    }
-    print(json.dumps(line), flush=True)
 
 
 def free_port() -> int:
@@ -113,11 +99,13 @@ def free_port() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, help="15, with --quick 5")
+    parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=["resnet18"])
     arguments = parser.parse_args()
+    num_steps = arguments.steps or (5 if arguments.quick else 15)
     for name in arguments.cases:
-        spawn(measure, (free_port(), CASES[name], arguments.steps), nprocs=WORLD)
+        spawn(measure, (free_port(), CASES[name], num_steps), nprocs=WORLD)
 
 
 if __name__ == "__main__":

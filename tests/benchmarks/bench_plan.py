@@ -1,6 +1,6 @@
 """What a plan costs a rank: 100,000 shards, 10^8 samples, 1,024 ranks of 8 lanes; and what an epoch of it reads.
 
-    python tests/benchmarks/bench_plan.py [--samplings each condition class] [--shards 100000] [--world 1024]
+    python tests/benchmarks/bench_plan.py [--quick] [--samplings each condition class] [--shards 100000] [--world 1024]
 
 Nothing is read or trained: manifest.json is made up (8 unequal conditions; the 19 classes of Cityscapes, each in its
 part of the images, more in one shard than in another), then each figure is taken in a process of its own, as a rank
@@ -41,6 +41,7 @@ from distseg.data.loading.sampling import streams_of
 from distseg.data.sample import LabelSpace
 from distseg.data.shards.formats import IndexEntry, Member, Shard, SizeRange
 from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, index_json, load_manifest, seal
+from tests.benchmarks.cases import Line
 
 MAX_S, MAX_MB = 1.0, 200.0
 SAMPLES_PER_SHARD = 1000
@@ -229,16 +230,7 @@ def in_a_process(*arguments: object) -> dict[str, Any]:
 
 def print_case(case: str, ours: float, unit: str, peer: float | None = None, limit: float | None = None) -> None:
     """The limit is one of `ours`, not of the ratio."""
-    line = {
-        "case": f"plan/{case}",
-        "ours": round(ours, 3),
-        "peer": peer if peer is None else round(peer, 3),
-        "unit": unit,
-        "ratio": round(ours / peer, 4) if peer else None,
-        "limit": limit,
-        "of_limit": round(ours / limit, 3) if limit else None,
-    }
-    print(json.dumps(line), flush=True)
+    Line(case=f"plan/{case}", ours=ours, unit=unit, peer=peer, limit=limit, bound="ours at most").print()
 
 
 def print_all(samplings: Sequence[Sampling], num_shards: int, world: int) -> None:
@@ -272,15 +264,17 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplings", nargs="+", choices=get_args(Sampling), default=list(get_args(Sampling)))
-    parser.add_argument("--shards", type=int, default=100_000)
-    parser.add_argument("--world", type=int, default=1024)
+    parser.add_argument("--quick", action="store_true", help="a tenth of shards and ranks")
+    parser.add_argument("--shards", type=int, help="100,000, with --quick 10,000")
+    parser.add_argument("--world", type=int, help="ranks: 1,024, with --quick 102")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         measure, *rest = arguments.measure
         print(json.dumps(MEASURES[measure](*rest)))
     else:
-        print_all(arguments.samplings, arguments.shards, arguments.world)
+        part = 10 if arguments.quick else 1
+        print_all(arguments.samplings, arguments.shards or 100_000 // part, arguments.world or 1024 // part)
 
 
 if __name__ == "__main__":

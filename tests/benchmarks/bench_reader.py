@@ -1,6 +1,6 @@
 """Reading shards: ours against the most that these cores can decode, against peers, and under a training step.
 
-    python tests/benchmarks/bench_reader.py [--s3] [--full] [--root CAMVID] [--cases local resume s3 step]
+    python tests/benchmarks/bench_reader.py [--s3] [--quick | --full] [--root CAMVID] [--cases local resume s3 step]
 
 The same JPEG photographs of 480x360 with PNG labels for all: CamVid's below --root, else frames of `town`; a few
 distinct ones under many names. Two cores: two decoding threads here, two DataLoader workers there. Contestants take
@@ -10,8 +10,8 @@ the clock would flatter whoever fetches ahead. Before a lap from S3 as much memo
 virtual machines that hand free memory back to their host pay for each fresh page ten times over, which is no property
 of a reader (--fresh-memory leaves it out). Prints one JSON line per case, of medians: ours, peer, ratio = ours /
 peer; limit is what can be had at all (local: two threads decoding bytes that lie in memory; S3: the same while others
-GET whole shards; a training step: with batches that are there already), and of_limit = ours / limit. Design targets:
-of_limit >= 0.9 (a step: 0.95), ratio to webdataset >= 2.5, to mosaicml-streaming >= 1.6.
+GET whole shards), and of_limit = ours / limit. The peer of a training step has batches that are there already. Design
+targets: of_limit >= 0.9 (a step: ratio >= 0.95), ratio to webdataset >= 2.5, to mosaicml-streaming >= 1.6.
 
 A peer that is not installed is left out with a line that says so (extra `bench`). --s3 needs AWS_ENDPOINT_URL and
 keys, as `infra/s3_server.sh start` leaves them; without the option S3 is measured where AWS_ENDPOINT_URL is set.
@@ -19,259 +19,49 @@ keys, as `infra/s3_server.sh start` leaves them; without the option S3 is measur
 
 import argparse
 import contextlib
-import importlib.util
-import io
 import itertools
-import json
 import multiprocessing
 import os
-import queue
 import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from distseg import storage
 from distseg.config import CheckpointConfig, DataConfig, RunConfig, TrackingConfig, model_config
-from distseg.data.datasets import camvid, town
-from distseg.data.loading.decoding import decode_ids, decode_rgb
-from distseg.data.processes import in_processes
-from distseg.data.sample import LabelledImage, Sample
-from distseg.data.shards import pack
-from distseg.data.shards.formats import Shard
-from distseg.data.shards.manifest import Index, Manifest, load_manifest, read_index, read_sample
+from distseg.data.shards.manifest import Manifest, load_manifest
 from distseg.evaluation import World
 from distseg.training.segmentation import Segmentation
+from tests.benchmarks.cases import Line
+from tests.benchmarks.reader_contestants import (
+    BATCH,
+    Contestant,
+    by_folder,
+    by_streaming,
+    by_webdataset,
+    in_memory,
+    ours,
+    ours_of_s3,
+    raw_get,
+)
+from tests.benchmarks.reader_data import CORES, Files, has_streaming, make_files, upload
 from tests.readers import train_reader
 
-SIZE_PX = (360, 480)
-BATCH = 16
-CORES = 2
 NUM_SKIPPED = 8  # batches: what has been prefetched while the first was waited for
-NUM_FRAMES = 32  # distinct ones
-SAMPLES_PER_SHARD = 64
-
-Contestant = Callable[[], Iterator[object]]
-"""Starts a pipeline from nothing; each item is a batch of 16 images with labels, as arrays."""
 
 
 class Lap(NamedTuple):
     first_s: float  # until the first batch
     images_per_s: float  # after it
-
-
-# ---- the data
-
-
-class Files(NamedTuple):
-    """One data set in the layout of each contestant."""
-
-    folder: Path
-    num_samples: int
-    label_space: Any
-
-    @property
-    def images(self) -> list[Path]:
-        return sorted((self.folder / "files").glob("*.jpg"))
-
-    @property
-    def shards(self) -> list[Path]:
-        return sorted((self.folder / "shards" / "train").glob("*.tar"))
-
-
-def make_files(folder: Path, num_samples: int, root: str | None) -> Files:
-    files = Files(folder, num_samples, camvid.LABELS if root else town.LABELS)
-    (folder / "files").mkdir(parents=True)
-    samples = camvid.samples(root, "train") if root else town.samples("train", num_frames=NUM_FRAMES, size=SIZE_PX)
-    frames = list(in_processes(CORES)(_encode, list(itertools.islice(samples, NUM_FRAMES))))
-    for i in range(num_samples):
-        for content, suffix in zip(frames[i % len(frames)], (".jpg", ".png"), strict=True):
-            (folder / "files" / f"{i:06d}{suffix}").write_bytes(content)
-    splits = {
-        split: [_sample(path, split) for path in files.images[:count]]
-        for split, count in (("train", num_samples), ("val", 2))
-    }
-    pack(splits, files.label_space, str(folder / "shards"), dataset="bench", max_samples_per_shard=SAMPLES_PER_SHARD)
-    if importlib.util.find_spec("streaming"):
-        _write_mds(files)
-    return files
-
-
-def _encode(sample: Sample) -> tuple[bytes, bytes]:
-    loaded = sample.load()
-    image, label = io.BytesIO(), io.BytesIO()
-    Image.open(io.BytesIO(loaded.image)).save(image, format="JPEG", quality=95)
-    Image.fromarray(loaded.label_HW).save(label, format="PNG")
-    return image.getvalue(), label.getvalue()
-
-
-def _sample(path: Path, split: str) -> Sample:
-    key = path.stem if split == "train" else f"{split}-{path.stem}"
-    load = partial(_load, path)
-    return Sample(key=key, condition="all", site="all", sequence="", split=split, source=f"{split}/{path}", load=load)
-
-
-def _load(path: Path) -> LabelledImage:
-    return LabelledImage(path.read_bytes(), "jpg", np.asarray(Image.open(path.with_suffix(".png"))))
-
-
-def _write_mds(files: Files) -> None:
-    from streaming import MDSWriter
-
-    columns = {"image": "jpeg", "label": "png"}
-    size_limit = max(path.stat().st_size for path in files.shards)  # shards of the size of ours
-    with MDSWriter(columns=columns, out=str(files.folder / "mds"), size_limit=size_limit) as writer:
-        for path in files.images:
-            with Image.open(path) as image, Image.open(path.with_suffix(".png")) as label:
-                writer.write({"image": image, "label": label})
-
-
-def upload(files: Files, uri: str) -> None:
-    for entry in storage.list_files(str(files.folder / "shards")):
-        storage.upload(entry.uri, storage.join(uri, str(Path(entry.uri).relative_to(files.folder))))
-
-
-# ---- the contestants
-
-
-def ours(manifest: Manifest, start_batch: int = 0, **options: Any) -> Iterator[object]:
-    with train_reader(
-        manifest,
-        manifest.select("train"),
-        batch_size=BATCH,
-        crop_px=SIZE_PX,
-        augment=None,
-        seed=0,
-        start_batch=start_batch,
-        num_threads=CORES,
-        **options,
-    ) as reader:
-        yield from reader
-
-
-def decoded(image: bytes, label: bytes) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the peers do it."""
-    with Image.open(io.BytesIO(image)) as rgb, Image.open(io.BytesIO(label)) as ids:
-        return torch.from_numpy(np.array(rgb)), torch.from_numpy(np.array(ids))
-
-
-def decoded_by_us(image: bytes, label: bytes) -> tuple[Any, Any]:
-    return decode_rgb(image, "image"), decode_ids(label, 255, "label")
-
-
-def ours_of_s3(manifest: Manifest) -> Iterator[object]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield from ours(manifest, cache_bytes=8 << 30, cache_dir=folder)
-
-
-def in_memory(manifest: Manifest) -> Iterator[object]:
-    """The limit of a disk that costs nothing: the bytes of a shard, our decoder, no order, no batches, no checks."""
-    shard = manifest.select("train")[0]
-    samples = [read_sample(manifest, shard, entry) for entry in read_index(manifest, shard).entries]
-    pairs = [(sample.image, sample.label) for sample in samples]
-    yield from _by_threads([iter(itertools.cycle(pairs)) for _ in range(CORES)])
-
-
-def raw_get(manifest: Manifest) -> Iterator[object]:
-    """The limit of a server: whole shards, in the order in which they lie there, fetched while others are decoded."""
-
-    def get(shard: Shard) -> tuple[bytes, Index]:
-        return storage.read_bytes(storage.join(manifest.uri, shard.name)), read_index(manifest, shard)
-
-    def pairs(which: int) -> Iterator[tuple[bytes, bytes]]:
-        for data, index in fetching.map(get, manifest.select("train")[which::CORES]):
-            for entry in index.entries:
-                image, label = (data[part.offset : part.offset + part.size] for part in (entry.image, entry.label))
-                yield image, label
-
-    with ThreadPoolExecutor(4) as fetching:
-        yield from _by_threads([pairs(which) for which in range(CORES)])
-
-
-def _by_threads(pairs_of_thread: Sequence[Iterator[tuple[bytes, bytes]]]) -> Iterator[object]:
-    done: queue.SimpleQueue[object] = queue.SimpleQueue()
-    stopped = threading.Event()
-
-    def work(pairs: Iterator[tuple[bytes, bytes]]) -> None:
-        while not stopped.is_set() and (batch := [decoded_by_us(*pair) for pair in itertools.islice(pairs, BATCH)]):
-            done.put(batch)
-        done.put(None)
-
-    threads = [threading.Thread(target=work, args=(pairs,)) for pairs in pairs_of_thread]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in threads:
-            yield from iter(done.get, None)
-    finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
-
-
-def by_webdataset(urls: list[str]) -> Iterator[object]:
-    import webdataset
-
-    dataset = (
-        webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0)
-        .shuffle(256)
-        .to_tuple("jpg", "label.png")
-        .map(lambda sample: decoded(*sample))
-        .batched(BATCH)
-    )
-    yield from DataLoader(dataset, batch_size=None, num_workers=CORES)
-
-
-def by_streaming(local: str, done: int = 0) -> Iterator[object]:
-    from streaming import StreamingDataLoader, StreamingDataset
-    from streaming.base.util import clean_stale_shared_memory
-
-    class Pairs(StreamingDataset):  # type: ignore[misc]
-        def __getitem__(self, at: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            sample = super().__getitem__(at)
-            return torch.from_numpy(np.array(sample["image"])), torch.from_numpy(np.array(sample["label"]))
-
-    clean_stale_shared_memory()
-    dataset = Pairs(local=local, batch_size=BATCH, shuffle=True)
-    loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=CORES)
-    if done:
-        loader.load_state_dict(dataset.state_dict(done * BATCH, False))
-    try:
-        yield from loader
-    finally:
-        del loader, dataset
-
-
-class Folder(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    def __init__(self, images: list[Path]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        from torchvision.datasets.folder import pil_loader
-        from torchvision.transforms.functional import pil_to_tensor
-
-        label = pil_to_tensor(Image.open(self.images[i].with_suffix(".png")))
-        return pil_to_tensor(pil_loader(self.images[i])), label[0]
-
-
-def by_folder(files: Files) -> Iterator[object]:
-    yield from DataLoader(Folder(files.images), batch_size=BATCH, shuffle=True, num_workers=CORES)
 
 
 # ---- laps
@@ -283,8 +73,8 @@ def race(
     num_batches: int,
     num_skipped: int = NUM_SKIPPED,
     num_bytes: int = 0,
-) -> dict[str, Lap]:
-    """Medians of each; `num_bytes` of memory are at hand when a lap begins."""
+) -> dict[str, list[Lap]]:
+    """The laps of each; `num_bytes` of memory are at hand when a lap begins."""
     laps: dict[str, list[Lap]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name in sorted(contestants, reverse=bool(turn % 2)):
@@ -295,7 +85,7 @@ def race(
                 if name in ("ours", "limit"):
                     raise
                 print(f"left out: a lap of {name}, which failed", file=sys.stderr)
-    return {name: Lap(*map(statistics.median, zip(*of_one, strict=True))) for name, of_one in laps.items() if of_one}
+    return {name: of_one for name, of_one in laps.items() if of_one}
 
 
 def _lap_apart(contestant: Contestant, num_batches: int, num_skipped: int) -> Lap:
@@ -324,24 +114,20 @@ def lap(contestant: Contestant, num_batches: int, num_skipped: int) -> Lap:
         return Lap(first_s, num_timed * BATCH / (time.perf_counter() - began_s))
 
 
-def print_rates(place: str, laps: dict[str, Lap]) -> None:
-    limit = laps["limit"].images_per_s
+def print_rates(place: str, laps: dict[str, list[Lap]]) -> None:
+    rates = {name: [lap.images_per_s for lap in of_one] for name, of_one in laps.items()}
+    limit = statistics.median(rates["limit"])
     for name in sorted(laps.keys() - {"ours", "limit"}):
-        print_case(f"reader/{place}_{name}", laps["ours"].images_per_s, laps[name].images_per_s, "images/s", limit)
-        print_case(f"reader/{place}_first_batch_{name}", laps["ours"].first_s, laps[name].first_s, "s")
+        print_case(f"reader/{place}_{name}", rates["ours"], rates[name], "images/s", limit)
+        print_first_batch(f"reader/{place}_first_batch_{name}", laps["ours"], laps[name])
 
 
-def print_case(case: str, ours: float, peer: float, unit: str, limit: float | None = None) -> None:
-    line = {
-        "case": case,
-        "ours": round(ours, 4),
-        "peer": round(peer, 4),
-        "unit": unit,
-        "ratio": round(ours / peer, 3),
-        "limit": limit and round(limit, 4),
-        "of_limit": limit and round(ours / limit, 3),
-    }
-    print(json.dumps(line), flush=True)
+def print_first_batch(case: str, ours: Sequence[Lap], peer: Sequence[Lap]) -> None:
+    print_case(case, [lap.first_s for lap in ours], [lap.first_s for lap in peer], "s")
+
+
+def print_case(case: str, ours: Sequence[float], peer: Sequence[float], unit: str, limit: float | None = None) -> None:
+    Line.of_laps(case, ours, peer, unit, limit=limit, bound="ours at least 0.9 of").print()
 
 
 # ---- cases
@@ -384,7 +170,7 @@ def bench_resume(bench: Bench) -> None:
         contestants["streaming"] = partial(by_streaming, str(bench.files.folder / "mds"), half)
     laps = race(contestants, bench.rounds, 0)
     for name in sorted(laps.keys() - {"ours"}):
-        print_case(f"reader/local_resume_{name}", laps["ours"].first_s, laps[name].first_s, "s")
+        print_first_batch(f"reader/local_resume_{name}", laps["ours"], laps[name])
 
 
 def _after(batches: Iterator[object], count: int) -> Iterator[object]:
@@ -445,20 +231,18 @@ def bench_step(bench: Bench) -> None:
                 training.train_step([next(reader) if name == "ours" else kept], step=0)
                 if step >= 2:  # the first allocate and choose kernels
                     seconds[name].append(time.perf_counter() - began_s)
-    fresh, cached = (1 / statistics.median(seconds[name]) for name in ("ours", "peer"))
-    print_case("reader/step_pspnet_resnet18", fresh, cached, "steps/s", cached)
+    fresh, kept_ones = ([1 / each for each in seconds[name]] for name in ("ours", "peer"))
+    line = Line.of_laps("reader/step_pspnet_resnet18", fresh, kept_ones, "steps/s", limit=0.95, bound="ratio at least")
+    line.print()
 
 
 CASES = {"local": bench_local, "resume": bench_resume, "s3": bench_s3, "step": bench_step}
 
 
-def has_streaming() -> bool:
-    return importlib.util.find_spec("streaming") is not None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--quick", action="store_true", help="shorter epochs, without S3")
     parser.add_argument("--full", action="store_true", help="longer epochs and more rounds")
     parser.add_argument("--s3", default="", const="s3://distseg", nargs="?", help="a bucket to use, s3://distseg")
     parser.add_argument("--root", help="CamVid's folder; without, frames of town")
@@ -470,18 +254,20 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     if not has_streaming():
         print("left out: mosaicml-streaming; pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
-    in_s3 = arguments.s3 or ("s3://distseg" if "AWS_ENDPOINT_URL" in os.environ else "")
+    default = "s3://distseg" if "AWS_ENDPOINT_URL" in os.environ and not arguments.quick else ""
+    in_s3 = arguments.s3 or default
     remote = storage.join(in_s3, f"bench-{uuid.uuid4().hex[:8]}") if in_s3 and "s3" in arguments.cases else ""
     folder = Path(tempfile.mkdtemp(prefix="distseg-bench-"))
     try:
-        files = make_files(folder / "data", arguments.samples or (4096 if arguments.full else 512), arguments.root)
+        num_samples = arguments.samples or (4096 if arguments.full else 256 if arguments.quick else 512)
+        files = make_files(folder / "data", num_samples, arguments.root)
         if remote:
             upload(files, remote)
         bench = Bench(
             files,
             arguments.rounds or (5 if arguments.full else 2),
             remote,
-            60 if arguments.full else 20,
+            60 if arguments.full else 6 if arguments.quick else 20,
             arguments.fresh_memory,
         )
         for case in arguments.cases:

@@ -1,6 +1,6 @@
 """What recording costs a training while the MLflow server is up: its share of the time of a step.
 
-    python tests/benchmarks/bench_tracking.py [--steps 60] [--log_every 10]
+    python tests/benchmarks/bench_tracking.py [--quick] [--steps 60] [--log_every 10]
 
 One rank trains the embedded default on a small town; a real MLflow server on SQLite runs beside it. Counted is what the
 training process itself spends: the time that the training waits for `log`, and the processor time of the threads that
@@ -9,7 +9,6 @@ send, from the tenth step to the last, without evaluations. Prints one JSON line
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -34,6 +33,7 @@ from distseg.runs.finalize import finalize_run
 from distseg.runs.reporter import RunReporter
 from distseg.runs.run import Run
 from distseg.training import check_run, train_run
+from tests.benchmarks.cases import Line
 
 LIMIT = 0.01
 FIRST_STEP = 10
@@ -99,7 +99,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, help="60, with --quick 30")
+    parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--log_every", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -111,15 +112,15 @@ def main() -> None:
             base = recipes.town()
             config = replace(
                 base,
-                optim=replace(base.optim, max_steps=arguments.steps, warmup_steps=1),
+                optim=replace(base.optim, max_steps=arguments.steps or (30 if arguments.quick else 60), warmup_steps=1),
                 data=replace(base.data, uri=f"{folder}/town"),
                 evaluate=replace(base.evaluate, every_steps=0),
                 checkpoint=CheckpointConfig(uri=f"{folder}/runs"),
                 tracking=TrackingConfig(uri=uri, log_every_steps=arguments.log_every, log_model=False),
             )
             share = measure(config)
-    line = {"case": f"log every {arguments.log_every} steps", "share_of_step": round(share, 5), "limit": LIMIT}
-    print(json.dumps(line), flush=True)
+    case = f"tracking/log_every_{arguments.log_every}_steps"
+    Line(case=case, ours=share, unit="of a step", limit=LIMIT, bound="ours at most").print()
 
 
 if __name__ == "__main__":
