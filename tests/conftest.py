@@ -24,6 +24,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -170,6 +171,12 @@ def running(script: str, state_variable: str, **settings: str) -> Iterator[dict[
 
 def lacking(what: str) -> None:
     message = f"this machine lacks {what}; as root, run infra/install_debian.sh"
+    pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+def not_installed(package: str) -> NoReturn:
+    """For what the extra `dev` brings: an environment that was made before it did lacks it."""
+    message = f"{package} is not installed; run make install"
     pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
