@@ -177,7 +177,9 @@ def lacking(what: str) -> None:
 def not_installed(package: str) -> NoReturn:
     """For what the extra `dev` brings: an environment that was made before it did lacks it."""
     message = f"{package} is not installed; run make install"
-    pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def run_script(script: str, *arguments: str, env: dict[str, str]) -> None:
