@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig
-from distseg.models import Logits, SegmentationModel
+from distseg.models import Blocks, Logits, SegmentationModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class SmallNet(SegmentationModel):
     def __init__(self, options: Small, num_classes: int) -> None:
         super().__init__()
         norm = nn.BatchNorm2d(16) if options.has_norm else nn.Identity()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 7, 4, 3), norm, nn.ReLU(), nn.Dropout2d(options.dropout))
+        self.backbone = Blocks(nn.Conv2d(3, 16, 7, 4, 3), norm, nn.ReLU(), nn.Dropout2d(options.dropout))
         self.head = nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(16, num_classes, 1))
 
     def forward(self, images_B3HW: Tensor) -> Logits:

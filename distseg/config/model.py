@@ -8,7 +8,7 @@ A network is one file of `distseg/models/networks`; the file's name is the netwo
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from distseg import plugins
 from distseg.errors import ConfigError
@@ -37,6 +37,9 @@ class ModelConfig:
     on other classes. Or 'imagenet' (torchvision's weights of the backbone), or a file or s3:// URI of such a state
     dict, or of a whole PSPNet in its authors' layout. None: random."""
     dropout: float = 0.1
+    checkpointing: bool = False
+    """Gradient checkpointing: in training keep the inputs of the network's blocks only, and compute the blocks again in
+    the backward pass. A step takes about a third longer and learns the same with much less memory."""
 
     def __post_init__(self) -> None:
         if type(self) is ModelConfig:
@@ -46,6 +49,12 @@ class ModelConfig:
             object.__setattr__(self, "name", own)
         is_own = self.name == own or (":" in self.name and ":" in own)
         require(is_own, "model.name", self.name, f"these are the options of {own}; use distseg.config.model_config")
+        require(
+            not (self.checkpointing and self.is_style_network),
+            "model.checkpointing",
+            self.checkpointing,
+            f"{self.name} has no blocks; leave it out",
+        )
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
         require(
             self.pretrained != "imagenet" or self.known_backbone is not None,
@@ -99,6 +108,13 @@ class ModelConfig:
     def known_backbone(self) -> str | None:
         """torchvision's name of the backbone, if its ImageNet weights can be loaded into the network."""
         return None
+
+    def layout_on_cpu(self, precision: str) -> Literal["channels_last", "contiguous"]:
+        """In which memory layout a training step is the faster one on CPUs, as `tests/benchmarks/bench_layout.py` says.
+
+        Networks of bottlenecks are faster contiguous, in fp32. How wide the CPU's registers are decides nothing.
+        """
+        return "channels_last"
 
     def check_run(self, config: "RunConfig") -> None:
         """Called when a RunConfig is made. Raises ConfigError for fields of other groups that do not fit."""

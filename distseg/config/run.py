@@ -10,6 +10,7 @@ from distseg.config.schema import (
     CheckpointConfig,
     DataConfig,
     EvaluateConfig,
+    Layout,
     LossConfig,
     OptimConfig,
     Precision,
@@ -38,6 +39,9 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
     precision: Precision = "auto"
+    layout: Layout = "auto"
+    """Of images and weights in memory, in training. auto: channels_last, but contiguous on CPUs for networks that were
+    measured to be faster so (of bottlenecks, in fp32)."""
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -54,6 +58,12 @@ class RunConfig:
         )
         if not self.model.is_style_network and self.style.network is None:
             require(not self.style.conditions, "style.conditions", self.style.conditions, "needs style.network")
+        require(
+            not (self.compile and self.model.checkpointing),
+            "model.checkpointing",
+            self.model.checkpointing,
+            "does not go with compile = True; leave one of them out",
+        )
         self.model.check_run(self)
 
     @property

@@ -1,8 +1,9 @@
 """How images become a network's input: its number format, and ImageNet's normalisation."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +15,13 @@ from distseg.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32", "fp64"]:
-    """'auto' is bf16 where the device computes in it faster than in fp32. Raises ConfigError for bf16 it cannot do."""
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32", "fp64", "tf32"]:
+    """'auto' is bf16 where the device computes in it faster than in fp32. Raises ConfigError for what it cannot do."""
     if precision in ("fp32", "fp64"):
+        return precision
+    if precision == "tf32":
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+            raise ConfigError("precision = 'tf32': only GPUs from Ampere on compute in it; use fp32 or auto")
         return precision
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -38,8 +43,30 @@ def _cpu_has_bf16() -> bool:
         return False
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+@contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
+    """For a forward pass."""
+    half = torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    with products(precision, device), half:
+        yield
+
+
+@contextmanager
+def products(precision: str, device: torch.device) -> Iterator[None]:
+    """On GPUs, products of fp32 are those of fp32, and of TF32 only for precision tf32.
+
+    PyTorch's default differs between matrix products and convolutions. Backward passes need this, too.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def full_dtype(precision: str) -> torch.dtype:
@@ -47,9 +74,13 @@ def full_dtype(precision: str) -> torch.dtype:
     return torch.float64 if precision == "fp64" else torch.float32
 
 
-def normalize(images_B3HW: Tensor, precision: str) -> Tensor:
-    """uint8 RGB -> floats with ImageNet's mean and deviation, channels_last, in fp32 (fp64 for precision fp64)."""
-    dtype = full_dtype(precision)
-    mean = torch.tensor(MEAN_RGB, dtype=dtype, device=images_B3HW.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD_RGB, dtype=dtype, device=images_B3HW.device).view(1, 3, 1, 1)
-    return (images_B3HW.to(dtype) - mean).div_(std).contiguous(memory_format=torch.channels_last)
+def normalize(images_B3HW: Tensor, precision: str, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
+    """uint8 RGB -> floats with ImageNet's mean and deviation, in fp32 (fp64 for precision fp64)."""
+    images_B3HW = images_B3HW.to(full_dtype(precision), memory_format=memory_format)
+    mean_311, std_311 = (of_colours(values, images_B3HW) for values in (MEAN_RGB, STD_RGB))
+    return (images_B3HW - mean_311).div_(std_311)
+
+
+def of_colours(values: Sequence[float], like: Tensor) -> Tensor:
+    """A value for each colour, (3, 1, 1), filled in on the device: a GPU would wait for a copy from the host."""
+    return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in values])[:, None, None]

@@ -2,7 +2,8 @@
 
 A `SegmentationModel` maps float images_B3HW, normalised by ImageNet's mean and deviation, to `Logits`: main_BKhw at the
 network's own resolution and, in training mode, aux_BKhw of the auxiliary head. Upsampling, losses and metrics are
-elsewhere. A `StyleNetwork` restyles images. `drop_by_sample` makes a network's dropout depend on the samples alone.
+elsewhere. A `StyleNetwork` restyles images. `drop_by_sample` makes a network's dropout depend on the samples alone;
+what a network has in `Blocks` can be checkpointed.
 
 Each network is one file of `distseg/models/networks`, which holds its options, too; `python -m distseg.models` lists
 them. Networks import torch and torchvision alone. Errors are ValueErrors of one line.
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from distseg.config import ModelConfig
 from distseg.models.backbones import imagenet_state, load_backbone
+from distseg.models.checkpointing import Blocks, checkpoint_blocks
 from distseg.models.dropout import SampleMasks, drop_by_sample
 from distseg.models.layers import Logits, SegmentationModel
 from distseg.models.networks.adain import Statistics, StyleLosses, StyleNetwork
 
 __all__ = [
+    "Blocks",
     "Logits",
     "SampleMasks",
     "SegmentationModel",
@@ -53,6 +56,8 @@ def build_model(
     model: SegmentationModel = config.build(num_classes, aux=aux and config.has_aux_head)
     if weights is not None:
         model.load_weights(weights)
+    if config.checkpointing:
+        checkpoint_blocks(model)
     return model
 
 

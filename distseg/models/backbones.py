@@ -15,6 +15,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from distseg.models.checkpointing import Blocks
+
 Dilations = tuple[int, int, int]  # of the 3x3 convolutions of stages 2, 3 and 4
 
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -145,11 +147,11 @@ class ResNet(nn.Module):
 
 def _stage(
     block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, depth: int, stride: int, dilation: int
-) -> nn.Sequential:
+) -> Blocks:
     """`depth` blocks; the first one strides and changes the number of channels."""
     out_channels = width * block.expansion
     first = block(in_channels, width, stride, dilation)
-    return nn.Sequential(first, *(block(out_channels, width, 1, dilation) for _ in range(depth - 1)))
+    return Blocks(first, *(block(out_channels, width, 1, dilation) for _ in range(depth - 1)))
 
 
 VGG16_WIDTHS = (64, 128, 256, 512, 512)

@@ -46,7 +46,8 @@ class SampleMasks:
         if not self.layers:
             return
         keys = [_hashed(self.seed, copy, position) for copy in range(num_copies) for position in positions]
-        self.keys_B = torch.tensor(keys, dtype=torch.int64).to(device, non_blocking=True)
+        pinned = device.type == "cuda"  # else the GPU and the host would wait for each other
+        self.keys_B = torch.tensor(keys, dtype=torch.int64, pin_memory=pinned).to(device, non_blocking=True)
         for layer in self.layers:
             layer.num_uses = 0
 

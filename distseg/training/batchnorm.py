@@ -12,7 +12,7 @@ instead of two), the means and deviations can be combined without subtracting la
 in the same order, so all ranks hold the same bits.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -59,41 +59,41 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_BChw: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_BChw)
-        y_BChw, mean_C, var_C, count = _Normalise.apply(x_BChw, self.weight, self.bias, self.eps, self.group)
-        self._track(mean_C, var_C * (count / (count - 1)))
+        y_BChw, mean_C, unbiased_var_C = _Normalise.apply(x_BChw, self.weight, self.bias, self.eps, self.group)
+        self._track(mean_C, unbiased_var_C)
         result: Tensor = y_BChw
         return result
 
     @torch.no_grad()
     def _track(self, mean_C: Tensor, unbiased_var_C: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.momentum is not None
         self.running_mean.lerp_(mean_C, self.momentum)
         self.running_var.lerp_(unbiased_var_C, self.momentum)
-        self.num_batches_tracked += 1
-
-
-class _Statistics(NamedTuple):
-    mean_C: Tensor  # float64
-    var_C: Tensor  # float64, biased
-    num_values: float  # per channel
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
 
 
 class _Normalise(torch.autograd.Function):
-    """(x, weight, bias) -> y = xhat · weight + bias and the statistics it used; xhat = (x - mean) / sqrt(var + eps)."""
+    """(x, weight, bias) -> y = xhat · weight + bias, mean and unbiased variance; xhat = (x - mean) / sqrt(var + eps).
+
+    Per channel all is computed in the type of the parameters. float64 would be no better: the statistics come from
+    kernels that round to this type, and they are combined without subtracting large squares.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float, group: dist.ProcessGroup | None
-    ) -> tuple[Tensor, Tensor, Tensor, float]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x = _dense(x)
-        statistics = _global_statistics(x, group)
-        mean_C, var_C = statistics.mean_C.to(weight_C.dtype), statistics.var_C.to(weight_C.dtype)
+        mean_C, var_C, count = _global_statistics(x, group)
         y = F.batch_norm(x, mean_C, var_C, weight_C, bias_C, training=False, eps=eps)
         ctx.save_for_backward(x, weight_C, mean_C, var_C)
-        ctx.count, ctx.eps, ctx.group = statistics.num_values, eps, group
-        ctx.mark_non_differentiable(mean_C, var_C)
-        return y, mean_C, var_C, statistics.num_values
+        ctx.count, ctx.eps, ctx.group = count, eps, group
+        unbiased_var_C = var_C * (count / (count - 1))
+        ctx.mark_non_differentiable(mean_C, unbiased_var_C)
+        ctx.set_materialize_grads(False)
+        return y, mean_C, unbiased_var_C
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *unused: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
@@ -104,28 +104,36 @@ class _Normalise(torch.autograd.Function):
         x, weight_C, mean_C, var_C = ctx.saved_tensors
         dy = dy.contiguous(memory_format=_memory_format(x))
         dx, dweight_C, dbias_C = _backward_of_constants(dy, x, weight_C, mean_C, var_C, ctx.eps)
-        sums_2C = _gather(torch.cat([dweight_C, dbias_C]).double(), ctx.group).sum(0)
-        mean_dy_xhat_C, mean_dy_C = (sums_2C / ctx.count).to(weight_C.dtype).chunk(2)
-        scale_C = -weight_C * (var_C + ctx.eps).rsqrt()
+        sums_R2C = _gather(torch.cat([dweight_C, dbias_C]), ctx.group)
+        means_2C = sums_R2C.sum(0).div_(-ctx.count)
+        means_2C.view(2, -1).mul_(weight_C * (var_C + ctx.eps).rsqrt_())
         # The rest, xhat · a + b for each channel, is what the forward kernel computes.
-        rest = F.batch_norm(
-            x, mean_C, var_C, scale_C * mean_dy_xhat_C, scale_C * mean_dy_C, training=False, eps=ctx.eps
-        )
+        slope_C, shift_C = means_2C.chunk(2)
+        rest = F.batch_norm(x, mean_C, var_C, slope_C, shift_C, training=False, eps=ctx.eps)
         return dx.add_(rest), dweight_C, dbias_C, None, None
 
 
-def _global_statistics(x: Tensor, group: dist.ProcessGroup | None) -> _Statistics:
-    """Of all ranks, from each rank's own (Chan, Golub & LeVeque 1983)."""
-    own_mean_C, own_var_C = _own_statistics(x)
-    own_count = x.new_tensor([x.numel() // x.shape[1]], dtype=torch.float64)
-    gathered = _gather(torch.cat([own_count, own_mean_C.double(), own_var_C.double()]), group)
-    count_R1 = gathered[:, :1]
-    mean_RC, var_RC = gathered[:, 1:].chunk(2, dim=1)
-    count = float(count_R1.sum())
-    mean_C = (mean_RC * count_R1).sum(0) / count
-    var_C = ((var_RC + (mean_RC - mean_C) ** 2) * count_R1).sum(0) / count
-    return _Statistics(mean_C, var_C, count)
+def _global_statistics(x: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor, float]:
+    """Mean, biased variance and number of values of each channel, of all ranks, from each rank's own.
 
+    Chan, Golub & LeVeque 1983.
+    """
+    own_mean_C, own_var_C = _own_statistics(x)
+    own_count = own_mean_C.new_tensor([x.numel() // x.shape[1]])
+    gathered_RN = _gather(torch.cat([own_mean_C, own_var_C, own_count]), group)
+    mean_RC, var_RC, count_R1 = gathered_RN.split([x.shape[1], x.shape[1], 1], dim=1)
+    counts = count_R1.flatten().tolist()
+    count = sum(counts)
+    if min(counts) == max(counts):
+        mean_C = mean_RC.mean(0)
+        return mean_C, torch.addcmul(var_RC, mean_RC - mean_C, mean_RC - mean_C).mean(0), count
+    share_R1 = count_R1 / count
+    mean_C = (mean_RC * share_R1).sum(0)
+    return mean_C, torch.addcmul(var_RC, mean_RC - mean_C, mean_RC - mean_C).mul_(share_R1).sum(0), count
+
+
+# Into one tensor: half of the CPU time of dist.all_gather, which copies to and from a list. Newer versions rename it.
+_gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 # PyTorch documents no call for the two kernels below. Each has a slower documented substitute, in case they go.
 
@@ -161,7 +169,7 @@ def _backward_of_constants(
 def _gather(values_N: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """(ranks, N): each rank's values."""
     gathered_RN = values_N.new_empty(dist.get_world_size(group), len(values_N))
-    dist.all_gather(list(gathered_RN), values_N, group=group)
+    _gather_into(gathered_RN.view(-1), values_N, group=group)
     return gathered_RN
 
 

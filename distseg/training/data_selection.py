@@ -151,6 +151,7 @@ def open_reader(
         cache_dir=data.cache_dir,
         sampling=sampling,
         mix_weights=mix_weights,
+        pin_memory=world.device.type == "cuda",
     )
     start_batch = step * config.optim.accumulate_steps
     return TrainReader(parts, options, rank=world.rank, world=world.size, start_batch=start_batch)

@@ -13,6 +13,7 @@ from distseg.errors import TrainingError
 from distseg.evaluation import World
 from distseg.training import checkpoint
 from distseg.training.optim import Update
+from distseg.training.process import HostCopy
 
 
 class _Pending(NamedTuple):
@@ -20,8 +21,8 @@ class _Pending(NamedTuple):
 
     step: int
     names: tuple[str, ...]
-    own_P: Tensor  # this rank's parts of the losses, the gradient's size, and last 1 if it was asked to end
-    total_P: Tensor  # the sum over all ranks
+    own_P: HostCopy  # this rank's parts of the losses, the gradient's size, and last 1 if it was asked to end
+    total_P: HostCopy  # the sum over all ranks
     micro_batches: Sequence[Batch]
 
 
@@ -46,26 +47,29 @@ class LossMonitor:
         """This rank's parts of the losses of a step, the main loss first, and `Update.size`."""
         self.check()
         parts = [part.detach().to(torch.float64) for part in (*losses.values(), size)]
-        own_P = torch.stack([*parts, parts[0].new_tensor(float(stopping.is_requested()))])
-        self.pending = _Pending(step, tuple(losses), own_P, self.world.sum(own_P.clone()), micro_batches)
+        own_P = torch.stack([*parts, torch.full_like(parts[0], float(stopping.is_requested()))])
+        total_P = self.world.sum(own_P.clone())
+        self.pending = _Pending(step, tuple(losses), HostCopy(own_P), HostCopy(total_P), micro_batches)
 
     def check(self) -> dict[str, float]:
         """The newest step's losses by name, on every rank. Raises TrainingError if they are not finite."""
         if self.pending is None:
             return self.newest
         pending, self.pending = self.pending, None
-        *totals, _, num_asked = pending.total_P.tolist()
+        total_P = pending.total_P.wait()
+        *totals, _, num_asked = total_P.tolist()
         self.newest = dict(zip(pending.names, totals, strict=True))
         self.is_stopping |= num_asked > 0
-        if not torch.isfinite(pending.total_P).all():
+        if not torch.isfinite(total_P).all():
             self._stop(pending)
         return self.newest
 
     def _stop(self, pending: _Pending) -> None:
-        is_loss = not torch.isfinite(pending.total_P[:-2]).all()
-        own_P = pending.own_P[:-2] if is_loss else pending.own_P[-2:]
+        total_P, own_P = pending.total_P.wait(), pending.own_P.wait()
+        is_loss = not torch.isfinite(total_P[:-2]).all()
+        own_P = own_P[:-2] if is_loss else own_P[-2:]
         keys = self._keys([] if torch.isfinite(own_P).all() else pending.micro_batches)
-        loss, size = pending.total_P[0].item(), pending.total_P[-2].item()
+        loss, size = total_P[0].item(), total_P[-2].item()
         if is_loss:
             raise _diverged(f"the loss of step {pending.step} is {loss} on {keys}")
         raise _diverged(f"the gradient of the loss of step {pending.step} is {size} on {keys}, the loss {loss:.4g}")

@@ -34,6 +34,7 @@ class Objective(Protocol):
     """
 
     manifest: Manifest  # of data.uri, with the digest of all data sets that are trained on
+    precision: str  # bf16, fp32, fp64 or tf32; the same on all ranks
     optimizer: torch.optim.Optimizer  # its learning rate is set by the loop
     update: Update  # what ends each step, and what it changes
 

@@ -1,5 +1,6 @@
 """Optimisers, their update, and the learning rate: a pure function of the step, so resuming needs only the step."""
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from distseg.config import OptimConfig
 
@@ -141,7 +142,7 @@ class Update:
         optimizer: Optimizer,
         *,
         clip_norm: float | None = None,
-        averaged: AveragedModel | None = None,
+        averaged: "MovingAverage | None" = None,
     ) -> None:
         self.model, self.optimizer, self.clip_norm, self.averaged = model, optimizer, clip_norm, averaged
         self.size = torch.zeros(())
@@ -162,7 +163,7 @@ class Update:
         else:
             step_unless(is_bad, self.optimizer)
         if self.averaged is not None:  # after a skipped step on a GPU, once more of the weights that did not change
-            self.averaged.update_parameters(self.model)
+            self.averaged.update(self.model)
 
     def states(self) -> dict[str, Any]:
         """All that a step changes, as a checkpoint names it."""
@@ -182,15 +183,31 @@ def step_unless(is_bad: Tensor, optimizer: Optimizer) -> None:
         del optimizer.found_inf  # type: ignore[attr-defined]
 
 
-def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """The moving average of the weights, evaluated instead of them, with its own batch norm statistics."""
-    if decay is None:
-        return None
+class MovingAverage:
+    """The moving average of the weights and of batch norm's statistics, evaluated instead of them.
 
-    def average(averages: Any, current: Any, _: Any) -> None:
-        # A constant decay would keep the random weights of the beginning for thousands of steps. The module's own count
-        # is on the host; the one that is given here is on the device.
-        get_ema_multi_avg_fn(ema_decay(int(averaged.n_averaged), decay))(averages, current, None)
+    torch.optim.swa_utils.AveragedModel does the same, but copies its count to the device in each step, for which a GPU
+    and the host wait for each other.
+    """
 
-    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    return averaged
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module, self.decay = copy.deepcopy(model), decay
+        self.num_averaged = 0  # steps
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        averages, current = ([*each.parameters(), *each.buffers()] for each in (self.module, model))
+        pairs = list(zip(averages, current, strict=True))
+        copied = [pair for pair in pairs if not self.num_averaged or not pair[0].is_floating_point()]
+        for average, newest in copied:
+            average.copy_(newest)
+        if self.num_averaged:
+            # A constant decay would keep the random weights of the beginning for thousands of steps.
+            average_in_place = get_ema_multi_avg_fn(ema_decay(self.num_averaged, self.decay))
+            floats = [pair for pair in pairs if pair[0].is_floating_point()]
+            average_in_place([average for average, _ in floats], [newest for _, newest in floats], self.num_averaged)
+        self.num_averaged += 1
+
+
+def moving_average(model: nn.Module, decay: float | None) -> MovingAverage | None:
+    return None if decay is None else MovingAverage(model, decay)

@@ -1,4 +1,4 @@
-"""What a training sets up in its process: memory, precision, and the network over the ranks."""
+"""What a training sets up in its process: memory, precision, layout, copies to and from a GPU, and the ranks."""
 
 import contextlib
 import ctypes
@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distseg import evaluation
-from distseg.config import RunConfig
+from distseg.config import Layout, ModelConfig, RunConfig
 from distseg.evaluation import World
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -43,6 +43,19 @@ def agreed_precision(config: RunConfig, world: World) -> str:
     return str(world.gather(evaluation.resolve_precision(config.precision, world.device))[0])
 
 
+def agreed_layout(config: RunConfig, precision: str, world: World) -> torch.memory_format:
+    """Rank 0's choice on every rank, likewise."""
+    layout = world.gather(layout_of(config.layout, config.model, precision, world.device))[0]
+    return torch.channels_last if layout == "channels_last" else torch.contiguous_format
+
+
+def layout_of(layout: Layout, model: ModelConfig, precision: str, device: torch.device) -> Layout:
+    """How images and weights lie in memory; "auto" is the faster way."""
+    if layout != "auto":
+        return layout
+    return model.layout_on_cpu(precision) if device.type == "cpu" else "channels_last"
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """Of the weights."""
     return torch.float64 if precision == "fp64" else torch.float32
@@ -68,3 +81,59 @@ def gradients_exchanged_if(is_last: bool, distributed: nn.Module) -> Iterator[No
     else:
         with distributed.no_sync():
             yield
+
+
+@contextlib.contextmanager
+def step_kernels(precision: str, device: torch.device) -> Iterator[None]:
+    """For a training step, whose images always have the same size: cuDNN tries its kernels and takes the fastest.
+
+    Not for evaluation, where it would try them anew for each size of image.
+    """
+    before = torch.backends.cudnn.benchmark
+    with evaluation.products(precision, device):
+        try:
+            torch.backends.cudnn.benchmark = device.type == "cuda"
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+
+class DeviceCopies:
+    """Brings batches to the device; to a GPU while it still works on the step before.
+
+    That takes pinned memory, which the readers have where the device is a GPU, and a stream of its own: kernels and
+    copies of one stream wait for each other.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        if self._stream is None:
+            return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        with torch.cuda.stream(self._stream):
+            copies = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        step_stream = torch.cuda.current_stream(self.device)
+        step_stream.wait_stream(self._stream)
+        for copy in copies:
+            copy.record_stream(step_stream)  # else its memory would be used again while the step still reads it
+        return copies
+
+
+class HostCopy:
+    """A tensor on its way to the host, which goes on meanwhile and looks at it later.
+
+    `tolist()` on the device would wait for all that has been queued after it, too.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._values = tensor.to("cpu", non_blocking=True)  # from a GPU: into pinned memory
+        self._copied = torch.cuda.Event() if tensor.is_cuda else None
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(tensor.device))
+
+    def wait(self) -> Tensor:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values

@@ -25,8 +25,10 @@ from distseg.training.process import dtype_of
 STYLE_SEED = 7919  # style images come in another order than the content images they are paired with
 SOURCE_IMAGES = 64  # whose mean statistics are the training set's style
 
-BLACK_131 = -torch.tensor(evaluation.MEAN_RGB).view(3, 1, 1) / torch.tensor(evaluation.STD_RGB).view(3, 1, 1)
-WHITE_131 = (255 - torch.tensor(evaluation.MEAN_RGB).view(3, 1, 1)) / torch.tensor(evaluation.STD_RGB).view(3, 1, 1)
+BLACK, WHITE = (
+    tuple((colour - mean) / std for mean, std in zip(evaluation.MEAN_RGB, evaluation.STD_RGB, strict=True))
+    for colour in (0.0, 255.0)
+)
 
 
 def load_style_network(uri: str) -> StyleNetwork:
@@ -47,8 +49,8 @@ def load_style_network(uri: str) -> StyleNetwork:
 
 def in_range(images_B3HW: Tensor) -> Tensor:
     """Normalised colours, clamped between black and white."""
-    limits = (limit.to(images_B3HW) for limit in (BLACK_131, WHITE_131))
-    return images_B3HW.clamp(*limits)
+    black_311, white_311 = (evaluation.of_colours(colour, images_B3HW) for colour in (BLACK, WHITE))
+    return images_B3HW.clamp(black_311, white_311)
 
 
 # ---------------------------------------------------------------------------------------------------------- in training
@@ -73,7 +75,9 @@ class Restyler:
     def chosen(self, batch: Batch) -> Tensor:
         """Which images of a batch are restyled, (B,) bool: a function of the seed and the position in the stream."""
         drawn = [np.random.default_rng([self.seed, STYLE_SEED, p]).random() for p in batch.positions]
-        return torch.tensor(drawn) < self.style.probability
+        is_chosen = [each < self.style.probability for each in drawn]
+        pinned = self.world.device.type == "cuda"
+        return torch.tensor(is_chosen, pin_memory=pinned).to(self.world.device, non_blocking=True)
 
     def close(self) -> None:
         self.reader.close()

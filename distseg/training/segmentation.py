@@ -24,7 +24,14 @@ from distseg.training.losses import LossParts, SegmentationLoss, class_weights, 
 from distseg.training.objective import EvaluationResult
 from distseg.training.optim import Update, build_optimizer, moving_average
 from distseg.training.pretrained import Pretrained, load_pretrained, load_pretrained_
-from distseg.training.process import agreed_precision, dtype_of, gradients_exchanged_if, over_ranks
+from distseg.training.process import (
+    DeviceCopies,
+    agreed_layout,
+    agreed_precision,
+    dtype_of,
+    gradients_exchanged_if,
+    over_ranks,
+)
 from distseg.training.restyling import Restyler, SourceStyle, TowardsSource, load_style_network, style_shards
 
 _log = logging.getLogger(__name__)
@@ -38,9 +45,11 @@ class Segmentation:
         self.data = select_data(config)
         self.manifest = self.data.manifest
         self.precision = agreed_precision(config, world)
+        self.memory_format = agreed_layout(config, self.precision, world)
+        self.to_device = DeviceCopies(world.device)
         torch.manual_seed(config.seed)
         model = new_model(config, self.manifest.label_space, load_pretrained(config.model))
-        model.to(world.device, dtype_of(self.precision)).to(memory_format=torch.channels_last)
+        model.to(world.device, dtype_of(self.precision)).to(memory_format=self.memory_format)
         # The bare network is saved and evaluated, the wrapped one is trained.
         self.model = cast(SegmentationModel, synchronise(model)) if world.size > 1 else model
         self.masks = drop_by_sample(self.model, config.seed)
@@ -96,11 +105,11 @@ class Segmentation:
         self._seed(step)
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
-        labels = [batch.labels_BHW.to(self.world.device, non_blocking=True) for batch in micro_batches]
-        normaliser = self._normaliser(labels)
+        inputs = [self.to_device(batch.images_B3HW, batch.labels_BHW) for batch in micro_batches]
+        normaliser = self._normaliser([labels_BHW for _, labels_BHW in inputs])
         sums = {name: torch.zeros((), dtype=torch.float64, device=self.world.device) for name in self._loss_names()}
-        for i, (batch, labels_BHW) in enumerate(zip(micro_batches, labels, strict=True)):
-            images_B3HW, labels_BHW = self._inputs(batch, labels_BHW)
+        for i, (batch, (images_B3HW, labels_BHW)) in enumerate(zip(micro_batches, inputs, strict=True)):
+            images_B3HW, labels_BHW = self._inputs(batch, images_B3HW, labels_BHW)
             self.masks.begin(batch.positions, self.world.device, num_copies=2 if self._has_composites else 1)
             with gradients_exchanged_if(i == len(micro_batches) - 1, self.distributed):
                 with evaluation.autocast(self.precision, self.world.device):
@@ -141,16 +150,15 @@ class Segmentation:
         terms = [metric_names.loss_term(name) for name in self.loss.term_names]
         return [metric_names.TRAIN_LOSS, metric_names.TRAIN_AUX_LOSS, *kl, *terms]
 
-    def _inputs(self, batch: Batch, labels_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _inputs(self, batch: Batch, images_B3HW: Tensor, labels_BHW: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images and labels; some images replaced by their composites, or all followed by them."""
-        images_B3HW = batch.images_B3HW.to(self.world.device, non_blocking=True)
-        images_B3HW = evaluation.normalize(images_B3HW, self.precision)
+        images_B3HW = evaluation.normalize(images_B3HW, self.precision, self.memory_format)
         if self.restyler is None:
             return images_B3HW, labels_BHW
         composites_B3HW = self.restyler.composites(images_B3HW)
         if self._has_composites:
             return torch.cat([images_B3HW, composites_B3HW]), torch.cat([labels_BHW, labels_BHW])
-        chosen_B111 = self.restyler.chosen(batch).to(images_B3HW.device)[:, None, None, None]
+        chosen_B111 = self.restyler.chosen(batch)[:, None, None, None]
         return torch.where(chosen_B111, composites_B3HW, images_B3HW), labels_BHW
 
     def _kl(self, logits: Logits, num_micro_batches: int) -> Tensor | None:
@@ -209,7 +217,7 @@ class Segmentation:
         restore_states(self.model, self.optimizer, saved)
         if self.averaged is not None:
             self.averaged.module.load_state_dict(saved.averaged)
-            self.averaged.n_averaged.fill_(saved.step)
+            self.averaged.num_averaged = saved.step
         if self.source is not None and saved.source_style:  # other versions took it from other images
             mean, std = (saved.source_style[name].to(self.world.device) for name in Statistics._fields)
             self.source = self.source._replace(statistics=Statistics(mean, std))

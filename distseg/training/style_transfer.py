@@ -22,7 +22,7 @@ from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
 from distseg.training.data_selection import load_first_manifest
 from distseg.training.optim import Update, build_optimizer
 from distseg.training.pretrained import load_pretrained
-from distseg.training.process import agreed_precision, dtype_of, over_ranks
+from distseg.training.process import DeviceCopies, agreed_layout, agreed_precision, dtype_of, over_ranks
 from distseg.training.restyling import open_images, open_styles, style_shards
 
 
@@ -33,9 +33,11 @@ class StyleTransfer:
         self.config, self.world = config, world
         self.manifest = load_first_manifest(config)
         self.precision = agreed_precision(config, world)
+        self.memory_format = agreed_layout(config, self.precision, world)
+        self.to_device = DeviceCopies(world.device)
         torch.manual_seed(config.seed)
         self.network = new_style_network(config.model).to(world.device, dtype_of(self.precision))
-        self.network.to(memory_format=torch.channels_last).train()
+        self.network.to(memory_format=self.memory_format).train()
         self.wrapped = over_ranks(self.network, world)
         self.optimizer = build_optimizer(self.network, config.optim)
         self.update = Update(self.network, self.optimizer)
@@ -79,8 +81,8 @@ class StyleTransfer:
         return {name: part.detach().to(torch.float64) / self.world.size for name, part in parts.items()}
 
     def _input(self, batch: Batch) -> Tensor:
-        images_B3HW = batch.images_B3HW.to(self.world.device, non_blocking=True)
-        return evaluation.normalize(images_B3HW, self.precision)
+        (images_B3HW,) = self.to_device(batch.images_B3HW)
+        return evaluation.normalize(images_B3HW, self.precision, self.memory_format)
 
     def evaluate(self, step: int) -> None:
         return None

@@ -16,7 +16,7 @@ from distseg.training.checkpoint import Checkpoint, check_resumable, code_versio
 from distseg.training.monitoring import LossMonitor, Throughput
 from distseg.training.objective import EvaluationResult, Objective
 from distseg.training.optim import learning_rate, set_learning_rate
-from distseg.training.process import keep_freed_memory
+from distseg.training.process import keep_freed_memory, step_kernels
 from distseg.training.segmentation import Segmentation
 from distseg.training.style_transfer import StyleTransfer
 
@@ -87,7 +87,8 @@ def train_run(
             micro_batches = [next(reader) for _ in range(config.optim.accumulate_steps)]
             lr = learning_rate(step, config.optim)
             set_learning_rate(objective.optimizer, lr, config.optim)
-            parts = objective.train_step(micro_batches, step)
+            with step_kernels(objective.precision, world.device):
+                parts = objective.train_step(micro_batches, step)
             step += 1
             losses.add(step, parts, objective.update.size, micro_batches)
             if step == 1 or _is_due(step, config.tracking.log_every_steps, max_steps):

@@ -74,6 +74,7 @@ class ReadOptions:
     deadline_s: float = storage.DEADLINE_S
     cache_bytes: int = 0  # 0: shards of S3 are not kept on this node's disk
     cache_dir: str = ""  # shared by the ranks of a node; "": a directory for temporary files
+    pin_memory: bool = False  # batches lie in memory that a GPU reads by itself, beside other work of the host
 
 
 class TrainReader:
@@ -117,8 +118,9 @@ class TrainReader:
             for dataset, each in enumerate(datasets)
         ]
         self._prefixes = [f"{uri}/" for uri in uris] if len(uris) > 1 else [""]
-        self._image_buffers = _Buffers((len(self._lanes), *options.crop_px, 3))
-        self._label_buffers = _Buffers((len(self._lanes), *options.crop_px))
+        size = (len(self._lanes), *options.crop_px)
+        self._image_buffers = _Buffers((*size, 3), is_pinned=options.pin_memory)
+        self._label_buffers = _Buffers(size, is_pinned=options.pin_memory)
         self._num_bad = 0
         self.next_batch = start_batch
         """The global batch that `next` will return."""
@@ -272,12 +274,14 @@ class TrainReader:
 class _Buffers:
     """uint8 arrays of one shape, used again once nothing refers to them, since new memory costs a fault per page."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape = shape
+    def __init__(self, shape: tuple[int, ...], *, is_pinned: bool = False) -> None:
+        self._shape, self._is_pinned = shape, is_pinned
         self._free: deque[UInt8Array] = deque()
 
     def take(self) -> UInt8Array:
         """Its content is arbitrary. Keep this array or a tensor of it: NumPy's views do not keep it in use."""
+        if self._is_pinned:  # PyTorch uses such memory again by itself, when no copy to a GPU reads it any more
+            return torch.empty(self._shape, dtype=torch.uint8, pin_memory=True).numpy()
         array = self._free.pop() if self._free else np.empty(self._shape, dtype=np.uint8)
         lent = array[...]
         weakref.finalize(lent, self._free.append, array).atexit = False

@@ -26,6 +26,10 @@ class BackboneOptions(ModelConfig):
             all(1 <= d <= 64 for d in self.dilations), "model.dilations", self.dilations, "each must be from 1 to 64"
         )
 
+    def layout_on_cpu(self, precision: str) -> Literal["channels_last", "contiguous"]:
+        has_bottlenecks = self.backbone in ("resnet50", "resnet101", "resnet152", "resnet269")
+        return "contiguous" if has_bottlenecks and precision == "fp32" else "channels_last"
+
     @property
     def known_backbone(self) -> str:
         return self.backbone

@@ -11,12 +11,14 @@ the logits are cut to the size of the image.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig
+from distseg.models.checkpointing import Blocks
 from distseg.models.layers import Logits, SegmentationModel, crop_like
 
 REDUCTION = 4  # a bottleneck works on a quarter of its channels
@@ -25,6 +27,9 @@ REDUCTION = 4  # a bottleneck works on a quarter of its channels
 @dataclass(frozen=True, kw_only=True)
 class Options(ModelConfig):
     """ENet (Paszke et al. 2016), which can only choose its dropout."""
+
+    def layout_on_cpu(self, precision: str) -> Literal["channels_last", "contiguous"]:
+        return "contiguous"
 
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
         return ENet(self, num_classes)
@@ -162,7 +167,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.initial = InitialBlock()
         self.down1 = Downsampling(16, 64, dropout / 10)
-        self.stage1 = nn.Sequential(*(ENetBottleneck(64, dropout / 10) for _ in range(4)))
+        self.stage1 = Blocks(*(ENetBottleneck(64, dropout / 10) for _ in range(4)))
         self.down2 = Downsampling(64, 128, dropout)
         self.stage2 = _dilated_stage(dropout)
         self.stage3 = _dilated_stage(dropout)
@@ -177,9 +182,9 @@ class Encoder(nn.Module):
         return self.stage3(self.stage2(x2)), pools
 
 
-def _dilated_stage(dropout: float) -> nn.Sequential:
+def _dilated_stage(dropout: float) -> Blocks:
     """Bottlenecks 2.1 to 2.8 of table 1."""
-    return nn.Sequential(
+    return Blocks(
         ENetBottleneck(128, dropout),
         ENetBottleneck(128, dropout, dilation=2),
         ENetBottleneck(128, dropout, is_asymmetric=True),
@@ -202,7 +207,7 @@ class ENet(SegmentationModel):
         dropout = config.dropout
         self.backbone = Encoder(dropout)
         self.up4 = Upsampling(128, 64, dropout)
-        self.stage4 = nn.Sequential(*(ENetBottleneck(64, dropout, is_decoder=True) for _ in range(2)))
+        self.stage4 = Blocks(*(ENetBottleneck(64, dropout, is_decoder=True) for _ in range(2)))
         self.up5 = Upsampling(64, 16, dropout)
         self.stage5 = ENetBottleneck(16, dropout, is_decoder=True)
         self.classifier = nn.ConvTranspose2d(16, num_classes, 2, stride=2, bias=False)

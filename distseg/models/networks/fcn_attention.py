@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distseg.config import ModelConfig
 from distseg.models.backbones import VGG16_DEPTHS, VGG16_WIDTHS
+from distseg.models.checkpointing import Blocks
 from distseg.models.layers import Logits, SegmentationModel, SqueezeExcite, conv_bn_relu, crop_like
 from distseg.models.networks._options import WidthOptions, check_se_ratio, too_few_samples
 
@@ -92,9 +93,7 @@ class _StridedVGG16(nn.Module):
         channels = 3
         for width, depth in zip(widths, VGG16_DEPTHS, strict=True):
             stages.append(
-                nn.Sequential(
-                    conv_bn_relu(channels, width, 3), *(conv_bn_relu(width, width, 3) for _ in range(depth - 1))
-                )
+                Blocks(conv_bn_relu(channels, width, 3), *(conv_bn_relu(width, width, 3) for _ in range(depth - 1)))
             )
             halvings.append(
                 conv_bn_relu(width, width, 3, stride=2) if downsample == "conv" else nn.MaxPool2d(2, ceil_mode=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from distseg.config import require
+from distseg.models.checkpointing import Blocks
 from distseg.models.layers import SegmentationModel, conv_bn_relu
 from distseg.models.networks._options import WidthOptions
 from distseg.models.networks.unet import UNet
@@ -50,7 +51,7 @@ class RecurrentResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, t: int) -> None:
         super().__init__()
         self.match = nn.Conv2d(in_channels, out_channels, 1)
-        self.recurrent = nn.Sequential(RecurrentConv(out_channels, t), RecurrentConv(out_channels, t))
+        self.recurrent = Blocks(RecurrentConv(out_channels, t), RecurrentConv(out_channels, t))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.match(x)

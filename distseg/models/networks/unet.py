@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distseg.models.checkpointing import Blocks
 from distseg.models.layers import Logits, SegmentationModel, conv_bn_relu, crop_like
 from distseg.models.networks._options import WidthOptions
 
@@ -37,7 +38,7 @@ class Options(WidthOptions):
 
 
 def _double_conv(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Sequential(conv_bn_relu(in_channels, out_channels, 3), conv_bn_relu(out_channels, out_channels, 3))
+    return Blocks(conv_bn_relu(in_channels, out_channels, 3), conv_bn_relu(out_channels, out_channels, 3))
 
 
 class _Encoder(nn.Module):

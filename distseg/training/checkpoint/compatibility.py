@@ -9,7 +9,7 @@ from distseg.training.checkpoint.content import Checkpoint
 from distseg.training.checkpoint.store import ResumePoint
 
 # What a resumed run may change: how it is run, not what it computes; where its data lie, which have a digest.
-_FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "compile")
+_FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "layout", "compile")
 _FREE_DATA = (
     *("uri", "mix", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples"),
     *("max_megapixels", "cache_bytes", "cache_dir"),
@@ -32,6 +32,7 @@ def check_same_run(config: RunConfig, saved: Checkpoint | ResumePoint) -> None:
     before, now = saved.config, config
     before = replace(before, **{f: getattr(now, f) for f in _FREE})
     before = replace(before, data=replace(before.data, **{f: getattr(now.data, f) for f in _FREE_DATA}))
+    before = replace(before, model=replace(before.model, checkpointing=now.model.checkpointing))
     before = replace(before, optim=replace(before.optim, max_steps=now.optim.max_steps))
     if before == now:
         return

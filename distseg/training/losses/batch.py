@@ -77,7 +77,7 @@ def valid_weight(labels_BHW: Tensor, class_weights_K: Tensor | None = None, igno
     """The sum of the class weights over the valid pixels, a float64 scalar: without weights, how many they are."""
     if class_weights_K is None:
         return (labels_BHW != ignore_index).sum(dtype=torch.float64)
-    if labels_BHW.is_cuda:  # where bincount, which is faster on CPUs, would let the device wait for the host
+    if labels_BHW.device.type != "cpu":  # where bincount, the faster way, would let the device wait for the host
         return looked_up(labels_BHW, class_weights_K, ignore_index).sum()
     count_N = torch.bincount(labels_BHW.flatten(), minlength=ignore_index + 1)
     count_N[ignore_index] = 0

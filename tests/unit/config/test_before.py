@@ -20,7 +20,7 @@ def test_a_recipe_as_it_was_written_is_the_recipe_as_it_is(name: str) -> None:
 
 def test_only_the_fields_of_the_network_are_left() -> None:
     of_enet = [name for name in dotted_fields(from_dict(BEFORE["enet_camvid"])) if name.startswith("model.")]
-    assert of_enet == ["model.name", "model.pretrained", "model.dropout"]
+    assert of_enet == ["model.name", "model.pretrained", "model.dropout", "model.checkpointing"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,28 @@ def test_the_recipes_dropout_gives_the_same_on_one_two_and_four_ranks(light_conf
     assert (losses(ranks.train(without, 1)) - one).abs().max() > 1e-4, "something is dropped"
 
 
+def test_checkpointed_blocks_give_the_same_on_one_and_two_ranks(small_config: RunConfig) -> None:
+    """Synchronised batch norm asks the other rank again in the backward pass; dropout has the same masks again."""
+    kept = replace(small_config, model=Small(has_norm=True, dropout=0.5), precision="fp64")
+    kept = replace(kept, optim=replace(kept.optim, max_steps=4, accumulate_steps=2))
+    checkpointed = replace(kept, model=replace(kept.model, checkpointing=True))
+    one, again, two = (
+        losses(ranks.train(kept, 1)),
+        losses(ranks.train(checkpointed, 1)),
+        losses(ranks.train(checkpointed, 2)),
+    )
+    assert torch.equal(one, again)
+    assert (one - two).abs().max() < 1e-8
+
+
+def test_both_layouts_give_the_same_on_one_and_two_ranks(small_config: RunConfig) -> None:
+    config = replace(small_config, model=Small(has_norm=True), precision="fp64")
+    config = replace(config, optim=replace(config.optim, max_steps=4))
+    contiguous, channels_last = replace(config, layout="contiguous"), replace(config, layout="channels_last")
+    runs = [losses(ranks.train(*run)) for run in ((contiguous, 1), (contiguous, 2), (channels_last, 2))]
+    assert (runs[0] - runs[1]).abs().max() < 1e-8 and (runs[0] - runs[2]).abs().max() < 1e-8
+
+
 @pytest.fixture
 def batch(small_config: RunConfig) -> Iterator[Batch]:
     with Segmentation(small_config, World()).open_readers(5) as reader:

@@ -200,6 +200,23 @@ def test_memory_of_dropped_batches_is_used_again_and_that_of_kept_ones_is_not(pr
         assert torch.equal(kept, pixels)
 
 
+def test_pinned_batches_hold_the_same(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned memory needs the driver of a GPU: here it is only seen that it is asked for."""
+    pinned: list[torch.Tensor] = []
+    new = torch.empty
+
+    def empty(*args: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        pinned.extend([new(*args, **options)] if pin_memory else [])
+        return pinned[-1] if pin_memory else new(*args, **options)
+
+    expected = read(pristine, 3)
+    monkeypatch.setattr(torch, "empty", empty)
+    batches = read(pristine, 3, pin_memory=True)
+    assert_equal(batches, expected)
+    places = {tensor.data_ptr() for tensor in pinned}
+    assert {tensor.data_ptr() for batch in batches for tensor in (batch.images_B3HW, batch.labels_BHW)} <= places
+
+
 def test_indices_are_read_when_their_turn_comes(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_names: list[str] = []
 
