@@ -1,22 +1,18 @@
-"""The two memory layouts of a training step on this CPU: channels_last against contiguous.
+"""The two memory layouts of a training step on this CPU: that which a training chooses against the other one.
 
-    python tests/benchmarks/bench_layout.py [--steps 8] [--cases pspnet_resnet18 …] [--precisions fp32 bf16]
+    python tests/benchmarks/bench_layout.py [--quick] [--steps 8] [--cases pspnet_resnet18 …] [--precisions fp32 bf16]
 
 A CPU without AVX512 is emulated, but for its clock and caches, by
 
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python tests/benchmarks/bench_layout.py
 
-One thread; forward, loss, backward and optimiser on fixed data, both layouts interleaved step by step in one process,
-in CPU seconds. Prints one JSON line per case: `ours` is the layout that a training chooses (`layout = "auto"`), `peer`
-is the other one; medians, and the larger spread (the distance between the quarters of the steps, over the median).
+One thread; forward, loss, backward and optimiser on fixed data, both layouts in turn in one process, in CPU seconds.
+Prints one JSON line per case; its name says which layout is ours, that of `layout = "auto"`.
 """
 
 import argparse
-import json
-import statistics
-import time
+import functools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +23,7 @@ from distseg.models import build_model
 from distseg.training.losses import SegmentationLoss
 from distseg.training.optim import build_optimizer
 from distseg.training.process import layout_of
+from tests.benchmarks.cases import Line, laps_in_turn
 
 LIMIT = 1.05  # the choice may be wrong where there is next to nothing between them
 NUM_CLASSES = 13
@@ -60,60 +57,38 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, OptimConfig())
         self.loss = SegmentationLoss(LossConfig())
 
-    def step(self, images_B3HW: Tensor, labels_BHW: Tensor) -> float:
-        """CPU seconds."""
-        start_s = time.process_time()
+    def step(self, images_B3HW: Tensor, labels_BHW: Tensor) -> None:
         with autocast(self.precision, images_B3HW.device):
             logits = self.model(images_B3HW.contiguous(memory_format=self.format))
         self.loss(logits, labels_BHW, normaliser=labels_BHW.numel()).total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return time.process_time() - start_s
 
 
-def measure(name: str, precision: str, num_steps: int) -> dict[str, Any]:
-    case = CASES[name]
-    generator = torch.Generator().manual_seed(0)
+def measure(name: str, precision: str, num_steps: int) -> Line:
+    case, generator = CASES[name], torch.Generator().manual_seed(0)
     images = torch.randn(case.batch_size, 3, *case.size_px, generator=generator)
     labels = torch.randint(NUM_CLASSES, (case.batch_size, *case.size_px), generator=generator, dtype=torch.uint8)
     trainers = {layout: Trainer(case, layout, precision) for layout in FORMATS}
-    seconds: dict[str, list[float]] = {layout: [] for layout in trainers}
-    for step in range(num_steps + 2):
-        for layout, trainer in trainers.items():
-            elapsed_s = trainer.step(images, labels)
-            if step >= 2:  # the first steps allocate and choose kernels
-                seconds[layout].append(elapsed_s)
     chosen = layout_of("auto", case.model, precision, torch.device("cpu"))
     (other,) = FORMATS.keys() - {chosen}
-    ours, peer = (statistics.median(seconds[layout]) for layout in (chosen, other))
-    return {
-        "case": f"layout/{name}_{precision}",
-        "chosen": chosen,
-        "ours": round(ours, 4),
-        "peer": round(peer, 4),
-        "unit": "CPU s/step",
-        "ratio": round(ours / peer, 3),
-        "spread": round(max(_spread(of_layout) for of_layout in seconds.values()), 3),
-        "limit": LIMIT,
-        "of_limit": round(ours / peer / LIMIT, 3),
-    }
-
-
-def _spread(seconds: list[float]) -> float:
-    low, middle, high = statistics.quantiles(seconds, n=4)
-    return (high - low) / middle
+    steps = {layout: functools.partial(trainer.step, images, labels) for layout, trainer in trainers.items()}
+    seconds = laps_in_turn(steps, num_steps)
+    title = f"layout/{name}_{precision} {chosen}"
+    return Line.of_laps(title, seconds[chosen], seconds[other], "CPU s/step", limit=LIMIT)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="8, with --quick 3")
+    parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=["pspnet_resnet18", "enet"])
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16", "fp64"], default=["fp32"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.cases:
         for precision in arguments.precisions:
-            print(json.dumps(measure(name, precision, arguments.steps)), flush=True)
+            measure(name, precision, arguments.steps or (3 if arguments.quick else 8)).print()
 
 
 if __name__ == "__main__":
