@@ -44,7 +44,7 @@ class Study:
 
 
 def _studies() -> dict[str, Study]:
-    base = replace(recipes.town(), name="pspnet")
+    base = replace(recipes.pspnet_town(), name="pspnet")
     dawn = replace(base, name="pspnet-dawn", data=replace(base.data, train_conditions=(SOURCE,)))
 
     def attention(name: str, **changed: Any) -> RunConfig:

@@ -99,24 +99,27 @@ class ResNet(nn.Module):
         stage_depths: tuple[int, int, int, int],
         dilations: Dilations,
         stem: str = "torchvision",
+        width: float = 1.0,
     ) -> None:
         super().__init__()
-        self.stage_channels = tuple(width * block.expansion for width in STAGE_WIDTHS)
+        widths = tuple(int(channels * width) for channels in STAGE_WIDTHS)
+        first = widths[0]
+        self.stage_channels = tuple(channels * block.expansion for channels in widths)
         self.strides = (1, *(2 if dilation == 1 else 1 for dilation in dilations))
         self.output_stride = 4 * self.strides[1] * self.strides[2] * self.strides[3]
         self.is_deep = stem == "deep"
         self.relu = nn.ReLU(inplace=True)
         if self.is_deep:
-            self.conv1, self.bn1 = _conv3x3(3, 64, 2, 1), nn.BatchNorm2d(64)
-            self.conv2, self.bn2 = _conv3x3(64, 64, 1, 1), nn.BatchNorm2d(64)
-            self.conv3, self.bn3 = _conv3x3(64, 128, 1, 1), nn.BatchNorm2d(128)
+            self.conv1, self.bn1 = _conv3x3(3, first, 2, 1), nn.BatchNorm2d(first)
+            self.conv2, self.bn2 = _conv3x3(first, first, 1, 1), nn.BatchNorm2d(first)
+            self.conv3, self.bn3 = _conv3x3(first, 2 * first, 1, 1), nn.BatchNorm2d(2 * first)
         else:
-            self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
+            self.conv1, self.bn1 = nn.Conv2d(3, first, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(first)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.stem_channels = 128 if self.is_deep else 64
+        self.stem_channels = 2 * first if self.is_deep else first
         in_channels = (self.stem_channels, *self.stage_channels)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            _stage(block, in_channels[i], STAGE_WIDTHS[i], stage_depths[i], self.strides[i], (1, *dilations)[i])
+            _stage(block, in_channels[i], widths[i], stage_depths[i], self.strides[i], (1, *dilations)[i])
             for i in range(4)
         )
         self._initialise()
@@ -197,11 +200,12 @@ _RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, i
 }
 
 
-def build_resnet(name: str, dilations: Dilations, stem: str = "torchvision") -> ResNet:
+def build_resnet(name: str, dilations: Dilations, stem: str = "torchvision", width: float = 1.0) -> ResNet:
+    """`width` scales the number of channels of all layers; ImageNet's weights fit 1 only."""
     if name not in _RESNETS:
         raise ValueError(f"model.backbone = {name!r}: choose from {', '.join(_RESNETS)}")
     block, stage_depths = _RESNETS[name]
-    return ResNet(block, stage_depths, dilations, stem)
+    return ResNet(block, stage_depths, dilations, stem, width)
 
 
 def imagenet_state(backbone: str) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ def load_space(name: str) -> Space:
         budget=budget,
         first=list(getattr(module, "FIRST", ())),
         grid=getattr(module, "GRID", space),
-        recipe=getattr(module, "RECIPE", "town"),
+        recipe=getattr(module, "RECIPE", "pspnet_town"),
     )
 
 

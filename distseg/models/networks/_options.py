@@ -36,16 +36,6 @@ class BackboneOptions(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetOptions(BackboneOptions):
-    """Of a network whose encoder is a ResNet."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        is_resnet = self.backbone.startswith("resnet")
-        require(is_resnet, "model.backbone", self.backbone, f"{self.name} needs a ResNet")
-
-
-@dataclass(frozen=True, kw_only=True)
 class WidthOptions(ModelConfig):
     """Of a network whose first stage has 64 channels, or another number."""
 
@@ -57,6 +47,18 @@ class WidthOptions(ModelConfig):
         channels = 64 * self.width
         is_whole = 1 <= channels <= MAX_CHANNELS and channels == int(channels)
         require(is_whole, "model.width", self.width, f"must be a multiple of 1/64, at most {MAX_CHANNELS // 64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetOptions(BackboneOptions, WidthOptions):
+    """Of a network whose encoder is a ResNet."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_resnet = self.backbone.startswith("resnet")
+        require(is_resnet, "model.backbone", self.backbone, f"{self.name} needs a ResNet")
+        is_published = self.width == 1 or self.pretrained != "imagenet"
+        require(is_published, "model.width", self.width, "ImageNet's weights are of width 1")
 
 
 def check_se_ratio(ratio: int | None, channels: int) -> None:

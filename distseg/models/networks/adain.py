@@ -85,7 +85,7 @@ class StyleNetwork(nn.Module):
     def __init__(self, config: Options) -> None:
         super().__init__()
         self.depth = config.style_depth
-        resnet = build_resnet(config.backbone, config.dilations, config.stem)
+        resnet = build_resnet(config.backbone, config.dilations, config.stem, config.width)
         self.backbone = resnet.requires_grad_(False)
         self.strides = (2, 2, *resnet.strides[1:])[: self.depth + 1]  # of the stem, and between its pooling and stage 1
         channels = (resnet.stem_channels, *resnet.stage_channels)[: self.depth + 1]

@@ -116,7 +116,7 @@ class PyramidPooling(nn.Module):
 class PSPNet(SegmentationModel):
     def __init__(self, config: Options, num_classes: int, *, aux: bool) -> None:
         super().__init__()
-        resnet = build_resnet(config.backbone, config.dilations, config.stem)
+        resnet = build_resnet(config.backbone, config.dilations, config.stem, config.width)
         *_, aux_channels, channels = resnet.stage_channels
         self.backbone = resnet
         self.output_stride = resnet.output_stride

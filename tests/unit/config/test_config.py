@@ -71,7 +71,7 @@ def test_integers_are_taken_where_fractions_are_asked_but_not_the_other_way() ->
         ("model.bins", [1, 2, 3], "3 bins do not divide"),
         ("model.bins", [1, 1], "bins must differ"),
         ("model.se_ratio", 3, "must divide the 512 channels"),
-        ("model.width", 0.5, "pspnet has no such option; leave it out"),
+        ("model.recurrence", 3, "pspnet has no such option; leave it out"),
         ("model.backbone", "vgg16", "pspnet needs a ResNet"),
         ("model.name", "unet", "loss.aux_weight = 0.4: unet has no auxiliary head; give 0"),
         ("model.dilations", [1, 2], "model.dilations = .*: must have 3 values"),

@@ -44,6 +44,19 @@ def test_names_and_shapes_are_torchvisions(name: str) -> None:
     assert {key: value.shape for key, value in ours.items()} == expected
 
 
+@pytest.mark.parametrize("stem", ["torchvision", "deep"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_width_scales_every_layer(name: str, stem: str) -> None:
+    with torch.device("meta"):
+        full = build_resnet(name, (1, 2, 4), stem).state_dict()
+        half = build_resnet(name, (1, 2, 4), stem, width=0.5).state_dict()
+    assert half.keys() == full.keys()
+    for key, value in full.items():
+        is_first = key == "conv1.weight"
+        halved = tuple(n // 2 if i == 0 or (i == 1 and not is_first) else n for i, n in enumerate(value.shape))
+        assert half[key].shape == halved, key
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_without_dilation_computes_what_torchvision_computes(name: str) -> None:
     torch.manual_seed(0)
