@@ -33,13 +33,19 @@ def steps(bench: Bench) -> dict[str, Any]:
         f"pspnet {bench.backbone} compiled": lambda: _ours(
             bench, "pspnet", crop, compiled=True, backbone=bench.backbone
         ),
+        f"pspnet {bench.backbone} checkpointed": lambda: _ours(
+            bench, "pspnet", crop, backbone=bench.backbone, checkpointing=True
+        ),
         "pspnet resnet101": lambda: _ours(bench, "pspnet", crop, backbone="resnet101"),
         "enet": lambda: _ours(bench, "enet", (crop[0] // 8 * 8, crop[1] // 8 * 8)),
         "torchvision fcn_resnet50": lambda: _plain(bench, fcn),
         "torchvision deeplabv3_resnet50": lambda: _plain(bench, deeplab),
     }
     if bench.is_small:
-        networks = {name: networks[name] for name in (f"pspnet {bench.backbone}", "enet")}
+        networks = {
+            name: networks[name]
+            for name in (f"pspnet {bench.backbone}", f"pspnet {bench.backbone} checkpointed", "enet")
+        }
     found: dict[str, Any] = {}
     for name, build in networks.items():
         try:

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distseg.config import OptimConfig, model_config
 from distseg.models import SegmentationModel, build_model
 from distseg.training.checkpoint import restore_states
-from distseg.training.optim import build_optimizer, ema_decay, learning_rate, set_learning_rate
+from distseg.training.optim import MovingAverage, build_optimizer, ema_decay, learning_rate, set_learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +175,20 @@ def test_what_is_restored_is_the_state_not_what_the_configuration_says(model: Se
 def test_the_moving_average_forgets_its_beginning_sooner_than_its_end() -> None:
     assert [ema_decay(n, 0.99) for n in (0, 8, 90)] == pytest.approx([0.1, 0.5, 0.91])
     assert ema_decay(10_000, 0.99) == 0.99
+
+
+def test_the_moving_average_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    ours = MovingAverage(model, 0.9)
+    decays = iter([ema_decay(n, 0.9) for n in range(1, 9)])
+    theirs = AveragedModel(model, use_buffers=True, multi_avg_fn=lambda a, b, n: get_ema_multi_avg_fn(decay)(a, b, n))
+    for _ in range(8):
+        decay = next(decays) if ours.num_averaged else 0.0
+        for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
+            tensor.data.add_(torch.randn_like(tensor))
+        ours.update(model)
+        theirs.update_parameters(model)
+    for name, value in theirs.module.state_dict().items():
+        assert torch.equal(ours.module.state_dict()[name], value), name
+    assert all(not torch.equal(a, b) for a, b in zip(ours.module.parameters(), model.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""What a training sets up in its process: the memory of one that trains on CPUs."""
+"""What a training sets up in its process: the memory of one that trains on CPUs, the layout, and kernels of GPUs."""
 
 import os
 import platform
@@ -6,6 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from distseg import evaluation
+from distseg.config import ModelConfig, model_config
+from distseg.training.process import DeviceCopies, HostCopy, layout_of, step_kernels
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 FRESH_PAGES = """
 import resource
@@ -46,3 +53,48 @@ def test_a_step_uses_the_memory_of_the_one_before() -> None:
         return int(done.stdout)
 
     assert 10 * num_fresh_pages("kept") < num_fresh_pages("given back")
+
+
+BOTTLENECKS = [
+    model_config(backbone="resnet50"),
+    model_config("fcn", backbone="resnet101"),
+    model_config(backbone="resnet269", stem="deep"),
+]
+OTHERS = [model_config(backbone="resnet18"), model_config("fcn", backbone="vgg16"), model_config("unet")]
+
+
+@pytest.mark.parametrize("model", [*BOTTLENECKS, *OTHERS, model_config("enet")], ids=lambda model: model.name)
+def test_the_layout_is_that_which_was_measured_to_be_faster(model: ModelConfig) -> None:
+    precisions = [p for p in ("bf16", "fp32", "fp64") if layout_of("auto", model, p, CPU) == "contiguous"]
+    is_enet = model.name == "enet"
+    assert precisions == (["bf16", "fp32", "fp64"] if is_enet else ["fp32"] if model in BOTTLENECKS else [])
+    assert layout_of("auto", model, "fp32", GPU) == "channels_last"
+    assert layout_of("channels_last", model, "fp32", CPU) == "channels_last"
+    assert layout_of("contiguous", model, "bf16", GPU) == "contiguous"
+
+
+def flags() -> tuple[bool, bool, bool]:
+    backends = torch.backends
+    return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
+
+
+def test_fp32_is_exact_on_gpus_and_tf32_is_for_those_who_ask() -> None:
+    """The settings exist without a GPU, too."""
+    before = flags()
+    with step_kernels("fp32", GPU):
+        assert flags() == (False, False, True)
+    with step_kernels("tf32", GPU):
+        assert flags() == (True, True, True)
+    with evaluation.products("tf32", GPU):
+        assert flags() == (True, True, False), "cuDNN would try its kernels for each size of image"
+    with step_kernels("fp32", CPU):
+        assert flags() == before
+    assert flags() == before
+
+
+def test_copies_hold_what_was_copied() -> None:
+    """On a CPU; on a GPU they are made while other work goes on."""
+    images, labels = torch.arange(6).view(2, 3), torch.arange(2)
+    for copy, original in zip(DeviceCopies(CPU)(images, labels), (images, labels), strict=True):
+        assert torch.equal(copy, original)
+    assert torch.equal(HostCopy(images).wait(), images)
