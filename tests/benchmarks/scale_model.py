@@ -1,16 +1,17 @@
 """What 8 to 1,024 GPUs would do, worked out from measured parts: throughput, and where the rest of the time goes.
 
-    python tests/benchmarks/scale_model.py [--step_s 0.25] [--node_mtbf_h 20000] …       every input is an option
+    python tests/benchmarks/scale_model.py [--bench_gpu build/gpu.json] [--node_mtbf_h 20000] …   all inputs are options
 
 Prints one Markdown table, a row for each number of GPUs. Nothing is trained: the formulas and what they leave out are
-in docs/operations.md, under "At scale". A default is an assumption unless the line of its option names the command that
-measured it; give your own. `restart_s` and `checkpoint_s` are what your cluster takes, `node_mtbf_h` what its owner
-tells.
+in docs/operations.md, under "At scale". A default is an assumption unless its option names the command that measured
+it; give your own. `--bench_gpu` takes the step of PSPNet-50 from the file that `make bench-gpu` has written.
 """
 
+import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import tyro
@@ -25,7 +26,9 @@ class Inputs:
     gpus_per_node: int = 8
     images_per_gpu: int = 16
     step_s: float = 0.25
-    """Of one GPU alone, forward to update. Assumed; `make bench-gpu` measures it."""
+    """Of one GPU alone, forward to update. Assumed, unless --bench_gpu is given."""
+    bench_gpu: str = ""
+    """JSON of `make bench-gpu`, for step_s and images_per_gpu of PSPNet-50."""
     hidden_share: float = 0.5
     """The share of a step during which gradients can be exchanged: most of its backward pass."""
     gradient_MB: float = 196.0
@@ -34,8 +37,8 @@ class Inputs:
     """Network of a node divided by its GPUs. Assumed: 400 Gbit/s for two GPUs."""
     latency_us: float = 20.0
     """Of one message between nodes. Assumed."""
-    num_norms: int = 58
-    """Batch norms, whose sums are exchanged in the forward and in the backward pass, with nothing to hide behind."""
+    num_norms: int = 61
+    """Batch norms, 61 in PSPNet-50; their sums are exchanged forward and backward, with nothing to hide behind."""
     image_kB: float = 400.0
     """Image and label as packed. Assumed: Cityscapes' size as JPEG."""
     node_read_GBps: float = 2.0
@@ -56,6 +59,18 @@ class Inputs:
     """Mean time between failures of one node, in hours. Assumed."""
     interval_s: float = 0.0
     """Training between two checkpoints; 0: the best one."""
+
+
+def measured(inputs: Inputs) -> Inputs:
+    """With the step that --bench_gpu measured."""
+    if not inputs.bench_gpu:
+        return inputs
+    try:
+        step = json.loads(Path(inputs.bench_gpu).read_text())["steps"]["pspnet resnet50"]
+        step_s = step["step_ms"] / 1000
+        return replace(inputs, step_s=step_s, images_per_gpu=round(step["images_per_s"] * step_s))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"--bench_gpu {inputs.bench_gpu}: has no step of PSPNet-50 ({error!r})") from None
 
 
 class Step(NamedTuple):
@@ -151,7 +166,7 @@ HEADER = ("GPUs", "images/s", "useful %", "exchange %", "reading %", "checkpoint
 
 
 def main() -> None:
-    inputs = tyro.cli(Inputs, description=__doc__)
+    inputs = measured(tyro.cli(Inputs, description=__doc__))
     print(markdown_table(HEADER, rows(inputs)))
 
 

@@ -1,7 +1,9 @@
 """The model of many GPUs: cases worked out by hand, published optima, and a simulation of failures."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tests.benchmarks.scale_model import (
     Inputs,
     daly_s,
     interval_of,
+    measured,
     mtbf_s,
     rows,
     shares_of,
@@ -139,6 +142,16 @@ def test_the_shares_are_those_of_a_simulation_with_checkpoints_that_are_written_
 def test_a_checkpoint_is_not_begun_before_the_last_one_is_written() -> None:
     assert interval_of(Inputs(node_mtbf_h=0.1, writing_s=500, checkpoint_s=0.1), 1024) == 500
     assert interval_of(Inputs(interval_s=900), 64) == 900
+
+
+def test_a_measured_step_takes_the_place_of_the_assumed_one(tmp_path: Path) -> None:
+    found = tmp_path / "gpu.json"
+    found.write_text(json.dumps({"steps": {"pspnet resnet50": {"step_ms": 320.0, "images_per_s": 50.0}}}))
+    inputs = measured(Inputs(bench_gpu=str(found)))
+    assert (inputs.step_s, inputs.images_per_gpu) == (0.32, 16)
+    found.write_text('{"steps": {"pspnet resnet50": {"error": "out of memory"}}}')
+    with pytest.raises(SystemExit, match="has no step of PSPNet-50"):
+        measured(Inputs(bench_gpu=str(found)))
 
 
 def test_more_gpus_train_faster_and_less_well() -> None:
