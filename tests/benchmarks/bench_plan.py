@@ -264,16 +264,16 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplings", nargs="+", choices=get_args(Sampling), default=list(get_args(Sampling)))
-    parser.add_argument("--quick", action="store_true", help="a tenth of shards and ranks")
-    parser.add_argument("--shards", type=int, help="100,000, with --quick 10,000")
-    parser.add_argument("--world", type=int, help="ranks: 1,024, with --quick 102")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of shards and ranks")
+    parser.add_argument("--shards", type=int, help="100,000, with --quick 5,000")
+    parser.add_argument("--world", type=int, help="ranks: 1,024, with --quick 51")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         measure, *rest = arguments.measure
         print(json.dumps(MEASURES[measure](*rest)))
     else:
-        part = 10 if arguments.quick else 1
+        part = 20 if arguments.quick else 1
         print_all(arguments.samplings, arguments.shards or 100_000 // part, arguments.world or 1024 // part)
 
 

@@ -99,7 +99,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, help="60, with --quick 30")
+    parser.add_argument("--steps", type=int, help="60, with --quick 20")
     parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--log_every", type=int, default=10)
     arguments = parser.parse_args()
@@ -112,7 +112,7 @@ def main() -> None:
             base = recipes.town()
             config = replace(
                 base,
-                optim=replace(base.optim, max_steps=arguments.steps or (30 if arguments.quick else 60), warmup_steps=1),
+                optim=replace(base.optim, max_steps=arguments.steps or (20 if arguments.quick else 60), warmup_steps=1),
                 data=replace(base.data, uri=f"{folder}/town"),
                 evaluate=replace(base.evaluate, every_steps=0),
                 checkpoint=CheckpointConfig(uri=f"{folder}/runs"),
