@@ -38,6 +38,7 @@ SelectTypeParameters=CR_CPU
 SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
+SchedulerParameters=sched_interval=2,bf_interval=2
 JobRequeue=1
 KillWait=30
 NodeName=n[1-$1] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + $1))] CPUs=${SLURM_NODE_CPUS:-1} RealMemory=500
