@@ -123,7 +123,7 @@ def measure_manifest(uri: str) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def measure_plan(uri: str, sampling: Sampling, world: int) -> dict[str, Any]:
