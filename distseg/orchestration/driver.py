@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig
 
-from distseg import stopping, storage
+from distseg import stopping, storage, tracking
 from distseg.config import RunConfig, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import TrainingError
@@ -73,6 +73,8 @@ def train(
         storage.check_writable(run.uri.rpartition("/")[0])
         if config.scaling.min_workers:
             environment.set_defaults(environment.ELASTIC)
+        if run.is_tracked:
+            tracking.begin_to_connect(run.tracking_uri)
         cluster.join(run.uri)
         cluster.check_resources(config)
         cluster.check_reachable(run)

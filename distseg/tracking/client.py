@@ -42,6 +42,8 @@ OPEN_WAIT_S, CLOSE_EARLY_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 3.
 
 T = TypeVar("T")
 
+_one_makes_tables = threading.Lock()
+
 
 def resolve_uri(uri: str) -> str:
     """tracking.uri as given, else MLFLOW_TRACKING_URI, else SQLite in ./runs (absolute, its directory made)."""
@@ -67,11 +69,28 @@ def connect(uri: str) -> "MlflowClient":
 
     path = uri.removeprefix("sqlite:///")
     if path not in (uri, "", ":memory:") and "?" not in path:  # a plain path, without options of SQLite
-        _make_tables(Path(path))
+        with _one_makes_tables:
+            _make_tables(Path(path))
     try:
         return mlflow.MlflowClient(tracking_uri=uri)
     except server_errors() as error:
         raise as_tracking_error(uri, error) from None
+
+
+def begin_to_connect(uri: str) -> None:
+    """Imports MLflow in a thread, and makes the tables of a SQLite file that is none yet: seconds of the first call.
+
+    For callers that have other things to wait for meanwhile. What goes wrong is said by the first call itself.
+    """
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # a damaged installation, a file of another program
+            import mlflow  # noqa: F401 — what takes the time
+
+            if is_local_file(uri):
+                connect(uri)
+
+    threading.Thread(target=load, name="begins to connect to MLflow").start()
 
 
 def _make_tables(path: Path) -> None:

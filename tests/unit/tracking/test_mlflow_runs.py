@@ -247,6 +247,25 @@ def test_a_new_file_is_as_mlflow_makes_it_and_one_that_is_there_stays(tmp_path: 
     assert {e.name for e in client.connect(f"sqlite:///{ours}").search_experiments()} == {"Default", "mine"}
 
 
+def test_connecting_can_begin_before_the_first_call(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracking.begin_to_connect(uri)
+    connected = client.connect(uri)  # at the same time: one of the two makes the tables, the other waits
+    assert [experiment.name for experiment in connected.search_experiments()] == ["Default"]
+    for thread in threading.enumerate():
+        if "MLflow" in thread.name:
+            thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_what_goes_wrong_while_connecting_begins_is_said_by_the_first_call(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_text("a file of another program, which is no database")
+    tracking.begin_to_connect(f"sqlite:///{path}")
+    with pytest.raises(TrackingError, match="file is not a database"):
+        tracking.open_run(f"sqlite:///{path}", "exp", "run-x", RunConfig(), {})
+
+
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///other.db?timeout=5", "http://host:5000"])
 def test_what_is_no_plain_file_is_left_to_mlflow(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
