@@ -16,7 +16,7 @@ BEFORE: dict[str, Any] = json.loads((REPOSITORY / "tests/data/before/config.json
 @pytest.mark.parametrize("name", BEFORE)
 def test_a_recipe_as_it_was_written_is_the_recipe_as_it_is(name: str) -> None:
     assert "recurrence" in BEFORE[name]["model"], "a field of another network"
-    recipe = recipes.find("pspnet_town" if name == "town" else name)  # `town` has half the channels now
+    recipe = recipes.find("pspnet_town" if name == "town" else name)  # `town` is narrower now
     assert from_dict(BEFORE[name]) == replace(recipe, name=BEFORE[name]["name"])
 
 

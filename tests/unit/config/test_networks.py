@@ -41,7 +41,7 @@ def parsed(config: RunConfig, *arguments: str) -> RunConfig:
 )
 def test_another_network_keeps_the_options_that_it_has_too(arguments: Sequence[str]) -> None:
     config = with_overrides(recipes.town(), {"model.se_ratio": 16, "model.bins": (1, 2)})
-    expected = model_config("fcn_attention", se_ratio=16, dropout=0.0, width=0.5)
+    expected = model_config("fcn_attention", se_ratio=16, dropout=0.0, width=0.25)
     assert parsed(config, *arguments).model == expected
     assert with_overrides(config, {"model.name": "fcn_attention", "loss.aux_weight": 0.0}).model == expected
 
@@ -58,10 +58,10 @@ def test_options_of_the_named_network_may_be_given_with_it() -> None:
 def test_tuples_and_none_are_read_from_the_command_line() -> None:
     config = parsed(recipes.town(), "--model.bins", "1", "2", "--model.se-ratio", "8", "--model.reduce", "False")
     assert config.model == model_config(
-        backbone="resnet18", dropout=0.0, width=0.5, bins=(1, 2), se_ratio=8, reduce=False
+        backbone="resnet18", dropout=0.0, width=0.25, bins=(1, 2), se_ratio=8, reduce=False
     )
     assert parsed(config, "--model.se_ratio", "None", "--model.bins").model == model_config(
-        backbone="resnet18", dropout=0.0, width=0.5, bins=(), reduce=False
+        backbone="resnet18", dropout=0.0, width=0.25, bins=(), reduce=False
     )
 
 
@@ -99,7 +99,7 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     config = parsed(recipes.town(), "--model.name", "networks_of_mine:Wide", "--model.apples", "7", *WITHOUT_AUX)
-    assert config.model == model_config("networks_of_mine:Wide", apples=7, dropout=0.0, width=0.5)
+    assert config.model == model_config("networks_of_mine:Wide", apples=7, dropout=0.0, width=0.25)
     assert type(config.model).__name__ == "Wide"
     assert from_dict(to_dict(config)) == config
     assert replace(config.model, name="") == config.model, "made directly it has the same name"
