@@ -24,7 +24,7 @@ def town() -> RunConfig:
     """
     full = pspnet_town()
     model = model_config(backbone="resnet18", dropout=0.0, width=0.25)
-    return replace(full, name="town", model=model, optim=replace(full.optim, lr=8e-3, max_steps=400))
+    return replace(full, name="town", model=model, optim=replace(full.optim, lr=8e-3, max_steps=480))
 
 
 def pspnet_town() -> RunConfig:

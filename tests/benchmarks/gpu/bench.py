@@ -27,7 +27,7 @@ class Sizes:
 
     @classmethod
     def full(cls) -> "Sizes":
-        return cls((720, 180), (64, 32), (720, 1280), (713, 713), 16, 20, 400, 8192)
+        return cls((720, 180), (64, 32), (720, 1280), (713, 713), 16, 20, 480, 8192)
 
     @classmethod
     def small(cls) -> "Sizes":
