@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train test test-oldest lint docs bench bench-gpu ui install clean fuzz
 
-train: $(VENV)/.installed  ## PSPNet-18 on the embedded town, two Ray workers; ARGS="--optim.max_steps 100" overrides
+train: $(VENV)/.installed  ## a narrow PSPNet-18 on the embedded town; ARGS="--optim.max_steps 100" overrides
 	$(RUN) -m distseg.train $(ARGS)
 
 test: $(VENV)/.installed  ## what needs no server; `.venv/bin/python -m pytest` adds the rest, skipping what the machine lacks

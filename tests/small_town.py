@@ -15,6 +15,7 @@ FIELDS = {
     "data.crop_px": "32 32",
     "data.num_threads": 1,
     "scaling.num_workers": 2,
+    "scaling.cpus_per_worker": 1,
     "evaluate.every_steps": EVALUATED_EVERY,
     "tracking.log_every_steps": 1,
     "precision": "fp32",

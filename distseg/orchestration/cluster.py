@@ -24,12 +24,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 
 
-def join(run_uri: str, *, has_dashboard: bool = False) -> None:
-    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer.
-
-    A cluster that is started here has Ray's dashboard only if it is asked for: it takes seconds to start, and nothing
-    but a search asks it anything.
-    """
+def join(run_uri: str) -> None:
+    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer."""
     environment.set_defaults(environment.ALWAYS)
     if ray.is_initialized():
         return
@@ -44,7 +40,6 @@ def join(run_uri: str, *, has_dashboard: bool = False) -> None:
             # Workers' warnings come through watcher.py; tracebacks are in Ray's logs, and with --debug also here.
             log_to_driver=log.isEnabledFor(logging.DEBUG),
             logging_level=logging.WARNING,
-            include_dashboard=has_dashboard,  # of a cluster that runs already, nothing
             runtime_env={"env_vars": env_vars} if env_vars else None,
         )
     except SystemExit:  # Ray's own answer to SIGTERM until `take_back`

@@ -81,7 +81,7 @@ def train(
         run.job_id = job or cluster.job_id()
         with taken(run.uri, TRAINS_IT, owner=job or compat.submitted_job_id()):
             saved = check_resume(run, config, manifest)  # again: until now another process may have worked on it
-            return _train(config, run, manifest, saved, show, callbacks)
+            return _train(config, run, manifest, saved, show, callbacks, is_alone=not job)
 
 
 def _train(
@@ -91,7 +91,10 @@ def _train(
     saved: ResumePoint | None,
     show: ProgressCallback | None,
     callbacks: Sequence[UserCallback],
+    *,
+    is_alone: bool,
 ) -> Outcome:
+    """`is_alone`: not a trial of a search, whose end is the search's concern."""
     outcome, status, stop = None, "", None
     try:
         with watcher.watching(functools.partial(cluster.shortage, config), show) as watch:
@@ -102,7 +105,8 @@ def _train(
                 status = "FAILED"
                 if run.is_resumed:
                     snapshot.forget_if_broken(run.uri)
-                _fit(trainer)
+                with failures.closing_if_ray_dies(run) if is_alone else contextlib.nullcontext():
+                    _fit(trainer)
                 status = "FINISHED"
     except stopping.StoppedError as error:
         if status:

@@ -46,7 +46,7 @@ def check(search: SearchConfig, base: RunConfig) -> None:
             f"scaling.min_workers = {base.scaling.min_workers}: each trial of a search has scaling.num_workers "
             "workers; leave it out"
         )
-    orchestration.join(search.uri, has_dashboard=True)
+    orchestration.join(search.uri)
     orchestration.check_resources(base)
     if schedulers.find(search.scheduler).compares_unfinished:
         orchestration.check_places_come_free()

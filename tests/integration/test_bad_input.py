@@ -508,7 +508,7 @@ CASES = {
     "models: unknown": Bad("models.__main__ --only vgg", 2, ("--only vgg", "known are", "fcn-32s vgg16")),
     "study: unknown": Bad("study no-such", 2, ("no-such", "give one of dawn")),
     "a field the network lacks": Bad(
-        TRAIN + " --model.width 0.5", 2, ("model.width = 0.5", "pspnet has no such option")
+        TRAIN + " --model.recurrence 3", 2, ("model.recurrence = 3", "pspnet has no such option")
     ),
     "style: no encoder": Bad(
         "stylize train --data.uri {town} --data.train_conditions day --style.conditions night --checkpoint.uri {out}",

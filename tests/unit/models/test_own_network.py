@@ -52,6 +52,7 @@ def test_it_trains_and_is_listed_from_the_working_directory(tmp_path: Path, tiny
         "name": "my_nets:Tiny",
         "pretrained": None,
         "dropout": 0.1,
+        "checkpointing": False,
         "channels": 4,
     }
     rows = programs.run(tmp_path, programs.plain_environment(), "distseg.models", "--only", "my_nets:Tiny")

@@ -67,19 +67,6 @@ def test_a_cluster_that_is_started_here_stays_on_loopback_unless_the_user_wants_
     assert (os.environ.get("GLOO_SOCKET_IFNAME") == "lo") == stays
 
 
-@pytest.mark.parametrize("has_dashboard", [False, True])
-def test_a_cluster_that_is_started_here_has_a_dashboard_if_it_is_asked_for(
-    has_dashboard: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    asked: dict[str, object] = {}
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", asked.update)
-    monkeypatch.setattr(cluster, "_stay_on_loopback", lambda: None)
-    monkeypatch.setattr(environment, "set_defaults", lambda variables: None)
-    cluster.join(str(tmp_path), **({"has_dashboard": True} if has_dashboard else {}))
-    assert asked["include_dashboard"] is has_dashboard
-
-
 def test_the_token_that_ray_writes_is_for_its_user_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     cluster._tighten_token()  # there is none

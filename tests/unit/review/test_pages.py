@@ -129,7 +129,7 @@ def test_run_page_answers_what_a_reader_asks() -> None:
         "time spent waiting for data 1.2%",
         "9f2c9f2c",
         "abc1234",
-        '"max_steps": 240',
+        '"max_steps": 480',
     ):
         assert answer in page.text
     assert len(page.images) == 4 + 3 * len(HITS)  # one is among the worst and always shown
