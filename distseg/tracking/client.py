@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPEN_WAIT_S, CLOSE_EARLY_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 3.0, 10.0, 20.0, 120.0
+TRY_OUT_WAIT_S = 120.0  # nothing waits for it but a person who looks for what is wrong
 
 T = TypeVar("T")
 
@@ -244,8 +245,9 @@ def _is_of_the_clients_disk(uri: str, location: str) -> bool:
 def try_out(uri: str, experiment: str) -> None:
     """Does at the server what a training will need: a run in the experiment, an artifact of it. Then deletes the run.
 
-    Raises TrackingError in one line if the server does not answer within FINISH_WAIT_S, or any of it is refused.
+    Raises TrackingError in one line if the server does not answer within TRY_OUT_WAIT_S, or any of it is refused.
     """
+    import mlflow  # noqa: F401 — before the clock begins: on a busy node it takes longer than the server
 
     def attempt() -> None:
         try:
@@ -269,7 +271,7 @@ def try_out(uri: str, experiment: str) -> None:
         except server_errors() as error:
             raise as_tracking_error(uri, error) from None
 
-    call_with_timeout(FINISH_WAIT_S, uri, attempt)
+    call_with_timeout(TRY_OUT_WAIT_S, uri, attempt)
 
 
 def call_with_timeout(seconds: float, uri: str, call: Callable[[], T], *, attempts: int = 1) -> T:
