@@ -1,6 +1,6 @@
 """python -m cluster.doctor [--address http://HEAD:8265] [--env NAME[=VALUE] …] [--data URI] [--checkpoint URI]
                          [--tracking URI] [--experiment NAME] [--gpu] [--min-bandwidth MB/S]
-                         [--working-dir DIR] [--json]
+                         [--min-disk GIB] [--working-dir DIR] [--json]
 
 Looks for what is misconfigured, from this machine and, as a job, from every node of the cluster. It writes small files
 below --checkpoint and a run to MLflow, and deletes both. Exit status: 0 if no check failed, 1 if one did, 2 for bad
@@ -67,6 +67,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--experiment", default=TrackingConfig().experiment, help="its experiment (default: %(default)s)")
     add("--gpu", action="store_true", help="it is to run on GPUs: there must be some")
     add("--min-bandwidth", type=float, default=20.0, metavar="MB/S", help="of an all-reduce (default: %(default)s)")
+    add(
+        "--min-disk",
+        type=float,
+        default=verdicts.MIN_DISK_GIB,
+        metavar="GIB",
+        help="free on each machine for shards, which are kept there, and for Ray (default: %(default)s)",
+    )
     add("--json", action="store_true", help="for programs")
     options = parser.parse_args(arguments)
     if not options.address.startswith(("http://", "https://")):
@@ -99,7 +106,7 @@ def examine(options: argparse.Namespace) -> list[Finding]:
         return [failed(CLUSTER, seen, remedy), *found, *from_here, skipped("nodes", "no job could be run there")]
     here = replace(here, clock_s=ahead_s)
     found.insert(0, ok(CLUSTER, f"{options.address}: machines: {len(report.nodes)}"))
-    found += verdicts.verdicts(here, report.nodes, gpu=options.gpu)
+    found += verdicts.verdicts(here, report.nodes, gpu=options.gpu, min_disk_gib=options.min_disk)
     if len(report.nodes) > 1 and tracking.is_local_file(options.tracking):
         found.append(failed("MLflow, shared", "a SQLite file is of one machine", "give the URL of an MLflow server"))
     return found + merged([*from_here, *(with_hint(each, from_here, options.env) for each in report.findings)])

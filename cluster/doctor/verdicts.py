@@ -7,21 +7,21 @@ from cluster.doctor.machine import Facts
 
 MAX_SKEW_S = 5.0  # S3 refuses requests from 15 minutes; times of metrics and of logs mislead from seconds
 MAX_SKEW_HERE_S = 60.0  # this machine only submits; its clock is compared by an answer's date, in whole seconds
-MIN_DISK = 10 << 30  # data.cache_bytes (8 GiB), and what Ray keeps
+MIN_DISK_GIB = 10.0  # data.cache_bytes (8 GiB), and what Ray keeps
 MIN_SHM_FREE = 64 << 20  # what NCCL and gloo take
 SHM = "shared memory"  # /dev/shm
 INSTALL = "install the same versions everywhere: pip install -c constraints.txt ."
 
 
-def verdicts(here: Facts, nodes: Sequence[Facts], *, gpu: bool) -> list[Finding]:
-    """`gpu`: the training is to run on GPUs."""
+def verdicts(here: Facts, nodes: Sequence[Facts], *, gpu: bool, min_disk_gib: float = MIN_DISK_GIB) -> list[Finding]:
+    """`gpu`: the training is to run on GPUs. `min_disk_gib`: free in each machine's folder for temporary files."""
     checks = [check_version(name, here, nodes) for name in here.versions]
     checks += merged(check_gpus(node, gpu=gpu) for node in nodes)
     if gpu and not any(node.gpus for node in nodes):
         checks.append(failed("GPUs", "no machine of the cluster has one", "leave out --gpu, or add machines with GPUs"))
     checks += merged(check_clock(node) for node in nodes)
     checks += merged(check_clock(here, MAX_SKEW_HERE_S, "clock, here") for _ in nodes[:1])
-    checks += merged(check_disk(node) for node in nodes)
+    checks += merged(check_disk(node, min_disk_gib) for node in nodes)
     checks += merged(check_shm(node) for node in nodes)
     return checks
 
@@ -70,12 +70,12 @@ def check_clock(machine: Facts, limit_s: float = MAX_SKEW_S, name: str = "clocks
     return failed(name, seen, "run an NTP service there (chrony, systemd-timesyncd)", machine.where)
 
 
-def check_disk(node: Facts) -> Finding:
-    least = f"at least {MIN_DISK >> 30} GiB free in {node.temp_dir}"
-    if node.disk_free >= MIN_DISK:
-        return ok("disk", least, node.where)
-    seen = f"{node.disk_free / 2**30:.1f} GiB free in {node.temp_dir}, {MIN_DISK >> 30} are needed"
-    return failed("disk", seen, "free some, set TMPDIR, or lower data.cache_bytes", node.where)
+def check_disk(node: Facts, min_gib: float) -> Finding:
+    if node.disk_free >= min_gib * 2**30:
+        return ok("disk", f"at least {min_gib:g} GiB free in {node.temp_dir}", node.where)
+    seen = f"{node.disk_free / 2**30:.1f} GiB free in {node.temp_dir}, {min_gib:g} are needed"
+    remedy = "free some, set TMPDIR, or lower data.cache_bytes and give --min-disk as much as it needs"
+    return failed("disk", seen, remedy, node.where)
 
 
 def check_shm(node: Facts) -> Finding:

@@ -87,6 +87,14 @@ def test_one_machine_that_differs_is_the_only_failure(planted: Facts, expected: 
     assert "\n" not in line
 
 
+def test_how_much_disk_is_enough_can_be_given() -> None:
+    small = replace(SOUND, disk_free=2 << 30)
+    (line,) = failures(verdicts.verdicts(HERE, [small], gpu=False))
+    assert "2.0 GiB free in /tmp, 10 are needed" in line
+    assert "--min-disk" in line
+    assert failures(verdicts.verdicts(HERE, [small], gpu=False, min_disk_gib=1.5)) == []
+
+
 def test_a_cluster_without_gpus_fails_only_if_they_are_wanted() -> None:
     bare = [replace(each, gpus=[], ray_gpus=0) for each in (SOUND, OTHER)]
     assert failures(verdicts.verdicts(HERE, bare, gpu=False)) == []
