@@ -4,7 +4,8 @@
 
 The holder renews the file every RENEWED_S. A lock whose holder is dead is taken over: at once if the process was on
 this machine, or belongs to the same job of Ray, which begins again only after its driver has died; otherwise if the
-file does not change for EXPIRED_S. No clock is compared with another machine's.
+file does not change for EXPIRED_S. No clock is compared with another machine's, nor with itself: a clock that is set,
+by hours or by NTP, changes nothing.
 
 The file is made by `storage.create`, which succeeds for one process only. Two may take over an old lock together: then
 whoever still finds its own file after SETTLED_S has it.
@@ -34,6 +35,7 @@ FILE = "lock.json"
 TRAINS_IT = "is training it"
 RENEWED_S, EXPIRED_S, SETTLED_S = 10.0, 30.0, 2.0
 _DEADLINE_S = 20.0  # of a renewal
+_STARTTIME = 19  # its place after the name of the program, see proc_pid_stat(5)
 
 _held: set[str] = set()  # the tokens of this process
 
@@ -65,7 +67,8 @@ def _about(doing: str, owner: str) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "machine": _machine(),
-        "started_s": psutil.Process().create_time(),
+        "started_s": psutil.Process().create_time(),  # for versions that know no started_ticks
+        "started_ticks": _started_ticks(os.getpid()),
         "owner": owner,
         "doing": doing,
         "token": secrets.token_hex(8),
@@ -122,9 +125,25 @@ def _is_alive(other: dict[str, Any]) -> bool:
     if other["pid"] == os.getpid():
         return other.get("token") in _held
     try:
-        return bool(abs(psutil.Process(other["pid"]).create_time() - other["started_s"]) < 2.0)
+        process = psutil.Process(other["pid"])
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):  # only its number is left
+            return False
+        ticks = _started_ticks(other["pid"])
+        if ticks is not None and other.get("started_ticks") is not None:
+            return bool(ticks == other["started_ticks"])
+        return bool(abs(process.create_time() - other["started_s"]) < 2.0)
     except psutil.Error:
         return False
+
+
+def _started_ticks(pid: int) -> int | None:
+    """When the process began, counted since the machine's start; None where only a time of the clock is known.
+
+    psutil tells it by the clock, and by the clock as it is now: after a change the same process has another time.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_STARTTIME])
+    return None
 
 
 def _refused(lock_uri: str, other: dict[str, Any]) -> TrainingError:

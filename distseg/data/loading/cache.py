@@ -62,7 +62,9 @@ class ShardCache:
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
         self._files = storage.OpenFiles(_MAX_OPEN)
-        self._open_since_s = time.time()  # open files are closed now and then, so that removed ones free their space
+        self._open_since_s = (
+            time.monotonic()
+        )  # open files are closed now and then, so that removed ones free their space
         self._not_before_s: dict[str, float] = {}  # by SHA-256: when fetching may be tried
         self._touched_s: dict[str, float] = {}
         self._unread: dict[str, int] = {}  # SHA-256 -> bytes: shards that this process asked for and has not read yet
@@ -125,7 +127,7 @@ class ShardCache:
         return (otherwise or storage.read_bytes)(uri, start, length, deadline_s=deadline_s)
 
     def fetch(self, manifest: Manifest, shard: Shard) -> None:
-        if (now_s := time.time()) < self._not_before_s.get(shard.sha256, 0.0):
+        if (now_s := time.monotonic()) < self._not_before_s.get(shard.sha256, 0.0):
             return
         with self._lock:
             if now_s < self._not_before_s.get(shard.sha256, 0.0):
@@ -151,8 +153,8 @@ class ShardCache:
         return self._folder / f"{shard.sha256}.tar"
 
     def _touch(self, shard: Shard, path: str) -> None:
-        now_s = time.time()
-        if now_s - self._touched_s.get(shard.sha256, 0.0) > _TOUCHED_S:
+        now_s = time.monotonic()
+        if now_s - self._touched_s.get(shard.sha256, -math.inf) > _TOUCHED_S:
             self._touched_s[shard.sha256] = now_s
             with contextlib.suppress(FileNotFoundError):  # removed by hand
                 os.utime(path)
@@ -166,7 +168,7 @@ class ShardCache:
         self._may_fetch.wait()
         try:
             self._fetch(manifest, shard)
-            self._not_before_s[shard.sha256] = time.time() + _NOT_AGAIN_S
+            self._not_before_s[shard.sha256] = time.monotonic() + _NOT_AGAIN_S
         except (OSError, StorageError) as error:  # a reader that needs the shard gets the error, too, and reports it
             if not self._is_closed:
                 _log.warning("%s: left out of the cache in %s: %s", shard.name, self._folder, error)
@@ -226,9 +228,11 @@ class ShardCache:
 
     def _thrown_out(self, held: list["_Held"], num_bytes: int) -> int:
         """Removes the files unused for longest, until `num_bytes` are freed or all others are in use. Returns bytes."""
-        removed = 0
-        for file in sorted(held, key=lambda file: file.used_s):
-            if removed >= num_bytes or time.time() - file.used_s <= KEPT_S:
+        removed, now_s = 0, time.time()
+        # Used in the future: before the clock was set back, and not since.
+        unused_s = {file: now_s - file.used_s if file.used_s <= now_s else math.inf for file in held}
+        for file in sorted(held, key=lambda file: -unused_s[file]):
+            if removed >= num_bytes or unused_s[file] <= KEPT_S:
                 break
             Path(file.path).unlink(missing_ok=True)
             removed += file.num_bytes

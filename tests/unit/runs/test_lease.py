@@ -49,7 +49,9 @@ def lock_of(pid: int, *, machine: str = "", owner: str = "", started_s: float | 
         "host": "there",
         "machine": machine or lease._machine(),
     }
-    return about | {"started_s": psutil.Process(pid).create_time() if started_s is None else started_s}
+    if started_s is not None:
+        return about | {"started_s": started_s, "started_ticks": int(started_s)}
+    return about | {"started_s": psutil.Process(pid).create_time(), "started_ticks": lease._started_ticks(pid)}
 
 
 def write(uri: str, about: dict[str, Any]) -> None:
@@ -81,6 +83,45 @@ def test_a_dead_process_of_this_machine_holds_nobody_up(
         write(str(tmp_path), about)
         with taken(str(tmp_path), "is training it"):
             pass
+
+
+@pytest.mark.parametrize("hours", [-5.0, 5.0])
+def test_a_clock_that_is_set_makes_no_living_process_dead(
+    living: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    """By psutil all processes then began at another time: it adds theirs since the boot to that of the boot."""
+    write(str(tmp_path), lock_of(living))
+    by_the_clock = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: by_the_clock(process) + hours * 3600)
+    with pytest.raises(TrainingError, match=f"process {living} on there is training it"), taken(str(tmp_path), ""):
+        pass
+
+
+def test_a_clock_that_is_set_makes_no_dead_process_alive(living: int, tmp_path: Path) -> None:
+    """Another process has its number by now, and the clock says that it began when the dead one did."""
+    about = lock_of(living)
+    write(str(tmp_path), about | {"started_ticks": about["started_ticks"] - 5 * 3600 * 100})
+    with taken(str(tmp_path), ""):
+        pass
+
+
+def test_a_dead_process_that_nobody_has_waited_for_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose first process does not: its number stays taken."""
+    monkeypatch.setattr(lease, "EXPIRED_S", 1e9)
+    with subprocess.Popen(["sleep", "600"]) as killed:
+        write(str(tmp_path), lock_of(killed.pid))
+        killed.kill()
+        wait_until(lambda: psutil.Process(killed.pid).status() == psutil.STATUS_ZOMBIE)
+        with taken(str(tmp_path), ""):
+            pass
+
+
+def test_a_lock_of_an_earlier_version_is_respected(living: int, tmp_path: Path) -> None:
+    about = lock_of(living)
+    del about["started_ticks"]
+    write(str(tmp_path), about)
+    with pytest.raises(TrainingError, match=f"process {living} on there is training it"), taken(str(tmp_path), ""):
+        pass
 
 
 def test_a_process_elsewhere_that_does_not_renew_its_lock_is_dead(uri: str) -> None:

@@ -166,7 +166,7 @@ def test_for_a_shard_that_never_fits_nothing_is_removed(
     with contextlib.closing(ShardCache(str(folder), first.num_bytes)) as cache:
         fetch(cache, packed, first, folder)
         cache.fetch(packed, dataclasses.replace(second, num_bytes=first.num_bytes + 1))
-        wait_for(lambda: cache._not_before_s[second.sha256] < time.time() + 60)  # it has been tried
+        wait_for(lambda: cache._not_before_s[second.sha256] < time.monotonic() + 60)  # it has been tried
         assert cached(folder) == {first.sha256}
 
 
@@ -208,10 +208,25 @@ def test_what_is_in_use_stays_and_the_rest_is_read_from_the_store(packed: Manife
     cache = ShardCache(str(folder), first.num_bytes + 100)
     fetch(cache, packed, first, folder)
     assert read(cache, packed, second) == original(packed, second)
-    wait_for(lambda: cache._not_before_s[second.sha256] < time.time() + 60)  # it has been tried
+    wait_for(lambda: cache._not_before_s[second.sha256] < time.monotonic() + 60)  # it has been tried
     assert cached(folder) == {first.sha256}
     assert not list(folder.glob("*.part"))
     cache.close()
+
+
+@pytest.mark.parametrize("hours", [-5.0, 5.0])
+def test_after_the_clock_is_set_room_is_made_and_what_is_read_now_stays(
+    packed: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    first, second, third = packed.shards[:3]
+    with contextlib.closing(ShardCache(str(folder), 2 * max(shard.num_bytes for shard in packed.shards) + 1)) as cache:
+        for shard in (first, second):
+            fetch(cache, packed, shard, folder)
+            before = time.time() - hours * 3600
+            os.utime(folder / f"{shard.sha256}.tar", (before, before))
+        read(cache, packed, first, 0, 10)
+        fetch(cache, packed, third, folder)
+        assert cached(folder) == {first.sha256, third.sha256}
 
 
 def test_a_hanging_fetch_stops_nobody(packed: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
