@@ -13,7 +13,7 @@ from distseg import cli, pack
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError, DataError
 from tests.raw_files import write_grey, write_photograph, write_synthia
-from tests.unit.data.datasets.test_datasets import DATA_SETS
+from tests.unit.data.datasets.raw_trees import DATA_SETS
 
 TINY = ["--size", "32", "48", "--num_processes", "1"]
 
