@@ -10,6 +10,7 @@ code is 1.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -46,7 +47,8 @@ def main() -> int:
 def _run(program: Path, quick: bool) -> tuple[int, list[dict[str, Any]]]:
     found = []
     command = [sys.executable, str(program), *(["--quick"] if quick else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # where they find each other
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
         assert running.stdout is not None
         for text in running.stdout:
             print(text, end="", flush=True)

@@ -1,6 +1,6 @@
 """A whole evaluation against the forward passes that it needs, and windows together against one after the other.
 
-    python tests/benchmarks/bench_evaluation.py [--quick] [--cases whole_enet whole_pspnet_resnet18 windows confusion]
+    python -m tests.benchmarks.bench_evaluation [--quick] [--cases whole_enet whole_pspnet_resnet18 windows confusion]
 
 `whole`: `evaluate_shards` on packed frames of `town`, 480x360 and JPEG, with decoding, resizing, argmax and the counts
 of each image, against the network alone on the same images, which lie there normalised, in the same batches. `windows`:

@@ -1,10 +1,10 @@
 """The two memory layouts of a training step on this CPU: that which a training chooses against the other one.
 
-    python tests/benchmarks/bench_layout.py [--quick] [--steps 8] [--cases pspnet_resnet18 …] [--precisions fp32 bf16]
+    python -m tests.benchmarks.bench_layout [--quick] [--steps 8] [--cases pspnet_resnet18 …] [--precisions fp32 bf16]
 
 A CPU without AVX512 is emulated, but for its clock and caches, by
 
-    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python tests/benchmarks/bench_layout.py
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m tests.benchmarks.bench_layout
 
 One thread; forward, loss, backward and optimiser on fixed data, both layouts in turn in one process, in CPU seconds.
 Prints one JSON line per case; its name says which layout is ours, that of `layout = "auto"`.

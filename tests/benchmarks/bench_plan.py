@@ -1,6 +1,6 @@
 """What a plan costs a rank: 100,000 shards, 10^8 samples, 1,024 ranks of 8 lanes; and what an epoch of it reads.
 
-    python tests/benchmarks/bench_plan.py [--quick] [--samplings each condition class] [--shards 100000] [--world 1024]
+    python -m tests.benchmarks.bench_plan [--quick] [--samplings each condition class] [--shards 100000] [--world 1024]
 
 Nothing is read or trained: manifest.json is made up (8 unequal conditions; the 19 classes of Cityscapes, each in its
 part of the images, more in one shard than in another), then each figure is taken in a process of its own, as a rank

@@ -1,6 +1,6 @@
 """Reading shards: ours against the most that these cores can decode, against peers, and under a training step.
 
-    python tests/benchmarks/bench_reader.py [--s3] [--quick | --full] [--root CAMVID] [--cases local resume s3 step]
+    python -m tests.benchmarks.bench_reader [--s3] [--quick | --full] [--root CAMVID] [--cases local resume s3 step]
 
 The same JPEG photographs of 480x360 with PNG labels for all: CamVid's below --root, else frames of `town`; a few
 distinct ones under many names. Two cores: two decoding threads here, two DataLoader workers there. Contestants take

@@ -1,6 +1,6 @@
 """What recording costs a training while the MLflow server is up: its share of the time of a step.
 
-    python tests/benchmarks/bench_tracking.py [--quick] [--steps 60] [--log_every 10]
+    python -m tests.benchmarks.bench_tracking [--quick] [--steps 60] [--log_every 10]
 
 One rank trains the embedded default on a small town; a real MLflow server on SQLite runs beside it. Counted is what the
 training process itself spends: the time that the training waits for `log`, and the processor time of the threads that

@@ -1,6 +1,6 @@
 """How often something is called real that is not: a table, in Markdown.
 
-    python tests/benchmarks/false_verdicts.py [--trials 200] [--conditions 2 4 9 20]
+    python -m tests.benchmarks.false_verdicts [--trials 200] [--conditions 2 4 9 20]
 
 Images are drawn from one population, dealt to conditions or given to runs that are alike, and counted as an evaluation
 counts them: six classes of unlike size and difficulty, where an image lacks some and is easy or hard as a whole. Then

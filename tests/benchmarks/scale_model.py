@@ -1,6 +1,6 @@
 """What 8 to 1,024 GPUs would do, worked out from measured parts: throughput, and where the rest of the time goes.
 
-    python tests/benchmarks/scale_model.py [--bench_gpu build/gpu.json] [--node_mtbf_h 20000] …   all inputs are options
+    python -m tests.benchmarks.scale_model [--bench_gpu build/gpu.json] [--node_mtbf_h 20000] …   all inputs are options
 
 Prints one Markdown table, a row for each number of GPUs. Nothing is trained: the formulas and what they leave out are
 in docs/operations.md, under "At scale". A default is an assumption unless its option names the command that measured

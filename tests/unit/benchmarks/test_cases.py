@@ -1,6 +1,7 @@
 """The frame of the benchmarks: one line a case, one table, whatever a benchmark does."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ run_cases("A fake.", {"tiny": tiny})
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.benchmarks", "--folder", str(folder), *options]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)})
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env={})  # no PYTHONPATH: as a user
 
 
 def test_quick_prints_the_lines_and_then_one_table(tmp_path: Path) -> None:
@@ -101,3 +102,12 @@ def test_every_benchmark_can_be_quick() -> None:
     for program in programs:
         text = program.read_text()
         assert '"--quick"' in text or "run_cases(__doc__" in text, program.name
+
+
+def test_what_the_docs_say_to_run_is_there() -> None:
+    pages = [*(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md"))]
+    said = {name for page in pages for name in re.findall(r"-m tests\.benchmarks\.(\w+)", page.read_text())}
+    assert len(said) >= 5
+    assert [name for name in said if not (REPOSITORY / "tests/benchmarks" / f"{name}.py").is_file()] == []
+    by_path = [page.name for page in pages if re.search(r"python tests/benchmarks/\w+\.py", page.read_text())]
+    assert by_path == []  # it would not find `tests`
