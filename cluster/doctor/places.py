@@ -120,7 +120,7 @@ def check_shared(uri: str, where: str) -> Finding:
     folder = uri.rpartition("/")[0]
     try:
         same = storage.exists(uri, deadline_s=DEADLINE_S)
-    except Exception as error:  # noqa: BLE001 — see above
+    except Exception as error:  # noqa: BLE001 — as in check_data
         return _failure(SHARED, error, "", where)
     if same:
         return ok(SHARED, f"{folder}: what the head writes is seen", where)
@@ -131,7 +131,7 @@ def check_mlflow(places: Places, where: str) -> Finding:
     """Whether a run can be made in the experiment and an artifact written. The run is deleted again."""
     try:
         tracking.try_out(places.tracking, places.experiment)
-    except Exception as error:  # noqa: BLE001 — see above
+    except Exception as error:  # noqa: BLE001 — as in check_data
         return _failure(MLFLOW, error, "", where)
     shown = tracking.without_password(places.tracking)
     return ok(MLFLOW, f"{shown}: a run and an artifact written in {places.experiment!r}", where)
