@@ -186,7 +186,7 @@ def run_script(script: str, *arguments: str, env: dict[str, str]) -> None:
     """Output goes to a file, as a pipe would stay open for as long as the server lives."""
     with tempfile.TemporaryFile("w+") as output:
         command = [str(REPOSITORY / script), *arguments]
-        done = subprocess.run(command, env={**os.environ, **env}, stdout=output, stderr=output, timeout=240)
+        done = subprocess.run(command, env={**os.environ, **env}, stdout=output, stderr=output, timeout=500)
         output.seek(0)
         assert done.returncode == 0, f"{script} {' '.join(arguments)} failed: {output.read()[-2000:]}"
 

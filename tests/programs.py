@@ -23,7 +23,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tests.conftest import REPOSITORY, free_port, short_directory
 
-PATIENCE_S = 480.0  # for what takes seconds on an idle machine
+PATIENCE_S = 900.0  # for what takes seconds on an idle machine
 
 
 @dataclass(frozen=True)

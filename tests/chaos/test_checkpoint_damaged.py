@@ -12,7 +12,7 @@ from tests import programs
 from tests.chaos.conftest import write_config
 from tests.recorded import only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 SAVED_EVERY, STOPPED_AT, END = 2, 4, 6
 

@@ -12,7 +12,7 @@ from tests import programs
 from tests.chaos.conftest import NUM_STEPS, SAVED_EVERY, Undisturbed, assert_same_training, write_config
 from tests.recorded import assert_each_once, only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 def test_a_resumed_run_ends_as_if_the_driver_had_not_been_killed(

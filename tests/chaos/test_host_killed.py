@@ -13,7 +13,7 @@ from tests.chaos.conftest import SAVED_EVERY, write_config
 from tests.conftest import REPOSITORY, make_bucket, run_script, use_environment
 from tests.recorded import assert_each_once, only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 KILLED_AT, NUM_STEPS = SAVED_EVERY + 5, 4 * SAVED_EVERY
 SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}  # the lost worker is waited for

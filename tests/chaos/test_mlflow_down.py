@@ -16,7 +16,7 @@ from tests.chaos.conftest import NUM_STEPS, write_config
 from tests.chaos.tracking_server import Server
 from tests.recorded import Recorded, assert_each_once, only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from distseg.data.shards import verify
 from tests import programs
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 NUM_KILLS = 10
 TOWN = ("distseg.pack", "town", "--train", "216", "--val", "36", "--size", "64", "96", "--max_samples_per_shard", "4")

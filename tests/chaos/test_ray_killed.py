@@ -13,7 +13,7 @@ from tests import programs
 from tests.chaos.conftest import SAVED_EVERY, Undisturbed, assert_same_training, write_config
 from tests.recorded import only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 def train_and_kill(victim: str, config: RunConfig, folder: Path) -> programs.Ended:

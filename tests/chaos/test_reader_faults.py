@@ -25,7 +25,7 @@ from tests.chaos.fault_proxy import Fault, FaultProxy, cut, flip, reset, slow, s
 from tests.readers import train_reader
 from tests.toy_data import LABELS, toy_samples
 
-pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.timeout(900)]
 
 NUM_SAMPLES = 64
 BATCH = 8

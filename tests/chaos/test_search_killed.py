@@ -17,7 +17,7 @@ from tests import programs
 from tests.chaos.conftest import NUM_STEPS, write_config
 from tests.recorded import Recorded
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 EVALUATED_EVERY = 6  # steps
 SPACE = f'''"""Two that train, and one that diverges."""

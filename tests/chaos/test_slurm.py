@@ -18,7 +18,7 @@ from tests.chaos.conftest import write_config
 from tests.conftest import REPOSITORY, free_port, lacking, run_script, short_directory, sourced
 from tests.recorded import assert_each_once, only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 NUM_STEPS, STOPPED_AT = 20, 3
 

@@ -18,7 +18,7 @@ from tests import programs
 from tests.chaos.conftest import write_config
 from tests.recorded import only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 

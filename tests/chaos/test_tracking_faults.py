@@ -28,7 +28,7 @@ from tests.chaos.tracking_server import Server
 from tests.conftest import REPOSITORY
 from tests.recorded import Recorded, only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 NUM_STEPS = 30
 BEGINS, ENDS = 11, 25  # steps, of a fault in the middle

@@ -35,7 +35,7 @@ from tests.conftest import REPOSITORY
 from tests.docs import pages
 from tests.docs.pages import Block, Invocation
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 README, EXTENDING = REPOSITORY / "README.md", pages.DOCS / "extending.md"
 PAGES = pages.pages()
@@ -222,7 +222,7 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
         env=environment | {"PATH": bin_and_path},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, f"{block.where}: exit code {done.returncode}\n{done.stdout[-1000:]}\n{done.stderr}"

@@ -14,7 +14,7 @@ from examples import town_as_images
 from tests import programs
 from tests.conftest import REPOSITORY
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 EXAMPLES = REPOSITORY / "examples"
 NOTEBOOK = EXAMPLES / "own_images.ipynb"
@@ -96,7 +96,7 @@ def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nbform
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     place = tmp_path / "work"
     place.mkdir()
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(place)}}).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(place)}}).execute()
     yield notebook
 
 

@@ -44,7 +44,7 @@ from tests import programs
 from tests.conftest import make_bucket, use_environment
 from tests.toy_data import LABELS, toy_samples
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 GROUPS = (("day", "town"), ("night", "town"))
 FIRST_SHARD = "train/day-town-00000.tar"

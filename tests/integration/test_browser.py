@@ -11,7 +11,7 @@ from tests import programs
 from tests.browser import opened_browser
 from tests.small_town import arguments, pack_town
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

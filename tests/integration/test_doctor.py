@@ -22,7 +22,7 @@ def examined(environment: dict[str, str], *arguments: str) -> tuple[int, dict[st
         env=programs.plain_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     assert ended.stdout.startswith("{"), ended.stderr
     return ended.returncode, json.loads(ended.stdout), ended.stdout + ended.stderr
@@ -32,7 +32,7 @@ def failing(report: dict[str, Any]) -> dict[str, Any]:
     return {check["name"]: check for check in report["checks"] if check["status"] == "FAILED"}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_real_hosts(
     ray_hosts: dict[str, str],
     hosts_s3_server: dict[str, str],

@@ -16,7 +16,7 @@ from tests.conftest import free_port
 from tests.recorded import only_run
 from tests.small_town import NUM_STEPS, arguments, pack_town
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_mlflow_keeps_metrics_in_postgres_and_artifacts_in_s3(
     tracking_uri: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It knows the server's address, no credentials.
-    done = subprocess.run([sys.executable, "-c", CLIENT], check=True, timeout=120, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", CLIENT], check=True, timeout=300, stdout=subprocess.PIPE, text=True)
     run_id = done.stdout.split()[-1]
     use_environment(s3_server, monkeypatch)
     listed = boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]

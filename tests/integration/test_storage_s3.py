@@ -109,7 +109,7 @@ def test_a_restarted_server_keeps_data_and_readers(monkeypatch: pytest.MonkeyPat
             with ThreadPoolExecutor(1) as pool:
                 rest = pool.submit(stream.read)
                 run_script("infra/s3_server.sh", "start", env=settings)
-                assert head + rest.result(timeout=60) == data
+                assert head + rest.result(timeout=300) == data
     finally:
         run_script("infra/s3_server.sh", "wipe", env=settings)
         state.rmdir()

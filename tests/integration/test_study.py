@@ -7,7 +7,7 @@ import pytest
 
 from tests import programs
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 COMMAND = ("distseg.study", "dawn", "--max_steps", "2", "--frames", "36", "18", "--out", "studies")
 

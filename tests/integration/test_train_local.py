@@ -21,7 +21,7 @@ from tests.conftest import free_port
 from tests.recorded import STEP_METRICS, Recorded, assert_each_once, only_run
 from tests.small_town import EVALUATIONS, NUM_STEPS, arguments, pack_town
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

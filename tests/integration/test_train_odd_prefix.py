@@ -14,7 +14,7 @@ from tests import programs
 from tests.conftest import make_bucket, use_environment
 from tests.small_town import arguments, pack_town
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray, pytest.mark.long]
 
 PREFIX = "a b#c%20?grün"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

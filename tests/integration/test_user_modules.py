@@ -11,7 +11,7 @@ from distseg.search import read_trials
 from tests import programs
 from tests.toy_data import LABELS, toy_samples
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1800)]
 
 MODULES = {
     "my_nets": '''

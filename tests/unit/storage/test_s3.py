@@ -63,7 +63,7 @@ if child == 0:
 lock.release()
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    subprocess.run([sys.executable, "-c", program, uri], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program, uri], check=True, timeout=300)
     with ThreadPoolExecutor(16) as pool:
         assert {id(c) for c in pool.map(lambda _: s3_client._connection(uri), range(64))} == {id(ours)}
 

@@ -217,7 +217,7 @@ options = reader.ReadOptions(batch_size=2, crop_px=(8, 8), augment=None, seed=0)
 r = reader.TrainReader([reader.DatasetPart(manifest, manifest.shards)], options)
 print("made")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.returncode) == ("made\n", 0), done.stderr
 
 
