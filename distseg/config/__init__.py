@@ -10,6 +10,7 @@ does, and so does making a RunConfig, since a network's options are in the netwo
 `distseg.config.recipes` holds the named runs.
 """
 
+from distseg.config.adaptation import AdaptConfig
 from distseg.config.model import ModelConfig, model_config, network_names, options_class
 from distseg.config.overrides import command_line_default, dotted_fields, from_dict, to_dict, with_overrides
 from distseg.config.run import RunConfig, check_divides
@@ -32,6 +33,7 @@ from distseg.strict_json import require
 
 __all__ = [
     "MAX_MEGAPIXELS",
+    "AdaptConfig",
     "AugmentConfig",
     "CheckpointConfig",
     "DataConfig",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from distseg.config.adaptation import AdaptConfig
 from distseg.config.model import ModelConfig, model_config
 from distseg.config.schema import (
     AugmentConfig,
@@ -33,6 +34,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     style: StyleConfig = field(default_factory=StyleConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -58,6 +60,14 @@ class RunConfig:
         )
         if not self.model.is_style_network and self.style.network is None:
             require(not self.style.conditions, "style.conditions", self.style.conditions, "needs style.network")
+        if self.adapt.weight is not None:
+            require(self.optim.ema_decay is not None, "optim.ema_decay", None, "adapt.weight needs it: the teacher's")
+        require(
+            not (self.model.is_style_network and self.adapt.conditions),
+            "adapt.conditions",
+            self.adapt.conditions,
+            f"{self.model.name} segments nothing; leave them out",
+        )
         require(
             not (self.compile and self.model.checkpointing),
             "model.checkpointing",

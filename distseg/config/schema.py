@@ -188,12 +188,28 @@ class AugmentConfig:
     """Probability of a Gaussian blur."""
     jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation; 0 is off."""
+    gamma: float = 0.0
+    """Photometric randomisation, as the four below: each in half of the crops, at most this strong; 0 is off. Colours
+    to the power of 1 + gamma, or its inverse: darker or lighter, up to 2 is sensible."""
+    temperature: float = 0.0
+    """Red is raised and blue lowered by this share, or the other way round."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise, as a share of white."""
+    fog: float = 0.0
+    """Share of grey at the upper edge of the image, falling to none at the lower one."""
+    rain: float = 0.0
+    """Density of rain streaks; at 1 every hundredth pixel begins one."""
 
     def __post_init__(self) -> None:
         require(0 < self.scale[0] <= self.scale[1], "augment.scale", self.scale, "needs 0 < smallest <= largest")
         require(0 <= self.rotate_deg <= 180, "augment.rotate_deg", self.rotate_deg, "must be in [0, 180]")
         require(0 <= self.blur <= 1, "augment.blur", self.blur, "is a probability in [0, 1]")
         require(0 <= self.jitter < 1, "augment.jitter", self.jitter, "must be in [0, 1)")
+        require(0 <= self.gamma <= 9, "augment.gamma", self.gamma, "must be in [0, 9]")
+        require(0 <= self.temperature < 1, "augment.temperature", self.temperature, "must be in [0, 1)")
+        for name in ("noise", "fog", "rain"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"augment.{name}", value, "must be in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in, own_metrics
     from distseg.evaluation.overlays import Overlays, overlay_pictures, overlays_from_tensors, overlays_to_tensors
     from distseg.evaluation.panels import WRONG_RGB, Overlay, Palette, without_prediction
-    from distseg.evaluation.precision import autocast, normalize, of_colours, products, resolve_precision
+    from distseg.evaluation.precision import autocast, denormalize, normalize, of_colours, products, resolve_precision
     from distseg.evaluation.ranking import ConditionRanking, Table, rank_conditions, weakest_class
     from distseg.evaluation.scoring import ConfusionMatrix, evaluate_shards, max_batch_pixels
     from distseg.evaluation.selection import check_disjoint, evaluation_shards
@@ -72,6 +72,7 @@ __all__ = [
     "check_disjoint",
     "check_same_images",
     "compare_runs",
+    "denormalize",
     "evaluate_shards",
     "evaluation_shards",
     "latency_ms",
@@ -110,7 +111,14 @@ __getattr__ = on_first_use(
         "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in", "own_metrics"),
         "distseg.evaluation.overlays": ("Overlays", "overlay_pictures", "overlays_from_tensors", "overlays_to_tensors"),
         "distseg.evaluation.panels": ("WRONG_RGB", "Overlay", "Palette", "without_prediction"),
-        "distseg.evaluation.precision": ("autocast", "normalize", "of_colours", "products", "resolve_precision"),
+        "distseg.evaluation.precision": (
+            "autocast",
+            "denormalize",
+            "normalize",
+            "of_colours",
+            "products",
+            "resolve_precision",
+        ),
         "distseg.evaluation.ranking": ("ConditionRanking", "Table", "rank_conditions", "weakest_class"),
         "distseg.evaluation.scoring": ("ConfusionMatrix", "evaluate_shards", "max_batch_pixels"),
         "distseg.evaluation.selection": ("check_disjoint", "evaluation_shards"),

@@ -81,6 +81,12 @@ def normalize(images_B3HW: Tensor, precision: str, memory_format: torch.memory_f
     return (images_B3HW - mean_311).div_(std_311)
 
 
+def denormalize(images_B3HW: Tensor) -> Tensor:
+    """The inverse: floating colours from 0 to 255."""
+    mean_311, std_311 = (of_colours(values, images_B3HW) for values in (MEAN_RGB, STD_RGB))
+    return images_B3HW * std_311 + mean_311
+
+
 def of_colours(values: Sequence[float], like: Tensor) -> Tensor:
     """A value for each colour, (3, 1, 1), filled in on the device: a GPU would wait for a copy from the host."""
     return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in values])[:, None, None]

@@ -41,7 +41,18 @@ def select_data(config: RunConfig) -> SelectedData:
     val_shards = evaluation.evaluation_shards(manifest, data.val_split, data.val_conditions)
     evaluation.check_disjoint(parts[0].shards, val_shards)
     _check_labelled(config, parts, val_shards)
+    targets = select_targets(config, manifest)
+    if targets is not None and config.adapt.uri:
+        manifests.append(targets.manifest)
     return SelectedData(replace(manifest, digest=combined_digest(manifests)), parts, val_shards)
+
+
+def select_targets(config: RunConfig, manifest: Manifest) -> DatasetPart | None:
+    """The shards of adapt.conditions, whatever their classes. Raises DataError for a condition that is not there."""
+    if not config.adapt.conditions:
+        return None
+    found = load_manifest(config.adapt.uri) if config.adapt.uri else manifest
+    return DatasetPart(found, found.select(config.data.train_split, config.adapt.conditions))
 
 
 def check_mixable(manifests: Sequence[Manifest]) -> None:

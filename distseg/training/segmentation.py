@@ -17,9 +17,10 @@ from distseg.data.shards import Manifest
 from distseg.errors import ConfigError
 from distseg.evaluation import World
 from distseg.models import Logits, SegmentationModel, Statistics, build_model, drop_by_sample
+from distseg.training.adaptation import Labelled, SelfTraining, Targets, View
 from distseg.training.batchnorm import synchronise
 from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
-from distseg.training.data_selection import class_pixels, open_reader, select_data, unseen_classes
+from distseg.training.data_selection import class_pixels, open_reader, select_data, select_targets, unseen_classes
 from distseg.training.losses import LossParts, SegmentationLoss, class_weights, kl_consistency, valid_weight
 from distseg.training.objective import EvaluationResult
 from distseg.training.optim import Update, build_optimizer, moving_average
@@ -63,6 +64,11 @@ class Segmentation:
         self.averaged = moving_average(self.model, config.optim.ema_decay)
         self.update = Update(self.model, self.optimizer, clip_norm=config.optim.clip_norm, averaged=self.averaged)
         self.restyler: Restyler | None = None
+        self.targets: Targets | None = None
+        is_self_training = config.adapt.weight is not None
+        self.self_training = (
+            SelfTraining(config, world, self.precision, self.memory_format) if is_self_training else None
+        )
 
     @classmethod
     def check(cls, config: RunConfig) -> Manifest:
@@ -97,6 +103,9 @@ class Segmentation:
             if config.style.network is not None and config.style.direction == "to_target":
                 restyler = Restyler(config, self.manifest, self.world, self.precision, step)
                 self.restyler = opened.enter_context(contextlib.closing(restyler))
+            if (part := select_targets(config, self.manifest)) is not None:
+                targets = Targets(config, part, self.world, step)
+                self.targets = opened.enter_context(contextlib.closing(targets))
             yield reader
 
     # --------------------------------------------------------------------------------------------------------- one step
@@ -109,9 +118,12 @@ class Segmentation:
         normaliser = self._normaliser([labels_BHW for _, labels_BHW in inputs])
         sums = {name: torch.zeros((), dtype=torch.float64, device=self.world.device) for name in self._loss_names()}
         for i, (batch, (images_B3HW, labels_BHW)) in enumerate(zip(micro_batches, inputs, strict=True)):
-            images_B3HW, labels_BHW = self._inputs(batch, images_B3HW, labels_BHW)
+            targets_B3HW = None if self.targets is None else self.targets.images()
+            images_B3HW, labels_BHW = self._inputs(batch, images_B3HW, labels_BHW, targets_B3HW)
+            views = self._views(batch, images_B3HW, labels_BHW, targets_B3HW, step, sums)
+            is_last = i == len(micro_batches) - 1
             self.masks.begin(batch.positions, self.world.device, num_copies=2 if self._has_composites else 1)
-            with gradients_exchanged_if(i == len(micro_batches) - 1, self.distributed):
+            with gradients_exchanged_if(is_last and not views, self.distributed):
                 with evaluation.autocast(self.precision, self.world.device):
                     logits = self.wrapped(images_B3HW)
                 loss = self.loss(
@@ -126,8 +138,40 @@ class Segmentation:
                 (total * self.world.size).backward()  # DDP averages gradients over ranks, the loss is a sum over them
             for name, part in _by_name(loss, kl).items():
                 sums[name] += part.detach().to(torch.float64)
+            for view in views:
+                with gradients_exchanged_if(is_last and view is views[-1], self.distributed):
+                    sums[view.name] += self._learn(view, len(micro_batches))
         self.update.apply()
         return sums
+
+    def _views(
+        self,
+        batch: Batch,
+        images_B3HW: Tensor,
+        labels_BHW: Tensor,
+        targets_B3HW: Tensor | None,
+        step: int,
+        sums: dict[str, Tensor],
+    ) -> list[View]:
+        """What self-training makes of a batch; adds the pseudo labels' quality to the sums."""
+        if self.self_training is None or self.self_training.begins_after(step):
+            return []
+        assert self.averaged is not None and targets_B3HW is not None
+        labelled = Labelled(images_B3HW[: len(targets_B3HW)], labels_BHW[: len(targets_B3HW)], batch.positions)
+        teacher = cast(SegmentationModel, self.averaged.module)
+        views, quality = self.self_training.views(teacher, labelled, targets_B3HW)
+        sums[metric_names.TRAIN_PSEUDO_QUALITY] += quality / self.config.data.batch_size
+        return views
+
+    def _learn(self, view: View, num_micro_batches: int) -> Tensor:
+        """Forward and backward; this rank's part of the view's loss, not weighted."""
+        assert self.self_training is not None
+        self.masks.begin(view.positions, self.world.device)
+        with evaluation.autocast(self.precision, self.world.device):
+            logits = self.wrapped(view.images_B3HW)
+        loss = self.self_training.loss(view, logits, self.loss.class_weights_K, num_micro_batches)
+        (view.weight * loss * self.world.size).backward()
+        return loss.detach().to(torch.float64)
 
     def _seed(self, step: int) -> None:
         """For what a user's own network draws by itself: it differs between ranks and steps, and is the same again when
@@ -148,10 +192,16 @@ class Segmentation:
     def _loss_names(self) -> list[str]:
         kl = [metric_names.TRAIN_KL_LOSS] if self.config.style.kl_weight else []
         terms = [metric_names.loss_term(name) for name in self.loss.term_names]
-        return [metric_names.TRAIN_LOSS, metric_names.TRAIN_AUX_LOSS, *kl, *terms]
+        adapted = [] if self.self_training is None else self.self_training.logged
+        return [metric_names.TRAIN_LOSS, metric_names.TRAIN_AUX_LOSS, *kl, *terms, *adapted]
 
-    def _inputs(self, batch: Batch, images_B3HW: Tensor, labels_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _inputs(
+        self, batch: Batch, images_B3HW: Tensor, labels_BHW: Tensor, targets_B3HW: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Normalised images and labels; some images replaced by their composites, or all followed by them."""
+        if self.targets is not None and targets_B3HW is not None and self.config.adapt.fourier is not None:
+            dtype = dtype_of(self.precision)
+            images_B3HW = self.targets.relit(images_B3HW, targets_B3HW, batch.positions, dtype)
         images_B3HW = evaluation.normalize(images_B3HW, self.precision, self.memory_format)
         if self.restyler is None:
             return images_B3HW, labels_BHW

@@ -6,8 +6,8 @@
 Scale, rotation, mirroring and the position of the crop are one affine map from the crop back to the photograph. So each
 pixel is resampled once and only the crop is computed: bilinear for the image, nearest for the labels, with the same
 pixel centres. Outside the photograph the label is void and the image has the mean colour.
-Blur and colour jitter follow, on the crop. Of torch only `grid_sample` on one image is used, which starts no threads of
-its own.
+Blur, colour jitter and photometric randomisation follow, on the crop. Of torch only `grid_sample` on one image is used,
+which starts no threads of its own.
 """
 
 import math
@@ -20,6 +20,7 @@ from PIL import Image
 
 from distseg.config import AugmentConfig
 from distseg.data import IGNORE_INDEX, MEAN_RGB
+from distseg.data.loading import photometric
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -66,6 +67,8 @@ def train_crop(
         image_HW3 = blur(image_HW3)
     if augment.jitter:
         image_HW3 = jitter(image_HW3, augment.jitter, rng)
+    if photometric.is_on(augment):
+        image_HW3 = photometric.randomised(image_HW3, augment, rng)
     return Crop(image_HW3, label_HW)
 
 

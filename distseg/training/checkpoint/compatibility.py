@@ -32,6 +32,7 @@ def check_same_run(config: RunConfig, saved: Checkpoint | ResumePoint) -> None:
     before, now = saved.config, config
     before = replace(before, **{f: getattr(now, f) for f in _FREE})
     before = replace(before, data=replace(before.data, **{f: getattr(now.data, f) for f in _FREE_DATA}))
+    before = replace(before, adapt=replace(before.adapt, uri=now.adapt.uri))
     before = replace(before, model=replace(before.model, checkpointing=now.model.checkpointing))
     before = replace(before, optim=replace(before.optim, max_steps=now.optim.max_steps))
     if before == now:

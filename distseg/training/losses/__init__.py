@@ -3,6 +3,7 @@
     SegmentationLoss(config.loss, class_weights_K)     cross entropy, the auxiliary head's, and the extra terms
     terms/                                             the extra terms, one file each: `--loss.terms dice=0.5`
     kl_consistency                                     between the segmentations of an image and its restyled copy
+    weighted_cross_entropy                             of labels that may be wrong, each pixel with its own weight
     class_weights, valid_weight                        what a pixel of each class counts
 
 labels_BHW: train ids, uint8 or int64, 255 = void (never counted, never rewritten). logits_BKhw: any floating type and
@@ -17,8 +18,16 @@ An extra term is a function `LossBatch -> Tensor` that obeys the same rule, see 
 it as `loss`, a user names his own as `--loss.terms my_losses:boundary=0.5`; it is logged as `train/boundary_loss`.
 """
 
-from distseg.training.losses.batch import LossBatch, SumOverRanks, alone, log_probabilities, one_hot, valid_weight
-from distseg.training.losses.consistency import kl_consistency
+from distseg.training.losses.batch import (
+    LossBatch,
+    SumOverRanks,
+    alone,
+    at_least_one,
+    log_probabilities,
+    one_hot,
+    valid_weight,
+)
+from distseg.training.losses.consistency import kl_consistency, weighted_cross_entropy
 from distseg.training.losses.cross_entropy import CrossEntropy, cross_entropy_sum, hard_pixels
 from distseg.training.losses.segmentation import LossParts, SegmentationLoss
 from distseg.training.losses.weighting import WeightKind, class_weights
@@ -31,6 +40,7 @@ __all__ = [
     "SumOverRanks",
     "WeightKind",
     "alone",
+    "at_least_one",
     "class_weights",
     "cross_entropy_sum",
     "hard_pixels",
@@ -38,4 +48,5 @@ __all__ = [
     "log_probabilities",
     "one_hot",
     "valid_weight",
+    "weighted_cross_entropy",
 ]

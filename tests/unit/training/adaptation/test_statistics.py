@@ -1,0 +1,41 @@
+"""Batch norm's statistics of other images, by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from distseg.errors import ConfigError
+from distseg.training.adaptation import recalibrate_
+
+
+def statistics(norm: nn.BatchNorm2d) -> tuple[float, float]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean.item(), norm.running_var.item()
+
+
+def test_the_statistics_of_all_batches_together_replace_the_trainings() -> None:
+    norm = nn.BatchNorm2d(1)
+    model = nn.Sequential(norm, nn.Dropout(0.5)).eval()
+    values = torch.tensor([1.0, 3.0, 5.0, 11.0, 2.0, 8.0]).view(3, 1, 1, 2)
+    assert recalibrate_(model, [values[:2], values[2:]], model) == 3
+    # Batch means 5 (4 values, unbiased variance 56/3) and 5 (2 values, 18), weighted by images 2 : 1.
+    assert statistics(norm) == pytest.approx((5, (2 * 56 / 3 + 18) / 3))
+    assert not any(module.training for module in model.modules())
+    assert norm.momentum == 0.1
+
+
+def test_the_variance_between_batches_counts() -> None:
+    norm = nn.BatchNorm2d(1).eval()
+    recalibrate_(norm, [torch.full((1, 1, 1, 2), 1.0), torch.full((1, 1, 1, 2), 5.0)], norm)
+    assert statistics(norm) == pytest.approx((3, 4))
+
+
+def test_what_cannot_be_recalibrated_is_refused_and_left_as_it_was() -> None:
+    with pytest.raises(ConfigError, match="has no batch norm"):
+        recalibrate_(nn.Conv2d(1, 1, 1), [], print)
+    norm = nn.BatchNorm2d(1).eval()
+    with pytest.raises(ConfigError, match="more than one image"):
+        recalibrate_(norm, [torch.ones(1, 1, 1, 1)], norm)
+    with pytest.raises(ConfigError, match="there are none"):
+        recalibrate_(norm, [], norm)
+    assert (norm.momentum, norm.training, *statistics(norm)) == (0.1, False, 0, 1)
