@@ -17,6 +17,7 @@ PROGRAMS = {
     "train": "trains a recipe on a Ray cluster, or without one under torchrun",
     "tune": "searches a space for the best configuration, over Ray Tune",
     "evaluate": "evaluates a checkpoint on any split and conditions",
+    "adapt": "writes a network with batch norm's statistics of other conditions",
     "study": "the papers' comparisons on town, each a table by one resumable command",
     "stylize": "trains AdaIN style networks, and restyles data sets with them",
     "report": "runs side by side, with what the test images can and cannot tell",

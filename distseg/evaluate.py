@@ -1,5 +1,5 @@
 """python -m distseg.evaluate --checkpoint URI --data URI [--split val] [--conditions NAME …]
-                              [--scales 0.5 0.75 1 …] [--flip] [--sliding] [--json FILE]
+                              [--scales 0.5 0.75 1 …] [--flip] [--sliding] [--adapt batchnorm] [--json FILE]
 
 Evaluates a checkpoint on any split and conditions of packed data: every sample once. Whole images by default; with
 scales, flips or sliding windows the softmax is averaged at the image's own size. Under torchrun the ranks share the
@@ -7,18 +7,20 @@ images out and the result is the same.
 """
 
 import contextlib
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from distseg import cli, evaluation, storage
 from distseg.config import Precision
-from distseg.data.shards import load_manifest
+from distseg.data.shards import Manifest, Shard, load_manifest
 from distseg.deployment import check_classes, load_model
 from distseg.errors import ConfigError
-from distseg.evaluation import World, torchrun_world
-from distseg.training import checkpoint
+from distseg.evaluation import ConfusionMatrix, World, torchrun_world
+from distseg.models import SegmentationModel
+from distseg.training import adaptation, checkpoint
 
 PROG = "python -m distseg.evaluate"
 
@@ -32,6 +34,11 @@ class Arguments(cli.InferenceOptions):
     split: str = "val"
     conditions: tuple[str, ...] = ()
     """Conditions of the split; none: all; SPLIT/CONDITION takes one from another split."""
+    adapt: Literal["none", "batchnorm"] = "none"
+    """batchnorm: for each condition, batch norm's statistics are those of its own images; labels are used for scoring
+    alone. `python -m distseg.adapt` writes such a network for one set of conditions."""
+    adapt_images: int = 64
+    """How many images of each condition the statistics are taken from, evenly spread."""
     json: str | None = None
     """Also write the table here."""
     metrics: tuple[str, ...] = ()
@@ -69,6 +76,8 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
         raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
     if options.cache_bytes < 0:
         raise ConfigError(f"--cache_bytes {options.cache_bytes}: must not be negative; 0 is no cache")
+    if options.adapt_images < 2:
+        raise ConfigError(f"--adapt_images {options.adapt_images}: must be at least 2")
     own = evaluation.own_metrics(options.metrics, "--metrics")
     uri, saved = checkpoint.resolve(options.checkpoint)
     manifest = load_manifest(options.data)
@@ -78,22 +87,61 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     precision = evaluation.resolve_precision(options.precision, world.device)
     model = load_model(saved, world.device, precision)
     num_images = sum(s.num_samples for s in shards) // world.size
+    counted = ConfusionMatrix.empty((), manifest.label_space.num_classes)
     with cli.progress("evaluating", "images") if world.rank == 0 else contextlib.nullcontext() as progress:
-        counted = evaluation.evaluate_shards(
+        for part in _by_condition(shards) if options.adapt == "batchnorm" else [shards]:
+            if options.adapt == "batchnorm":
+                _adapt(model, manifest, part, options, world, precision)
+            before = len(counted.images) // world.size
+            scored = evaluation.evaluate_shards(
+                model,
+                manifest,
+                part,
+                world,
+                precision=precision,
+                inference=inference,
+                num_threads=options.num_threads,
+                max_megapixels=options.max_megapixels,
+                cache_bytes=options.cache_bytes,
+                cache_dir=options.cache_dir,
+                progress=functools.partial(_show, progress, before, num_images) if progress else None,
+            )
+            counted = counted.joined(scored)
+    tables = evaluation.as_table(counted, manifest.label_space, own)
+    adapted = {} if options.adapt == "none" else {"adapt": options.adapt}
+    return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest} | adapted
+
+
+def _by_condition(shards: Sequence[Shard]) -> list[list[Shard]]:
+    return [[s for s in shards if s.condition == condition] for condition in sorted({s.condition for s in shards})]
+
+
+def _adapt(
+    model: SegmentationModel,
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    options: Arguments,
+    world: World,
+    precision: str,
+) -> None:
+    """Batch norm's statistics of the shards' images in the place of those before. Raises ConfigError."""
+    try:
+        adaptation.recalibrate_on_(
             model,
             manifest,
             shards,
-            world,
+            options.adapt_images,
+            device=world.device,
             precision=precision,
-            inference=inference,
             num_threads=options.num_threads,
             max_megapixels=options.max_megapixels,
-            cache_bytes=options.cache_bytes,
-            cache_dir=options.cache_dir,
-            progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
         )
-    tables = evaluation.as_table(counted, manifest.label_space, own)
-    return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest}
+    except ConfigError as error:
+        raise ConfigError(f"--adapt batchnorm, condition {shards[0].condition}: {error}") from None
+
+
+def _show(progress: Callable[[int, int], None], before: int, num_images: int, num_done: int) -> None:
+    progress(before + num_done, num_images)
 
 
 if __name__ == "__main__":

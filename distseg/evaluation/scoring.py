@@ -66,6 +66,16 @@ class ConfusionMatrix:
             self.images.append(ScoredImage(sample.key, sample.condition, sample.sequence, counts_3K))
         return counts_B3K
 
+    def joined(self, others: "ConfusionMatrix") -> "ConfusionMatrix":
+        """Of both, which have no condition in common."""
+        assert not {condition for condition, _ in self.groups} & {condition for condition, _ in others.groups}
+        return ConfusionMatrix(
+            self.groups + others.groups,
+            torch.cat([self.matrices_GKK, others.matrices_GKK]),
+            torch.cat([self.num_images_G, others.num_images_G]),
+            self.images + others.images,
+        )
+
     @property
     def num_classes(self) -> int:
         return self.matrices_GKK.shape[-1]

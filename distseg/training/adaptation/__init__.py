@@ -3,7 +3,7 @@
     Targets                  this rank's batches of target images, from any step on
     with_low_amplitudes      Fourier adaptation: light and colour of a target image, shapes of a labelled one
     SelfTraining             views of target images to learn from, labelled by the moving average of the network
-    recalibrate_             batch norm's statistics, taken anew from images of another condition
+    recalibrate_on_          batch norm's statistics, taken anew from images of another condition
 
 All of it is the same on any number of ranks, and goes on exactly from any checkpoint: choices are functions of the seed
 and of positions in the training stream. Labels of target images are read with them and used by nothing.
@@ -11,7 +11,7 @@ and of positions in the training stream. Labels of target images are read with t
 
 from distseg.training.adaptation.fourier import with_low_amplitudes
 from distseg.training.adaptation.self_training import Labelled, SelfTraining, View
-from distseg.training.adaptation.statistics import recalibrate_
+from distseg.training.adaptation.statistics import recalibrate_, recalibrate_on_
 from distseg.training.adaptation.targets import Targets
 
-__all__ = ["Labelled", "SelfTraining", "Targets", "View", "recalibrate_", "with_low_amplitudes"]
+__all__ = ["Labelled", "SelfTraining", "Targets", "View", "recalibrate_", "recalibrate_on_", "with_low_amplitudes"]

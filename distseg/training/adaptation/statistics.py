@@ -4,12 +4,19 @@ The weights stay. What has changed between conditions is to a good part the ligh
 layers (Li et al. 2017, AdaBN; Schneider et al. 2020; Nado et al. 2020).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from distseg import evaluation
+from distseg.config import MAX_MEGAPIXELS
+from distseg.data.loading import spread_samples
+from distseg.data.shards import Manifest, Shard
 from distseg.errors import ConfigError
+from distseg.models import SegmentationModel
+from distseg.training.restyling import TowardsSource
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
@@ -51,6 +58,38 @@ def recalibrate_(model: nn.Module, batches: Iterable[Tensor], forward: Callable[
         layer.running_mean.copy_(mean_C)
         layer.running_var.copy_(square_C - mean_C**2)
     return num_images
+
+
+def recalibrate_on_(
+    model: SegmentationModel,
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    num_images: int,
+    *,
+    device: torch.device,
+    precision: str,
+    num_threads: int = 2,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> int:
+    """`recalibrate_` on up to so many images of the shards, evenly spread; their labels are not used.
+
+    Every rank takes the same images, so that the statistics are the same on any number of them.
+    """
+    images = spread_samples(manifest, shards, num_images, num_threads=num_threads, max_megapixels=max_megapixels)
+    of_size: dict[tuple[int, ...], list[Tensor]] = {}
+    for sample in images:
+        of_size.setdefault(tuple(sample.image_3HW.shape), []).append(sample.image_3HW)
+    own = model.model if isinstance(model, TowardsSource) else model  # its style network keeps its statistics
+    batches = (batch.to(device) for same in of_size.values() for batch in _batches(same, device))
+    return recalibrate_(own, batches, lambda batch: evaluation.predict(model, batch, precision))
+
+
+def _batches(images: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """All of about the same size: the statistics of a single image say less, and PSPNet has none for it."""
+    at_once = max(2, evaluation.max_batch_pixels(device) // images[0][0].numel())
+    num_batches = -(-len(images) // at_once)
+    for start, end in itertools.pairwise(i * len(images) // num_batches for i in range(num_batches + 1)):
+        yield torch.stack(images[start:end])
 
 
 def _added(

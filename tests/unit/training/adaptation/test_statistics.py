@@ -1,11 +1,20 @@
 """Batch norm's statistics of other images, by hand."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from distseg import adapt, evaluate
+from distseg.config import RunConfig
 from distseg.errors import ConfigError
+from distseg.evaluation import World
+from distseg.training import checkpoint, train_run
 from distseg.training.adaptation import recalibrate_
+from tests import ranks
 
 
 def statistics(norm: nn.BatchNorm2d) -> tuple[float, float]:
@@ -39,3 +48,27 @@ def test_what_cannot_be_recalibrated_is_refused_and_left_as_it_was() -> None:
     with pytest.raises(ConfigError, match="there are none"):
         recalibrate_(norm, [], norm)
     assert (norm.momentum, norm.training, *statistics(norm)) == (0.1, False, 0, 1)
+
+
+def test_each_condition_is_evaluated_with_the_statistics_of_its_own_images_and_adapt_writes_them(
+    light_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(light_config, optim=replace(light_config.optim, max_steps=2))
+    train_run(config, World(), ranks.Recorder(tmp_path / "run"))
+    data = ("--data", config.data.uri, "--precision", "fp64")
+    adapting = ("--adapt", "batchnorm", "--json")
+    assert evaluate.main(["--checkpoint", "run", *data, *adapting, "all.json"]) == 0
+    assert evaluate.main(["--checkpoint", "run", *data, *adapting, "night.json", "--conditions", "night"]) == 0
+    night = ("--conditions", "night", "--out", "night.pt")
+    assert adapt.main(["--checkpoint", "run", *data, "--split", "val", *night]) == 0
+    assert evaluate.main(["--checkpoint", "night.pt", *data, "--json", "written.json", "--conditions", "night"]) == 0
+    tables = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("all", "night", "written")}
+    found = [table["conditions"]["night"] for table in tables.values()]
+    assert found[0] == found[1] == found[2]
+    assert (tables["all"]["num_images"], tables["all"]["adapt"]) == (18, "batchnorm")
+    as_trained = checkpoint.resolve("run")[1]
+    assert found[0] != as_trained.tables["conditions"]["night"]
+    adapted = checkpoint.resolve("night.pt")[1]
+    changed = {name for name, value in adapted.model.items() if not torch.equal(value, as_trained.model[name])}
+    assert changed and all(name.endswith((".running_mean", ".running_var")) for name in changed)
