@@ -11,6 +11,9 @@
 #   cluster/local_hosts.sh status          the hosts, and whether Ray runs there
 #   cluster/local_hosts.sh down            ends whatever runs in the namespaces, and removes them
 #
+# With HOSTS_SSH=1 the hosts are machines for cluster/ssh.yaml: each runs sshd instead of Ray, which lets root in by
+# $HOSTS_STATE/key alone, and has its own processes and home directory. Then kill is a power cut.
+#
 #   HOSTS_STATE   directories, logs, token, env; keep it short, Ray puts sockets there    ${TMPDIR:-/tmp}/distseg-hosts
 #   HOSTS_NET     the /24 of the cluster; this machine is .1, host I is .10 + I           10.77.0
 #   HOSTS_NAME    begins the names of namespaces and bridge, at most 8 letters            distseg
@@ -69,8 +72,36 @@ plug_in() {
 }
 
 start() {
+  if [ -e "$state/key" ]; then start_sshd "$1"; else start_ray "$1"; fi
+}
+
+start_sshd() {
+  local i=$1 home=$state/h$1/home
+  [ -z "$(ip netns pids "$(space "$i")")" ] || fail "host $i runs already; stop it first"
+  mkdir -p "$home" /run/sshd
+  cat >"$state/h$i/sshd_config" <<END
+ListenAddress $(address "$i")
+HostKey $state/key
+AuthorizedKeysFile $state/key.pub
+StrictModes no
+UsePAM no
+PidFile none
+SetEnv RAY_TMPDIR=$state/h$i
+END
+  awk -F: -v OFS=: -v home="$home" '$1 == "root" { $6 = home } 1' /etc/passwd >"$state/h$i/passwd"
+  # Its own processes, since Ray's commands signal all of Ray that they see.
+  # shellcheck disable=SC2016
+  ip netns exec "$(space "$i")" setsid unshare --mount --pid --fork --kill-child --mount-proc \
+    bash -c 'mount --bind "$1/passwd" /etc/passwd && PATH=$PATH:/usr/sbin && exec "$(command -v sshd)" -D -e -f "$1/sshd_config"' \
+    sshd "$state/h$i" >"$state/start$i.log" 2>&1 </dev/null &
+  for _ in $(seq 100); do ! (exec 3<>"/dev/tcp/$(address "$i")/22") 2>/dev/null || return 0; sleep 0.1; done
+  fail "sshd did not start on host $i: see $state/start$i.log"
+}
+
+start_ray() {
   local i=$1 role=(--address="$(address 0):6379" --num-cpus="${HOSTS_CPUS:-1}")
   if [ "$i" = 0 ]; then role=(--head --port=6379 --dashboard-host=0.0.0.0 --num-cpus="${HOSTS_HEAD_CPUS:-0}"); fi
+  find_ray
   if ray_runs "$i"; then fail "Ray already runs on host $i; stop it first"; fi
   signal_ray KILL "$i" # what a raylet that was cut off left behind
   # The head's Python is the `python` of submitted jobs.
@@ -124,15 +155,20 @@ up() {
   ip addr add "$net.1/24" dev "$bridge"
   ip link set "$bridge" up
   for i in $(seq 0 "$1"); do plug_in "$i"; done
+  if [ -n "${HOSTS_SSH:-}" ]; then ssh-keygen -q -t ed25519 -N '' -f "$state/key"; fi
   start 0
   local starting=()
   for i in $(seq 1 "$1"); do start "$i" & starting+=($!); done
   for i in "${starting[@]}"; do wait "$i"; done
+  trap - EXIT
+  if [ -n "${HOSTS_SSH:-}" ]; then
+    echo "head $(address 0), workers $(address 1) …; ssh -i $state/key root@$(address 0)"
+    return
+  fi
   cat >"$state/env" <<END
 export RAY_API_SERVER_ADDRESS=http://$(address 0):8265
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_AUTH_TOKEN_PATH=$state/token
 END
-  trap - EXIT
   echo "head $(address 0), workers $(address 1) …; jobs at http://$(address 0):8265; next:  . $state/env"
 }
 
@@ -165,9 +201,9 @@ status() {
 
 command=${1:-}
 case "$command" in
-  up) [[ "${2:-}" =~ ^[0-9]+$ ]] || usage; find_ray; up "$2" ;;
+  up) [[ "${2:-}" =~ ^[0-9]+$ ]] || usage; up "$2" ;;
   exec) check_host "${2:-}"; [ $# -ge 3 ] || usage; on_host "${@:2}" ;;
-  start) check_host "${2:-}"; find_ray; start "$2" ;;
+  start) check_host "${2:-}"; start "$2" ;;
   stop) check_host "${2:-}"; stop "$2" ;;
   kill) check_host "${2:-}"; signal_ray KILL "$2" ;;
   cut) check_host "${2:-}"; ip link set "$(link "$2")" down ;;
