@@ -1,9 +1,11 @@
-"""python -m distseg.export --checkpoint URI --format onnx|torch-export|weights --out FILE [--size 256 512]
+"""python -m distseg.export --checkpoint URI --format onnx|torch-export|weights|safetensors --out FILE [--size 256 512]
 
 `weights` writes one small file that every --checkpoint takes: the weights, classes, configuration and scores.
+`safetensors` holds the same without pickle, for other tools too; every --checkpoint takes it as well.
 The others write a checkpoint's network for use without distseg. Input `images`: float32 (N, 3, H, W), RGB from 0 to
 255; output `logits`: float32 (N, K, H, W), at the images' size. N is free; H and W are any from 33 pixels on, or any
-such multiples of 8 (ENet), 16 (U-Nets) or 32 (FCNs on VGG16). Normalisation and resizing are inside.
+such multiples of 8 (ENet), 16 (U-Nets) or 32 (FCNs on VGG16). Normalisation and resizing are inside;
+classes, palette, sizes, run, data and scores are in the file's metadata.
 Their file is run on random input of several sizes and compared with the checkpoint before it counts as written.
 """
 
@@ -24,8 +26,9 @@ PROG = "python -m distseg.export"
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     checkpoint: str
-    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
-    format: Literal["onnx", "torch-export", "weights"]
+    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights` or
+    `safetensors`; path or URI."""
+    format: Literal["onnx", "torch-export", "weights", "safetensors"]
     out: str
     """The file: a path or s3:// URI."""
     size: tuple[int, int] = (256, 512)
@@ -42,8 +45,17 @@ def main(arguments: Sequence[str]) -> int:
     model = load_model(saved, torch.device("cpu"), "fp32")
     if options.format == "weights":
         storage.write_bytes(options.out, checkpoint.as_one_file(saved))
+    elif options.format == "safetensors":
+        about = deployment.describe_weights(saved)
+        storage.write_bytes(options.out, checkpoint.as_safetensors(saved, about))
     else:
-        difference = deployment.export_network(model, options.out, file_format=options.format, size=options.size)
+        difference = deployment.export_network(
+            model,
+            options.out,
+            file_format=options.format,
+            size=options.size,
+            metadata=deployment.describe_network(saved, multiple=model.exported_multiple),
+        )
         cli.say(f"differs by at most {difference:.1e} on random images of 3 sizes")
     cli.say(f"{saved.config.model.name} of {uri}, step {saved.step}")
     cli.say(f"written     {options.out}")

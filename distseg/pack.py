@@ -263,6 +263,8 @@ def _inspect(command: Inspect) -> int:
         console.print(*cli.cells(f"{split}: images of {_range(smallest, largest)} pixels (height x width)"))
     console.print(_groups_table(summary))
     console.print(_classes_table(summary))
+    for doubt in summary.doubts():
+        console.print(*cli.cells(f"look at the labels: {doubt}"))
     if command.sheet:
         _save_sheet(command)
         console.print(*cli.cells(f"contact sheet: {command.sheet}"))

@@ -6,11 +6,14 @@ resizing are inside.
 """
 
 import contextlib
+import importlib
+import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 
 from distseg import storage
 from distseg.data import MEAN_RGB, STD_RGB
+from distseg.deployment.description import least_side
 from distseg.errors import ConfigError, DistsegError
 from distseg.models import SegmentationModel
 
@@ -45,18 +49,26 @@ class Deployed(nn.Module):
         return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
 
 
-def export_network(model: SegmentationModel, out: str, *, file_format: Format, size: tuple[int, int]) -> float:
+def export_network(
+    model: SegmentationModel,
+    out: str,
+    *,
+    file_format: Format,
+    size: tuple[int, int],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> float:
     """Writes `model` to the path or URI `out`. Returns the largest difference from PyTorch, over the largest logit.
 
-    `size`: height and width of the example that the program is traced with. Raises DistsegError, with nothing written,
-    if the difference is above `TOLERANCE`; ConfigError if a package that the format needs is not installed.
+    `size`: height and width of the example that the program is traced with. `metadata`: what the file says of itself,
+    see `description`. Raises DistsegError, with nothing written, if the difference is above `TOLERANCE`; ConfigError if
+    a package that the format needs is not installed.
     """
     deployed = Deployed(model).eval()
     with storage.scratch_folder() as folder:
         file = folder / "model.pt2"  # torch warns of any other ending, whatever the format
         write, load = FORMATS[file_format]
         with quiet_libraries():
-            write(deployed, size, file)
+            write(deployed, size, file, metadata)
             run = load(file)
         difference = largest_difference(deployed, run, size)
         if not difference <= TOLERANCE:
@@ -108,38 +120,35 @@ def _example(size: tuple[int, int]) -> Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 255
 
 
-LEAST_PX = 33
-"""At strides up to 32, a shorter side becomes a single cell, for which torch.export would make another program."""
-
-
 def _dynamic(multiple: int) -> dict[str, dict[int, Any]]:
     """The free sizes of `images`; some networks halve so often that odd sizes cannot be exported."""
-    least = max(2, -(-LEAST_PX // multiple))
+    least = least_side(multiple) // multiple
     height, width = (multiple * torch.export.Dim(name, min=least) for name in ("h", "w"))
     return {"images": {0: torch.export.Dim("n"), 2: height, 3: width}}
 
 
-def write_torch_export(deployed: Deployed, size: tuple[int, int], file: Path) -> None:
+def write_torch_export(deployed: Deployed, size: tuple[int, int], file: Path, metadata: Mapping[str, str]) -> None:
     program = torch.export.export(deployed, (_example(size),), dynamic_shapes=_dynamic(deployed.multiple))
-    torch.export.save(program, file)
+    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(dict(metadata), indent=2)})
 
 
 def load_torch_export(file: Path) -> Run:
     return torch.export.load(file).module()
 
 
-def write_onnx(deployed: Deployed, size: tuple[int, int], file: Path) -> None:
-    torch.onnx.export(
+def write_onnx(deployed: Deployed, size: tuple[int, int], file: Path, metadata: Mapping[str, str]) -> None:
+    program = torch.onnx.export(
         deployed,
         (_example(size),),
-        file,
         input_names=["images"],
         output_names=["logits"],
         dynamic_shapes=_dynamic(deployed.multiple),
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
+    assert program is not None  # dynamo=True gives one
+    program.model.metadata_props.update(metadata)
+    program.save(str(file), external_data=False)
 
 
 def load_onnx(file: Path) -> Run:
@@ -149,15 +158,16 @@ def load_onnx(file: Path) -> Run:
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
+NEEDED = {"onnx": ("onnxruntime", "onnxscript"), "safetensors": ("safetensors",)}  # format -> packages
+
+
 def check_export(file_format: str) -> None:
     """Raises ConfigError if a package that the format needs is not installed."""
-    if file_format != "onnx":
-        return
     try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        for package in NEEDED.get(file_format, ()):
+            importlib.import_module(package)
     except ImportError as error:
-        raise ConfigError(f"--format onnx needs {error.name}: pip install 'distseg[export]'") from None
+        raise ConfigError(f"--format {file_format} needs {error.name}: pip install 'distseg[export]'") from None
 
 
 FORMATS = {"onnx": (write_onnx, load_onnx), "torch-export": (write_torch_export, load_torch_export)}

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from PIL import Image
 from distseg.data.datasets import town
 from distseg.training import checkpoint
 from tests import programs
-from tests.conftest import free_port
+from tests.conftest import REPOSITORY, free_port
 from tests.recorded import only_run
 from tests.small_town import NUM_STEPS, arguments, pack_town
 
@@ -129,6 +132,20 @@ def test_export_writes_a_checked_file(trained: programs.Ended, folder: Path) -> 
     session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": np.zeros((1, 3, 77, 101), dtype=np.float32)})
     assert logits.shape == (1, town.LABELS.num_classes, 77, 101)
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == list(town.LABELS.classes)
+
+    page = (REPOSITORY / "docs" / "review.md").read_text()
+    (code,) = re.findall(r"```python\n(import json\n.*?onnxruntime.*?)```", page, re.DOTALL)
+    noise = np.random.default_rng(0).integers(0, 256, (90, 75, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "photo.jpg")
+    shutil.copy(folder / "network.onnx", folder / "net.onnx")
+    code += "\nimport sys; print([name for name in sys.modules if name.split('.')[0] in ('distseg', 'torch')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stderr
+    with Image.open(folder / "labels.png") as labels:
+        assert (labels.mode, labels.size) == ("P", (75, 90))
+        assert (labels.getpalette() or [])[:3] == list(town.LABELS.palette[0])
 
 
 def test_models_compares_the_networks(folder: Path) -> None:

@@ -21,6 +21,8 @@ from distseg.errors import DataError, StorageError
 
 _CHUNK_BYTES = 1 << 20
 _NUM_THREADS = 4  # hashing and reading release the GIL
+_NEARLY_ALL = 0.98  # of the labelled pixels
+_ARE_IDS_RIGHT = "are the ids in the label maps those of the classes?"
 
 
 def verify(uri: str, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
@@ -114,6 +116,22 @@ class ShardSummary:
     class_shares: dict[str, dict[str, float]]  # split -> class -> share of the labelled pixels
     image_sizes: dict[str, SizeRange]
 
+    def doubts(self) -> list[str]:
+        """One line for each thing that often comes of mixed-up class ids; none of them must be a fault."""
+        splits = self.class_shares
+        names = list(next(iter(splits.values())))
+        seen = [name for name in names if any(shares[name] for shares in splits.values())]
+        never = ", ".join(name for name in names if name not in seen)
+        found = [f"never labelled: {never}; {_ARE_IDS_RIGHT}"] if never else []
+        for split, shares in splits.items():
+            if only_elsewhere := ", ".join(name for name in seen if not shares[name]):
+                follows = "no network can learn them" if split == "train" else "its mIoU says nothing about them"
+                found.append(f"labelled, but never in {split}: {only_elsewhere}; {follows}")
+            name, share = max(shares.items(), key=lambda item: item[1])
+            if share > _NEARLY_ALL and len(names) > 1:
+                found.append(f"{100 * share:.1f} % of {split} is {name}; {_ARE_IDS_RIGHT}")
+        return found
+
 
 def inspect(uri: str) -> ShardSummary:
     """Numbers from the manifest, added up by split, condition and site."""
@@ -143,7 +161,8 @@ def _class_shares(manifest: Manifest, split: str) -> dict[str, float]:
 def contact_sheet(
     uri: str, *, columns: int = 4, cell_width_px: int = 240, max_megapixels: float = MAX_MEGAPIXELS
 ) -> Image.Image:
-    """One row for each (split, condition): `columns` photographs with their coloured labels, and the row's name."""
+    """One row for each (split, condition): its name, and `columns` photographs with their coloured labels. A legend of
+    the classes follows."""
     with images.limited(max_megapixels):
         return _sheet(uri, columns, cell_width_px)
 
@@ -152,6 +171,7 @@ def _sheet(uri: str, columns: int, cell_width_px: int) -> Image.Image:
     manifest = load_manifest(uri)
     rows = [(split, condition) for split in manifest.splits for condition in manifest.conditions(split)]
     strips = [_strip(manifest, split, condition, columns, cell_width_px) for split, condition in rows]
+    strips.append(_legend(manifest.label_space, columns * cell_width_px))
     sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
     top = 0
     for strip in strips:
@@ -175,6 +195,23 @@ def _strip(manifest: Manifest, split: str, condition: str, columns: int, cell_wi
     for column, pair in enumerate(pairs):
         strip.paste(pair, (column * cell_width_px, _CAPTION_PX))
     return strip
+
+
+def _legend(labels: LabelSpace, width_px: int) -> Image.Image:
+    """The classes beside their colours, in as many lines as they need, and void."""
+    gap_px, swatch_px = 4, 12
+    legend = Image.new("RGB", (width_px, (len(labels.classes) + 1) * _CAPTION_PX), "white")
+    draw = ImageDraw.Draw(legend)
+    left = top = 0
+    for name, colour in [*zip(labels.classes, labels.palette, strict=True), ("void", (0, 0, 0))]:
+        item_px = swatch_px + 4 * gap_px + round(draw.textlength(name))
+        if left and left + item_px > width_px:
+            left, top = 0, top + _CAPTION_PX
+        corner = left + gap_px, top + 3
+        draw.rectangle((*corner, corner[0] + swatch_px - 1, corner[1] + swatch_px - 1), fill=colour, outline="grey")
+        draw.text((corner[0] + swatch_px + gap_px, top + 3), name, fill="black")
+        left += item_px
+    return legend.crop((0, 0, width_px, top + _CAPTION_PX))
 
 
 def _spread(manifest: Manifest, shards: tuple[Shard, ...], count: int) -> Iterator[tuple[Shard, IndexEntry]]:

@@ -9,7 +9,8 @@ A damaged checkpoint is refused by name, and so is one whose weights are not fin
 and take the next, saying so.
 
     Checkpoint                                     what it holds: a field is added there and nowhere else
-    to_bytes, from_bytes, as_one_file              Checkpoint <-> bytes; the one file that is given to others
+    to_bytes, from_bytes                           Checkpoint <-> bytes
+    as_one_file, as_safetensors                    the one file that is given to others; `from_bytes` reads both
     load_tensors                                   any file of torch.save, if it is tensors and plain values
     write, save, upload                            Checkpoint -> directory
     read, newest, best, resolve, readable          directory -> Checkpoint
@@ -23,7 +24,14 @@ raise ConfigError and DataError.
 """
 
 from distseg.training.checkpoint.compatibility import check_resumable, check_same_run
-from distseg.training.checkpoint.content import Checkpoint, as_one_file, from_bytes, load_tensors, to_bytes
+from distseg.training.checkpoint.content import (
+    Checkpoint,
+    as_one_file,
+    as_safetensors,
+    from_bytes,
+    load_tensors,
+    to_bytes,
+)
 from distseg.training.checkpoint.soundness import first_not_finite
 from distseg.training.checkpoint.states import restore_states, to_cpu
 from distseg.training.checkpoint.store import (
@@ -59,6 +67,7 @@ __all__ = [
     "CheckpointInfo",
     "ResumePoint",
     "as_one_file",
+    "as_safetensors",
     "best",
     "check_resumable",
     "check_same_run",

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and how that becomes bytes: torch.save of plain containers and tensors.
+"""What a checkpoint holds, and how that becomes bytes: torch.save of plain containers and tensors, or safetensors.
 
 A field is added by one line in `Checkpoint`, with a default, so that older checkpoints still load.
 """
@@ -6,7 +6,7 @@ A field is added by one line in `Checkpoint`, with a default, so that older chec
 import dataclasses
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from distseg.config import (
 from distseg.data import LabelSpace
 from distseg.errors import CheckpointError, ConfigError, first_line
 from distseg.strict_json import Count, build_group
+from distseg.training.checkpoint import portable
 from distseg.training.checkpoint.evaluated import check_evaluated
 from distseg.training.checkpoint.soundness import first_not_finite
 
@@ -75,22 +76,27 @@ class Checkpoint:
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(_encoded(checkpoint), buffer)
+    return buffer.getvalue()
+
+
+def _encoded(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Plain containers and tensors."""
     content: dict[str, Any] = {"format": FORMAT}
     for each in dataclasses.fields(Checkpoint):
         value = getattr(checkpoint, each.name)
         content[each.name] = each.metadata["encode"](value) if "encode" in each.metadata else value
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
+    return content
 
 
 def from_bytes(data: bytes, uri: str) -> Checkpoint:
-    """The inverse of `to_bytes`; nothing in the data is executed.
+    """The inverse of `to_bytes` and of `as_safetensors`; nothing in the data is executed.
 
     Raises CheckpointError naming `uri`, also for weights that are not finite, as early versions could save them.
     """
     try:
-        content = load_tensors(data)
+        content = portable.read(data) if portable.is_safetensors(data) else load_tensors(data)
     except ValueError as error:
         raise CheckpointError(f"{uri}: cannot be loaded as a checkpoint ({error})") from None
     if not isinstance(content, dict) or "format" not in content:
@@ -133,6 +139,19 @@ def as_one_file(checkpoint: Checkpoint) -> bytes:
 
     Left out is what only the run itself needs: optimiser, records, pictures, and the paths on its machine.
     """
+    return to_bytes(_shared(checkpoint))
+
+
+def as_safetensors(checkpoint: Checkpoint, metadata: Mapping[str, str]) -> bytes:
+    """The same without the tensors of the evaluation, as a file of safetensors; `from_bytes` reads it too.
+
+    `metadata`: names and texts for other programs, beside the entry that `from_bytes` reads.
+    """
+    content = _encoded(replace(_shared(checkpoint), evaluation={}))
+    return portable.write(content, metadata)
+
+
+def _shared(checkpoint: Checkpoint) -> Checkpoint:
     config = checkpoint.config
     if checkpoint.source_style:
         raise CheckpointError("style.direction = to_source evaluates with a second network; keep the whole checkpoint")
@@ -145,4 +164,4 @@ def as_one_file(checkpoint: Checkpoint) -> bytes:
     }
     evaluation = {name: value for name, value in checkpoint.evaluation.items() if name != "overlays"}
     weights = {"model": checkpoint.evaluated, "averaged": {}}
-    return to_bytes(replace(checkpoint, **(shared | weights), config=config, evaluation=evaluation))
+    return replace(checkpoint, **(shared | weights), config=config, evaluation=evaluation)

@@ -128,7 +128,7 @@ def test_exported_networks_give_the_same_logits_at_other_sizes(
     deployed = exporting.Deployed(model.eval())
     write, load = exporting.FORMATS[file_format]
     with exporting.quiet_libraries():
-        write(deployed, (96, 128), tmp_path / "model.pt2")
+        write(deployed, (96, 128), tmp_path / "model.pt2", {})
     assert exporting.largest_difference(deployed, load(tmp_path / "model.pt2"), (96, 128)) < 1e-5
 
 

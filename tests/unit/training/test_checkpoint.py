@@ -4,13 +4,15 @@ import dataclasses
 import io
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 
-from distseg.config import CheckpointConfig, RunConfig
+from distseg.config import CheckpointConfig, RunConfig, to_dict
 from distseg.data.sample import LabelSpace
 from distseg.errors import CheckpointError, StorageError
 from distseg.training import checkpoint
@@ -177,6 +179,39 @@ def test_one_file_is_what_others_need_and_no_more(tmp_path: Path) -> None:
     assert torch.equal(after.evaluated["weight"], torch.ones(6))
     assert (after.metrics, after.tables, after.label_space) == (before.metrics, before.tables, before.label_space)
     assert (after.averaged, after.optimizer, after.records, after.run_id) == ({}, {}, [], "")
+
+
+def test_safetensors_hold_the_same_and_any_program_reads_them(tmp_path: Path) -> None:
+    before = example(metrics={"val/mIoU": 0.25}, averaged={"weight": torch.ones(6)})
+    file = tmp_path / "network.safetensors"
+    file.write_bytes(checkpoint.as_safetensors(before, {"classes": '["road", "sky"]'}))
+    with safetensors.safe_open(file, "pt") as opened:
+        assert opened.keys() == ["weight"]
+        assert torch.equal(opened.get_tensor("weight"), torch.ones(6))
+        assert json.loads(opened.metadata()["classes"]) == ["road", "sky"]
+    uri, after = checkpoint.resolve(str(file))
+    assert uri == str(file)
+    assert torch.equal(after.evaluated["weight"], torch.ones(6))
+    for name in ("step", "metrics", "tables", "label_space", "manifest_digest", "code_version"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert to_dict(after.config) == to_dict(before.config)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (lambda data: data[:-4], "no file of export --format safetensors"),
+        (lambda data: data.replace(b"checkpoint", b"chickpoint"), "no file of export --format safetensors: KeyError"),
+        (lambda data: data.replace(b'\\"format\\"', b'\\"farmot\\"'), "it says no format"),
+        (lambda data: data.replace(b'\\"step\\": 3', b'\\"step\\":-3'), "step"),
+    ],
+)
+def test_a_damaged_file_of_safetensors_is_refused(damaged: Callable[[bytes], bytes], said: str, tmp_path: Path) -> None:
+    whole = checkpoint.as_safetensors(example(), {})
+    assert damaged(whole) != whole
+    (tmp_path / "x").write_bytes(damaged(whole))
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.resolve(str(tmp_path / "x"))
 
 
 def test_what_a_resume_must_know_is_known_without_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from distseg.data.shards import (
+    ShardSummary,
     contact_sheet,
     inspect,
     load_manifest,
@@ -120,7 +121,30 @@ def test_inspect_adds_up(pristine: Path) -> None:
 def test_the_contact_sheet_shows_each_condition(pristine: Path) -> None:
     sheet = contact_sheet(str(pristine), columns=3, cell_width_px=40)
     rows = 3  # train/day, train/night, val/day
-    assert sheet.size == (3 * 40, rows * (18 + 2 * 24))
     pixels = np.asarray(sheet)
+    height = rows * (18 + 2 * 24)
+    assert sheet.width == 3 * 40 and (sheet.height - height) % 18 == 0
+    legend = {tuple(colour) for colour in pixels[height:].reshape(-1, 3).tolist()}
+    assert legend >= {*LABELS.palette, (0, 0, 0)}
     photograph, labels = pixels[18:42, :40], pixels[42:66, :40]
     assert np.array_equal(photograph, labels)  # toy photographs are painted in the label's colours
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        ([0.5, 0.3, 0.2], [0.4, 0.4, 0.2], []),
+        ([0.5, 0.5, 0.0], [0.5, 0.5, 0.0], ["never labelled: pole;"]),
+        ([0.5, 0.5, 0.0], [0.5, 0.4, 0.1], ["labelled, but never in train: pole;"]),
+        ([0.5, 0.4, 0.1], [0.5, 0.5, 0.0], ["labelled, but never in val: pole;"]),
+        ([0.99, 0.005, 0.005], [0.4, 0.4, 0.2], ["99.0 % of train is road;"]),
+        ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], ["never labelled: sky, pole;", "100.0 % of train", "100.0 % of val"]),
+    ],
+)
+def test_what_may_come_of_mixed_up_ids_is_said(train: list[float], val: list[float], said: list[str]) -> None:
+    shares = {"train": dict(zip(("road", "sky", "pole"), train, strict=True))}
+    shares["val"] = dict(zip(shares["train"], val, strict=True))
+    summary = ShardSummary(uri="", dataset="", digest="", rows=(), class_shares=shares, image_sizes={})
+    doubts = summary.doubts()
+    assert len(doubts) == len(said)
+    assert all(each in doubt for doubt, each in zip(doubts, said, strict=True))
