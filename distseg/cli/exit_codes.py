@@ -6,6 +6,7 @@ An error is one line. Output that nobody reads any more changes nothing of it (o
 """
 
 import atexit
+import codecs
 import contextlib
 import logging
 import os
@@ -28,6 +29,7 @@ Main = Callable[[Sequence[str]], int | None]
 
 def run(main: Main) -> NoReturn:
     """Calls `main` with the command line and exits. `--debug` anywhere shows the traceback of an error."""
+    _begin_again_in_utf8()
     _leave(exit_code_of(main))
 
 
@@ -61,6 +63,16 @@ def exit_code_of(main: Main) -> int:
         print("stopped", file=sys.stderr)
         code = stopping.as_stopped(stop).exit_code
     return code
+
+
+def _begin_again_in_utf8() -> None:
+    """With LC_ALL=C and PYTHONUTF8=0 Python knows ASCII only: it would change the names of files and of classes.
+
+    With LC_ALL=C alone it uses UTF-8 of itself.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.orig_argv[1:]:
+        os.environ["PYTHONUTF8"] = "1"  # also for the processes of Ray that the program starts
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 — itself
 
 
 def _lacking(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -45,13 +46,26 @@ def join(run_uri: str) -> None:
     except SystemExit:  # Ray's own answer to SIGTERM until `take_back`
         raise stopping.StoppedError(signal.SIGTERM) from None
     except Exception as error:  # noqa: BLE001 — Ray raises no narrower class if its own processes do not start
-        address = os.environ.get("RAY_ADDRESS", "")
-        why = " ".join(str(error).split())[:400] if "Version mismatch" in str(error) else first_line(error)
-        raise ResourceError(f"no Ray cluster answers at {address or 'this machine'}: {why}") from None
+        address = os.environ.get("RAY_ADDRESS", "") or "this machine"
+        raise _other_version(address, str(error)) or ResourceError(
+            f"no Ray cluster answers at {address}: {first_line(error)}"
+        ) from None
     finally:
         # Ray leaves its process at SIGTERM, and its library in C++ even aborts it: no run would be closed.
         stopping.take_back()
         _tighten_token()
+
+
+def _other_version(address: str, said: str) -> ResourceError | None:
+    """The error, if Ray has said, in seven lines, that the cluster's versions are not those of this process."""
+    found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
+    if "Version mismatch" not in said or len(found) != 2:
+        return None
+    theirs, ours = (f"Ray {of_ray} and Python {of_python}" for of_ray, of_python in found)
+    return ResourceError(
+        f"the Ray cluster at {address} has {theirs}, this program {ours}: install the cluster's versions here, or run "
+        "the program there (python -m cluster.submit)"
+    )
 
 
 def _stay_on_loopback() -> None:

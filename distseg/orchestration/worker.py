@@ -91,6 +91,7 @@ class _RayReporter(RunReporter):
 
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
         assert saved is not None
+        self.run.write_again_if_removed(self.config)
         name = checkpoint.new_name(step)
         mode = CheckpointUploadMode.ASYNC
         upload: Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint] | None = self._upload

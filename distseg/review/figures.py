@@ -5,8 +5,11 @@ of 8 points and more. Colours are safe for the colour-blind (cividis; Okabe & It
 Void, and classes that are not there, are hatched grey.
 """
 
+import functools
 import io
+import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +23,8 @@ from matplotlib.patches import Rectangle
 from distseg import metric_names
 from distseg.evaluation import Interval, Table, rank_conditions
 from distseg.review.text import loss, signed
+
+log = logging.getLogger(__name__)
 
 # Okabe & Ito 2008, "Color Universal Design"
 BLACK, BLUE, VERMILION, GREEN, SKY, PURPLE, ORANGE = (
@@ -249,8 +254,22 @@ def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def as_png(figure: Figure, *, dpi: int) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    with warnings.catch_warnings(record=True) as caught:  # one for each sign that the font lacks
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    for each in caught:
+        if "missing from" in str(each.message):
+            _tell_of_missing_signs()
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     return buffer.getvalue()
+
+
+@functools.cache
+def _tell_of_missing_signs() -> None:
+    log.warning(
+        "figures show a box for signs of names that matplotlib's font.family lacks; its fallbacks may have them"
+    )
 
 
 def _page(width: float, height: float) -> tuple[Figure, Axes]:

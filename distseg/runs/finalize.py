@@ -107,6 +107,8 @@ def finalize_run(run: Run, status: str) -> Outcome:
         run.write_run_json()  # again: the id of the MLflow run may be known only now
     except (TrackingError, StorageError, CheckpointError) as error:
         log.warning("%s; send the rest later: python -m distseg.sync %s", error, run.uri)
+        if not isinstance(error, TrackingError):
+            close_early(run)
         is_sent = False
     return Outcome(
         run_name=run.name,

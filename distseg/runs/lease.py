@@ -142,7 +142,7 @@ def _started_ticks(pid: int) -> int | None:
     psutil tells it by the clock, and by the clock as it is now: after a change the same process has another time.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_STARTTIME])
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[_STARTTIME])
     return None
 
 

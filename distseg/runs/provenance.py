@@ -83,7 +83,7 @@ def environment(job_id: str = "") -> dict[str, Any]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     as_tracking_error = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -67,6 +67,7 @@ class RunReporter:
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
         """Writes the checkpoint, and removes all but the newest and the best two."""
         assert saved is not None
+        self.run.write_again_if_removed(self.config)
         checkpoint.save(self.run.uri, saved)
         checkpoint.prune(self.run.uri)
         self.journal.upload()

@@ -162,6 +162,12 @@ class Run:
         self.attempt, self.run_id = self.attempt + 1, ""
         self.write_run_json()
 
+    def write_again_if_removed(self, config: RunConfig) -> None:
+        """Puts the run's files back if somebody has removed its directory: without them its checkpoints are no run."""
+        if not storage.exists(storage.join(self.uri, "config.json")):
+            log.warning("%s was removed while it was training; what follows is kept there", self.uri)
+            self._write_files(config)
+
     def _write_files(self, config: RunConfig) -> None:
         storage.write_bytes(storage.join(self.uri, "config.json"), json.dumps(to_dict(config), indent=1).encode())
         self.write_run_json()

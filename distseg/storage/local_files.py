@@ -22,6 +22,8 @@ _PROBLEMS = {
     errno.ENOTDIR: "this path, or a part of it, is a file where a directory is expected",
     errno.EEXIST: "a file stands where a directory is needed",
     errno.ENOSPC: "the disk is full; free some space or choose another directory",
+    errno.EFBIG: "the file would be larger than is allowed; raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another directory",
 }
 

@@ -9,7 +9,8 @@ Whatever the server does, nobody waits for it longer than the times below. Each 
     MODEL_WAIT_S      once after that, if the server has taken all the rest, for the model and its registration
 
 In between, a training never waits: metrics go through a queue. What was not sent in time is in the run's directory, and
-`python -m distseg.sync` sends it. A SQLite file needs no limit: it answers at once or fails.
+`python -m distseg.sync` sends it. A SQLite file answers at once or fails; LOCKED_WAIT_S is how long another program may
+hold it.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import os
 import posixpath
 import re
 import shutil
+import sqlite3
 import tempfile
 import threading
 import time
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPEN_WAIT_S, CLOSE_EARLY_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 3.0, 10.0, 20.0, 120.0
+LOCKED_WAIT_S = 3.0
 TRY_OUT_WAIT_S = 120.0  # nothing waits for it but a person who looks for what is wrong
 
 T = TypeVar("T")
@@ -72,6 +75,7 @@ def connect(uri: str) -> "MlflowClient":
     if path not in (uri, "", ":memory:") and "?" not in path:  # a plain path, without options of SQLite
         with _one_makes_tables:
             _make_tables(Path(path))
+        _check_not_locked(uri, Path(path))
     try:
         return mlflow.MlflowClient(tracking_uri=uri)
     except server_errors() as error:
@@ -114,6 +118,18 @@ def _make_tables(path: Path) -> None:
             os.link(copied, path)
     except Exception as error:  # noqa: BLE001 — no room, a file system without links, or any error of MLflow
         log.debug("%s is left to MLflow: %s", path, first_line(error))
+
+
+def _check_not_locked(uri: str, path: Path) -> None:
+    """Raises TrackingError if another program holds a SQLite file. MLflow itself would try for most of a minute."""
+    try:
+        place = f"{path.absolute().as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(place, LOCKED_WAIT_S, isolation_level=None, uri=True)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            file.execute("ROLLBACK")
+    except sqlite3.Error as error:  # all else is for MLflow to say
+        if "locked" in str(error):
+            raise as_tracking_error(uri, error) from None
 
 
 def server_errors() -> tuple[type[Exception], ...]:

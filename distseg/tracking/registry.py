@@ -150,7 +150,7 @@ def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_i
             pip_requirements=requirements(),
             model_config={"precision": "auto"},
         )
-    Path(directory, "model_card.md").write_text(model.card)
+    Path(directory, "model_card.md").write_text(model.card, encoding="utf-8")
 
 
 def signature() -> "ModelSignature":

@@ -1,10 +1,16 @@
 """Limits of the machine, met anywhere, are one line; errors of the program keep their traceback."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distseg import cli
+from distseg.data.shards import load_manifest
+from tests import programs
+from tests.raw_files import write_grey, write_photograph
 
 
 @pytest.mark.parametrize(
@@ -39,3 +45,17 @@ def test_another_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ValueError, match="a bug"):
         cli.exit_code_of(main)
+
+
+def test_where_python_knows_ascii_only_names_of_files_and_classes_stay_as_they_are(tmp_path: Path) -> None:
+    root, out = tmp_path / "größe", tmp_path / "木"
+    write_photograph(root / "images" / "train" / "straße.png", (8, 8))
+    write_grey(root / "labels" / "train" / "straße.png", np.zeros((8, 8), np.uint16))
+    (root / "classes.json").write_text(json.dumps(["straße", "木"], ensure_ascii=False), encoding="utf-8")
+    environment = programs.plain_environment() | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    arguments = ("distseg.pack", "folder", "--root", str(root), "--out", str(out))
+    ended = programs.run(tmp_path, environment, *arguments)
+    assert ended.code == 0 and str(out) in ended.out, ended.err
+    assert load_manifest(str(out)).label_space.classes == ("straße", "木")
+    (shard,) = out.rglob("*.tar")
+    assert json.dumps("straße.png")[1:-1].encode() in shard.read_bytes() or "straße.png".encode() in shard.read_bytes()

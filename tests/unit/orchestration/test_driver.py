@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
 import ray.train
+from ray._private.utils import check_version_info
 
 from distseg.config import DataConfig, RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
@@ -65,6 +67,23 @@ def test_a_cluster_that_is_started_here_stays_on_loopback_unless_the_user_wants_
     cluster._stay_on_loopback()
     assert (not stays) == ray._private.ray_constants.ENABLE_RAY_CLUSTER
     assert (os.environ.get("GLOO_SOCKET_IFNAME") == "lo") == stays
+
+
+def test_a_cluster_with_another_version_of_ray_is_one_line_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray.init` ends by the check that is called here; only the cluster is made up."""
+    about_cluster = {"ray_version": "2.9.3", "python_version": "3.9.7"}
+
+    def join(**_: object) -> None:
+        check_version_info(about_cluster, "node 192.0.2.7", raise_on_mismatch=True)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", join)
+    monkeypatch.setattr(cluster, "check_address", lambda address: None)
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    both = f"has Ray 2.9.3 and Python 3.9.7, this program Ray {ray.__version__} and Python {platform.python_version()}:"
+    with pytest.raises(ResourceError, match=rf"^the Ray cluster at 192.0.2.1:6379 {both} install .*") as caught:
+        cluster.join("runs/x")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_token_that_ray_writes_is_for_its_user_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

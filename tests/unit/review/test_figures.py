@@ -119,3 +119,13 @@ def test_runs_by_condition() -> None:
     assert {"base", r"costs \$5 and \$6"} <= set(texts(figure))
     with pytest.raises(ValueError, match="8 runs in one figure"):
         figures.runs_by_condition({str(k): {"dawn": 0.5} for k in range(8)})
+
+
+def test_signs_that_the_font_lacks_cost_one_line_for_all_figures(caplog: pytest.LogCaptureFixture) -> None:
+    figures._tell_of_missing_signs.cache_clear()
+    for _ in range(2):
+        figure = Figure()
+        figure.text(0, 0, "木は森")
+        figures.as_png(figure, dpi=20)
+    assert [line for line in caplog.messages if "font.family lacks" in line] == caplog.messages
+    assert len(caplog.messages) == 1

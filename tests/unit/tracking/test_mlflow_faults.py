@@ -1,9 +1,11 @@
 """An MLflow that fails as they do: its file removed, a login page, artifacts that cannot be stored. One line each, and
 nothing lost."""
 
+import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,6 +18,7 @@ from distseg import tracking
 from distseg.config import RunConfig
 from distseg.errors import TrackingError
 from distseg.tracking import client, mlflow_runs
+from tests.recorded import only_run
 
 
 def store(tmp_path: Path) -> str:
@@ -60,6 +63,37 @@ def test_what_sqlite_says_is_one_line_with_a_remedy(said: str, says: str) -> Non
     error = client.as_tracking_error(f"sqlite:///{__file__}", mlflow.MlflowException(said))
     assert says in str(error)
     assert "\n" not in str(error)
+
+
+def test_a_file_that_another_program_holds_is_waited_for_briefly_and_gets_all_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow itself would try for 48 s to open it."""
+    monkeypatch.setattr(client, "LOCKED_WAIT_S", 0.01)
+    uri = store(tmp_path)
+    run_id = tracking.open_run(uri, "exp", "run", RunConfig(), {})
+    log = tracking.MetricLog(uri, lambda afresh: run_id, earlier=())
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for call in (
+            lambda: tracking.open_run(uri, "exp", "another", RunConfig(), {}),
+            lambda: tracking.finish_run(uri, run_id, "FINISHED", {}, {}),
+            lambda: tracking.close_early(uri, run_id, "KILLED"),
+        ):
+            with pytest.raises(TrackingError, match=f"^MLflow at {uri}: another program holds the file; close it"):
+                call()
+        log.add(record(1))
+        wait_until(lambda: "metrics wait: " in caplog.text)
+        other.execute("ROLLBACK")
+    assert log.close(timeout_s=60.0) == []
+    assert only_run(uri, "exp").steps("train/loss") == [1]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 def test_a_file_that_is_none_of_mlflow_is_one_line(tmp_path: Path) -> None:
