@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from distseg.runs import Run
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
+LEAST_PROCESSES = 300  # processes and threads of a Ray that is started here; one worker on two cores took 559
 
 
 def join(run_uri: str) -> None:
@@ -31,6 +33,8 @@ def join(run_uri: str) -> None:
     if ray.is_initialized():
         return
     check_address(os.environ.get("RAY_ADDRESS", ""))
+    if compat.starts_a_cluster(os.environ.get("RAY_ADDRESS", "")):
+        _check_number_of_processes()
     environment.set_defaults(environment.NEW_CLUSTER)
     _stay_on_loopback()
     try:
@@ -54,6 +58,33 @@ def join(run_uri: str) -> None:
         # Ray leaves its process at SIGTERM, and its library in C++ even aborts it: no run would be closed.
         stopping.take_back()
         _tighten_token()
+
+
+def _check_number_of_processes() -> None:
+    """Raises ResourceError where Ray would try for a minute, print tracebacks and then blame itself."""
+    limits = [(_group_limit(), "that of its container")]
+    if os.getuid() != 0:  # root's is not enforced
+        limits.append((resource.getrlimit(resource.RLIMIT_NPROC)[0], "ulimit -u"))
+    for limit, name in limits:
+        if 0 <= limit < LEAST_PROCESSES:
+            raise ResourceError(
+                f"this process may have {limit} processes and threads, Ray needs {LEAST_PROCESSES} and more: raise the "
+                f"limit ({name}), join a cluster (RAY_ADDRESS), or train without Ray (torchrun)"
+            )
+
+
+def _group_limit() -> int:
+    """Of the control group, the container's; -1 if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "pids"):
+                continue
+            top = Path("/sys/fs/cgroup", controllers)
+            for place in (top / path.strip("/"), top):  # a container may be told the path that it has outside
+                if (place / "pids.max").exists():
+                    return int((place / "pids.max").read_text())  # "max" is no number
+    return -1
 
 
 def _other_version(address: str, said: str) -> ResourceError | None:

@@ -91,7 +91,6 @@ class _RayReporter(RunReporter):
 
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
         assert saved is not None
-        self.run.write_again_if_removed(self.config)
         name = checkpoint.new_name(step)
         mode = CheckpointUploadMode.ASYNC
         upload: Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint] | None = self._upload
@@ -102,6 +101,7 @@ class _RayReporter(RunReporter):
             log.warning("%s; the checkpoint is written to its place directly, while training waits", error)
             mode, upload = CheckpointUploadMode.NO_UPLOAD, None
             folder = storage.join(self.run.uri, name)
+            self.run.write_again_if_removed(self.config)
             checkpoint.write(folder, saved)
         ray.train.report(
             _reported(step, metrics),
@@ -115,6 +115,7 @@ class _RayReporter(RunReporter):
     def _upload(self, saved: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Weights first: Ray Train's own upload may begin with the file that marks a checkpoint as whole."""
         target = storage.join(self.run.uri, name)
+        self.run.write_again_if_removed(self.config)
         with saved.as_directory() as folder:
             checkpoint.upload(Path(folder), target)
         return ray.train.Checkpoint(remote_files.path_in(target), remote_files.file_system(target))

@@ -1,8 +1,10 @@
 """What a user reads when Ray ends a training."""
 
+import contextlib
 import json
 import os
 import platform
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,6 +69,30 @@ def test_a_cluster_that_is_started_here_stays_on_loopback_unless_the_user_wants_
     cluster._stay_on_loopback()
     assert (not stays) == ray._private.ray_constants.ENABLE_RAY_CLUSTER
     assert (os.environ.get("GLOO_SOCKET_IFNAME") == "lo") == stays
+
+
+@pytest.mark.parametrize(
+    ("user", "of_user", "of_group", "says"),
+    [
+        (1000, 60, -1, r"^this process may have 60 processes and threads, Ray needs .* \(ulimit -u\), join a cluster"),
+        (1000, -1, 100, r"^this process may have 100 processes .* raise the limit \(that of its container\)"),
+        (1000, 4096, 4096, ""),
+        (0, 60, -1, ""),  # root's is not enforced
+    ],
+)
+def test_too_few_processes_for_a_cluster_are_said_before_it_is_started(
+    user: int, of_user: int, of_group: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (of_user, of_user))
+    monkeypatch.setattr(cluster, "_group_limit", lambda: of_group)
+    with pytest.raises(ResourceError, match=says) if says else contextlib.nullcontext():
+        cluster._check_number_of_processes()
+
+
+def test_the_control_groups_limit_of_processes_is_found() -> None:
+    """Whatever this machine has: a number, or none."""
+    assert cluster._group_limit() >= -1
 
 
 def test_a_cluster_with_another_version_of_ray_is_one_line_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
