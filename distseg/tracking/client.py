@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPEN_WAIT_S, CLOSE_EARLY_S, CLOSE_WAIT_S, FINISH_WAIT_S, MODEL_WAIT_S = 10.0, 3.0, 10.0, 20.0, 120.0
-LOCKED_WAIT_S = 3.0
+LOCKED_WAIT_S = 8.0  # below OPEN_WAIT_S; the trials of a search write one after the other
 TRY_OUT_WAIT_S = 120.0  # nothing waits for it but a person who looks for what is wrong
 
 T = TypeVar("T")
