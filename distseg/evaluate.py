@@ -9,17 +9,16 @@ images out and the result is the same.
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from distseg import cli, evaluation, storage
 from distseg.config import Precision
-from distseg.data.shards import Manifest, Shard, load_manifest
+from distseg.data.shards import load_manifest
 from distseg.deployment import check_classes, load_model
 from distseg.errors import ConfigError
-from distseg.evaluation import ConfusionMatrix, World, torchrun_world
-from distseg.models import SegmentationModel
+from distseg.evaluation import World, torchrun_world
 from distseg.training import adaptation, checkpoint
 
 PROG = "python -m distseg.evaluate"
@@ -87,61 +86,25 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     precision = evaluation.resolve_precision(options.precision, world.device)
     model = load_model(saved, world.device, precision)
     num_images = sum(s.num_samples for s in shards) // world.size
-    counted = ConfusionMatrix.empty((), manifest.label_space.num_classes)
+    by_condition = functools.partial(adaptation.evaluate_by_condition, num_images=options.adapt_images)
+    score = by_condition if options.adapt == "batchnorm" else evaluation.evaluate_shards
     with cli.progress("evaluating", "images") if world.rank == 0 else contextlib.nullcontext() as progress:
-        for part in _by_condition(shards) if options.adapt == "batchnorm" else [shards]:
-            if options.adapt == "batchnorm":
-                _adapt(model, manifest, part, options, world, precision)
-            before = len(counted.images) // world.size
-            scored = evaluation.evaluate_shards(
-                model,
-                manifest,
-                part,
-                world,
-                precision=precision,
-                inference=inference,
-                num_threads=options.num_threads,
-                max_megapixels=options.max_megapixels,
-                cache_bytes=options.cache_bytes,
-                cache_dir=options.cache_dir,
-                progress=functools.partial(_show, progress, before, num_images) if progress else None,
-            )
-            counted = counted.joined(scored)
-    tables = evaluation.as_table(counted, manifest.label_space, own)
-    adapted = {} if options.adapt == "none" else {"adapt": options.adapt}
-    return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest} | adapted
-
-
-def _by_condition(shards: Sequence[Shard]) -> list[list[Shard]]:
-    return [[s for s in shards if s.condition == condition] for condition in sorted({s.condition for s in shards})]
-
-
-def _adapt(
-    model: SegmentationModel,
-    manifest: Manifest,
-    shards: Sequence[Shard],
-    options: Arguments,
-    world: World,
-    precision: str,
-) -> None:
-    """Batch norm's statistics of the shards' images in the place of those before. Raises ConfigError."""
-    try:
-        adaptation.recalibrate_on_(
+        counted = score(
             model,
             manifest,
             shards,
-            options.adapt_images,
-            device=world.device,
+            world,
             precision=precision,
+            inference=inference,
             num_threads=options.num_threads,
             max_megapixels=options.max_megapixels,
+            cache_bytes=options.cache_bytes,
+            cache_dir=options.cache_dir,
+            progress=(lambda num_done: progress(num_done, num_images)) if progress else None,
         )
-    except ConfigError as error:
-        raise ConfigError(f"--adapt batchnorm, condition {shards[0].condition}: {error}") from None
-
-
-def _show(progress: Callable[[int, int], None], before: int, num_images: int, num_done: int) -> None:
-    progress(before + num_done, num_images)
+    tables = evaluation.as_table(counted, manifest.label_space, own)
+    adapted = {} if options.adapt == "none" else {"adapt": options.adapt}
+    return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest} | adapted
 
 
 if __name__ == "__main__":

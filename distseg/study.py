@@ -10,17 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distseg import cli, storage
+from distseg import cli, evaluation, storage
 from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes, with_overrides
 from distseg.data import datasets
 from distseg.data.embedded import ensure_town
+from distseg.data.shards import load_manifest
+from distseg.deployment import load_model
 from distseg.errors import ConfigError
+from distseg.evaluation import World
 from distseg.review import markdown_table, mean_and_spread
+from distseg.training import adaptation, checkpoint
 
 PROG = "python -m distseg.study"
 SOURCE = "dawn"
 CONDITIONS = datasets.find("town").conditions
 TARGETS = tuple(condition for condition in CONDITIONS if condition != SOURCE)
+IMAGES_OF_STATISTICS = 64
 SMALL_CLASSES = ("pole", "sign", "traffic-light", "pedestrian", "bicycle", "lane-marking")
 
 
@@ -41,6 +46,7 @@ class Arguments:
 class Study:
     question: str
     rows: dict[str, RunConfig]  # without data, seed and places; those of one name are one training, also across studies
+    adapted: tuple[str, ...] = ()  # rows that are evaluated with batch norm's statistics of each condition
 
 
 def _studies() -> dict[str, Study]:
@@ -53,6 +59,10 @@ def _studies() -> dict[str, Study]:
 
     style = StyleConfig(network="(trained first)", conditions=TARGETS)
     with_kl = replace(style, kl_weight=1.0)
+    adapted = recipes.adapt_town()  # all parts; its fields say how much of each
+    only = replace(dawn, name="pspnet-dawn-fourier", adapt=replace(adapted.adapt, start_step=0))
+    teaching = replace(adapted.adapt, fourier=None, weight=0.5)
+    with_self = replace(dawn, name="pspnet-dawn-self", adapt=teaching, optim=replace(dawn.optim, ema_decay=0.97))
     with_se = with_overrides(dawn, {"name": "pspnet-dawn-se", "model.se_ratio": 16})
     return {
         "dawn": Study(
@@ -68,6 +78,22 @@ def _studies() -> dict[str, Study]:
                 "+ style + KL": replace(dawn, name="pspnet-dawn-style-kl", style=with_kl),
                 "+ SE + style + KL": replace(with_se, name="pspnet-dawn-se-style-kl", style=with_kl),
             },
+        ),
+        "adapt": Study(
+            "PSPNet with labels of dawn alone: what do unlabelled images of the other conditions add?",
+            {
+                "source only": dawn,
+                "batch norm": dawn,
+                "photometric": replace(dawn, name="pspnet-dawn-photometric", augment=adapted.augment),
+                "Fourier": only,
+                "style": replace(dawn, name="pspnet-dawn-style", style=style),
+                "self-training": with_self,
+                "style + self-training": replace(with_self, name="pspnet-dawn-style-self", style=style),
+                "photometric + Fourier": adapted,
+                "photometric + Fourier + batch norm": adapted,
+                "all labels": base,
+            },
+            adapted=("batch norm", "photometric + Fourier + batch norm"),
         ),
         "fcn_attention": Study(
             "Attention, skips and strides of the FCN with attention (Shen & Sun 2022)",
@@ -139,8 +165,25 @@ def run(study: Study, data_uri: str, options: Arguments) -> Results:
                 encoder = cli.train_once(placed(plain, seed))["checkpoint_uri"]
                 network = cli.train_once(placed(_style_network(encoder), seed))["checkpoint_uri"]
                 config = replace(config, style=replace(config.style, network=network))
-            results[row].append(cli.train_once(placed(config, seed))["tables"])
+            trained = cli.train_once(placed(config, seed))
+            is_adapted = row in study.adapted
+            results[row].append(_adapted(trained["checkpoint_uri"], data_uri) if is_adapted else trained["tables"])
     return results
+
+
+def _adapted(checkpoint_uri: str, data_uri: str) -> dict[str, Any]:
+    """The table of `distseg.evaluate --adapt batchnorm`."""
+    world, (_, saved), manifest = World(), checkpoint.resolve(checkpoint_uri), load_manifest(data_uri)
+    precision = evaluation.resolve_precision(saved.config.precision, world.device)
+    counted = adaptation.evaluate_by_condition(
+        load_model(saved, world.device, precision),
+        manifest,
+        manifest.select(saved.config.data.val_split),
+        world,
+        IMAGES_OF_STATISTICS,
+        precision=precision,
+    )
+    return evaluation.as_table(counted, manifest.label_space)
 
 
 def _style_network(encoder: str) -> RunConfig:

@@ -4,14 +4,25 @@
     with_low_amplitudes      Fourier adaptation: light and colour of a target image, shapes of a labelled one
     SelfTraining             views of target images to learn from, labelled by the moving average of the network
     recalibrate_on_          batch norm's statistics, taken anew from images of another condition
+    evaluate_by_condition    an evaluation with the statistics of each condition's own images
 
 All of it is the same on any number of ranks, and goes on exactly from any checkpoint: choices are functions of the seed
 and of positions in the training stream. Labels of target images are read with them and used by nothing.
 """
 
+from distseg.training.adaptation.evaluating import evaluate_by_condition
 from distseg.training.adaptation.fourier import with_low_amplitudes
 from distseg.training.adaptation.self_training import Labelled, SelfTraining, View
 from distseg.training.adaptation.statistics import recalibrate_, recalibrate_on_
 from distseg.training.adaptation.targets import Targets
 
-__all__ = ["Labelled", "SelfTraining", "Targets", "View", "recalibrate_", "recalibrate_on_", "with_low_amplitudes"]
+__all__ = [
+    "Labelled",
+    "SelfTraining",
+    "Targets",
+    "View",
+    "evaluate_by_condition",
+    "recalibrate_",
+    "recalibrate_on_",
+    "with_low_amplitudes",
+]

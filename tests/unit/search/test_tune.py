@@ -22,7 +22,7 @@ from distseg.search.records import Evaluation, TrialRecord
 from distseg.search.search_config import Budget
 from tests.conftest import REPOSITORY
 
-SPACES = ("aux_loss", "depth", "improved_pspnet", "optim", "pyramid_bins", "se_ratio")
+SPACES = ("adapt", "aux_loss", "depth", "improved_pspnet", "optim", "pyramid_bins", "se_ratio")
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +131,7 @@ def test_a_space_that_is_wrong_is_refused(
 
 
 def test_a_space_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'pyramids': no such space .*known here are aux_loss, "):
+    with pytest.raises(ConfigError, match=r"'pyramids': no such space .*known here are adapt, aux_loss, "):
         load_space("pyramids")
 
 

@@ -1,0 +1,68 @@
+"""Evaluates a network condition by condition, each with batch norm's statistics of its own images."""
+
+from collections.abc import Callable, Sequence
+
+from distseg import evaluation
+from distseg.config import MAX_MEGAPIXELS
+from distseg.data.shards import Manifest, Shard
+from distseg.errors import ConfigError
+from distseg.evaluation import WHOLE_IMAGE, ConfusionMatrix, InferenceConfig, World
+from distseg.models import SegmentationModel
+from distseg.training.adaptation.statistics import recalibrate_on_
+
+
+def evaluate_by_condition(
+    model: SegmentationModel,
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    world: World,
+    num_images: int,
+    *,
+    precision: str,
+    inference: InferenceConfig = WHOLE_IMAGE,
+    num_threads: int = 2,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    cache_bytes: int = 0,
+    cache_dir: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> ConfusionMatrix:
+    """As `evaluation.evaluate_shards`; before each condition the statistics of up to `num_images` of its images.
+
+    Labels are used for scoring alone. Leaves the statistics of the last condition in the model. Raises ConfigError
+    naming the condition if it has too few images, or the network no batch norm.
+    """
+    counted = ConfusionMatrix.empty((), manifest.label_space.num_classes)
+    for condition in sorted({shard.condition for shard in shards}):
+        own = [shard for shard in shards if shard.condition == condition]
+        try:
+            recalibrate_on_(
+                model,
+                manifest,
+                own,
+                num_images,
+                device=world.device,
+                precision=precision,
+                num_threads=num_threads,
+                max_megapixels=max_megapixels,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"--adapt batchnorm, condition {condition}: {error}") from None
+        scored = evaluation.evaluate_shards(
+            model,
+            manifest,
+            own,
+            world,
+            precision=precision,
+            inference=inference,
+            num_threads=num_threads,
+            max_megapixels=max_megapixels,
+            cache_bytes=cache_bytes,
+            cache_dir=cache_dir,
+            progress=_after(len(counted.images) // world.size, progress),
+        )
+        counted = counted.joined(scored)
+    return counted
+
+
+def _after(num_before: int, progress: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    return None if progress is None else lambda num_done: progress(num_before + num_done)
