@@ -1,6 +1,7 @@
 """The group `adapt`: what a training makes of unlabelled images of other conditions."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from distseg.strict_json import require
 
@@ -29,6 +30,9 @@ class AdaptConfig:
     """The first step with self-training: before it the teacher knows too little."""
     threshold: float = 0.968
     """The pixels of a target image count as much as the share of them of which the teacher is surer than this."""
+    teacher_statistics: Literal["batch", "running"] = "batch"
+    """What the teacher's batch norm normalises target images by: their batch, as in DACS; or its average of the
+    network's statistics, to which labelled images contribute."""
     mix: bool = True
     """Paste half of the classes of a labelled image into the target image (ClassMix, Olsson et al. 2021)."""
     jitter: float = 0.0

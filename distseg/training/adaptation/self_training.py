@@ -4,8 +4,8 @@ Of a batch of labelled images and as many target images a `SelfTraining` makes v
 labels are the labelled images' where those were pasted, and the teacher's elsewhere. The network is run on each view by
 itself, as in DACS, so batch norm does not mix their statistics with those of the labelled images.
 
-The teacher sees the target images as they are and in eval mode. It is not learnt but follows the network, so it needs
-no exchange between ranks and no state beside the moving average, which every checkpoint has.
+The teacher sees the target images as they are, without dropout. It is not learnt but follows the network, so it needs
+no state beside the moving average, which every checkpoint has.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from distseg.evaluation import World
 from distseg.models import Logits, SegmentationModel
 from distseg.training.adaptation import mixing
 from distseg.training.adaptation.mixing import PseudoLabels
+from distseg.training.adaptation.statistics import use_batch_statistics_
 from distseg.training.losses import at_least_one, log_probabilities, valid_weight, weighted_cross_entropy
 
 DROPOUT_STREAMS = 1 << 40  # positions of a view: each has dropout masks of its own
@@ -89,6 +90,8 @@ class SelfTraining:
     @torch.no_grad()
     def _pseudo_labels(self, teacher: SegmentationModel, targets_B3HW: Tensor) -> PseudoLabels:
         teacher.eval()
+        if self.adapt.teacher_statistics == "batch":
+            use_batch_statistics_(teacher)
         with evaluation.autocast(self.precision, targets_B3HW.device):
             logits = teacher(targets_B3HW)
         size = (targets_B3HW.shape[2], targets_B3HW.shape[3])

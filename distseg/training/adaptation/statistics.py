@@ -30,7 +30,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Tensor], forward: Callable[
     variances of batches are those with which they were normalised; they are combined by images, the variance between
     batches included. Raises ConfigError if the model has no batch norm, or if there are too few images.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, _KINDS) and layer.track_running_stats]
+    layers = _layers(model)
     if not layers:
         raise ConfigError("this network has no batch norm, so there are no statistics to adapt")
     before = [(layer.training, layer.momentum) for layer in layers]
@@ -58,6 +58,17 @@ def recalibrate_(model: nn.Module, batches: Iterable[Tensor], forward: Callable[
         layer.running_mean.copy_(mean_C)
         layer.running_var.copy_(square_C - mean_C**2)
     return num_images
+
+
+def use_batch_statistics_(model: nn.Module) -> None:
+    """From now on batch norm normalises by the batch, of all ranks together, and leaves its own statistics alone."""
+    for layer in _layers(model):
+        layer.train()
+        layer.momentum = 0.0
+
+
+def _layers(model: nn.Module) -> list[_BatchNorm]:
+    return [layer for layer in model.modules() if isinstance(layer, _KINDS) and layer.track_running_stats]
 
 
 def recalibrate_on_(

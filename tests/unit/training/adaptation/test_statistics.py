@@ -14,6 +14,7 @@ from distseg.errors import ConfigError
 from distseg.evaluation import World
 from distseg.training import checkpoint, train_run
 from distseg.training.adaptation import recalibrate_
+from distseg.training.adaptation.statistics import use_batch_statistics_
 from tests import ranks
 
 
@@ -37,6 +38,15 @@ def test_the_variance_between_batches_counts() -> None:
     norm = nn.BatchNorm2d(1).eval()
     recalibrate_(norm, [torch.full((1, 1, 1, 2), 1.0), torch.full((1, 1, 1, 2), 5.0)], norm)
     assert statistics(norm) == pytest.approx((3, 4))
+
+
+def test_a_teacher_normalises_by_the_batch_and_its_own_statistics_stay() -> None:
+    norm = nn.BatchNorm2d(1).eval()
+    use_batch_statistics_(norm)
+    with torch.no_grad():
+        found = norm(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1))  # mean 2, deviation 1
+    assert found.flatten().tolist() == pytest.approx([-1, 1], abs=1e-4)
+    assert statistics(norm) == (0, 1)
 
 
 def test_what_cannot_be_recalibrated_is_refused_and_left_as_it_was() -> None:
