@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from distseg import storage
 from distseg.errors import StorageError
+from distseg.runs import lease
 from distseg.storage import bucket_and_key, join, s3_multipart
 from tests.conftest import free_port, run_script, short_directory, sourced, use_environment
 
@@ -113,3 +116,22 @@ def test_a_restarted_server_keeps_data_and_readers(monkeypatch: pytest.MonkeyPat
     finally:
         run_script("infra/s3_server.sh", "wipe", env=settings)
         state.rmdir()
+
+
+def test_of_many_that_create_a_file_at_once_one_does(s3_uri: str) -> None:
+    """What the lock of a run rests on: conditional writes, which not every server of S3 has."""
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(10):
+            uri = f"{s3_uri}/{number}/lock.json"
+            made = list(pool.map(storage.create, [uri] * 8, [str(i).encode() for i in range(8)]))
+            assert sum(made) == 1
+            assert storage.read_bytes(uri) == str(made.index(True)).encode()
+
+
+def test_a_second_process_on_a_run_in_s3_is_refused(s3_uri: str) -> None:
+    with lease.taken(f"{s3_uri}/run", "is training it"):
+        code = f"from distseg.runs import lease\nwith lease.taken({s3_uri + '/run'!r}, 'is training it'): pass"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+        assert f"process {os.getpid()} on" in other.stderr.splitlines()[-1]
+        assert "TrainingError" in other.stderr.splitlines()[-1]
+    assert not storage.exists(f"{s3_uri}/run/{lease.FILE}")
