@@ -58,6 +58,7 @@ def assert_closed(ended: programs.Ended, gone: str, config: RunConfig) -> str:
     return str(folder)
 
 
+@pytest.mark.nightly
 def test_without_its_gcs_the_run_is_closed(config: RunConfig, tmp_path: Path) -> None:
     assert_closed(train_and_kill("gcs_server", config, tmp_path), "its head's GCS", config)
 

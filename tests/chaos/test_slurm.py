@@ -83,6 +83,7 @@ class Job:
             time.sleep(0.1)
 
 
+@pytest.mark.nightly
 def test_a_job_that_is_stopped_before_its_time_limit_resumes_on_both_nodes(
     slurm: dict[str, str], config: RunConfig, tmp_path: Path
 ) -> None:

@@ -14,7 +14,13 @@ import yaml
 from tests import programs
 from tests.conftest import REPOSITORY, free_network, lacking, run_script, short_directory, sourced
 
-pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.servers,
+    pytest.mark.ray,
+    pytest.mark.nightly,
+    pytest.mark.timeout(1800),
+]
 
 SUPERVISED = {"/raylet ", "/gcs_server ", "/ssh.sh loop"}
 

@@ -14,7 +14,7 @@ from tests import programs
 from tests.chaos.conftest import write_config
 from tests.recorded import Recorded
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 NUM_STEPS, EVALUATED_EVERY = 8, 4
 SPACE = f'''"""One that learns, and one that hardly does; one fits the cluster at a time."""

@@ -261,6 +261,7 @@ def test_the_commands_and_the_code_of_a_page_work(page: Path, place: Path) -> No
 
 @pytest.mark.long
 @pytest.mark.ray
+@pytest.mark.nightly
 def test_a_search_with_parts_of_ones_own_works_on_ray(place: Path) -> None:
     blocks = pages.blocks(EXTENDING)
     for block in blocks:

@@ -27,6 +27,7 @@ ABSENT = (
 
 
 @pytest.mark.long
+@pytest.mark.nightly
 def test_the_small_form_works_with_torch_and_torchvision_alone(tmp_path: Path) -> None:
     for name in ABSENT:
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not installed here')\n")

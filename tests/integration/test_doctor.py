@@ -10,7 +10,7 @@ import pytest
 from tests import programs
 from tests.conftest import REPOSITORY, make_bucket, use_environment
 
-pytestmark = [pytest.mark.servers, pytest.mark.ray]
+pytestmark = [pytest.mark.servers, pytest.mark.ray, pytest.mark.nightly]
 
 CANARY = "canary0123456789"
 AT_LEAST = ["--min-disk=0.01", "--min-bandwidth=0.1"]  # what this machine has is not what is tested
