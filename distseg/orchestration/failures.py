@@ -23,6 +23,7 @@ from distseg.orchestration import compat, watcher
 from distseg.runs import Run, end_run
 from distseg.terminal import visible
 
+_REMOVED = re.compile(r"Path not found: \(.*, (\S+)\)")  # of a checkpoint that Ray Train wants to prune
 _OUT_OF_MEMORY = re.compile(r"low on memory.*?([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", re.DOTALL)
 
 
@@ -38,6 +39,11 @@ def error_of(failure: TrainingFailedError) -> DistsegError:
                 f"a machine ran out of memory ({found[1]} of {found[2]} in use) and Ray killed the training there; "
                 "lower data.batch_size, data.crop_px or the size of the network, or use machines with more memory"
             )
+    if found := _REMOVED.search(str(failure)):
+        return TrainingError(
+            f"{found[1]} was removed while the run was training; go on from what it has saved since: python -m "
+            f"distseg.train --resume {found[1].rpartition('/')[0]}"
+        )
     for rank, error in workers.items():
         return TrainingError(f"worker {rank} failed and restarts are used up: {last_line(error)}")
     return TrainingError(f"training failed: {last_line(failure)}")

@@ -34,6 +34,11 @@ Refer to the documentation on how to address the out of memory issue: https://do
         (ray.train.WorkerGroupError("", {1: RuntimeError(KILLED)}), ResourceError, "lower data.batch_size"),
         (ray.train.WorkerGroupError("", {1: RuntimeError("x\nlast")}), TrainingError, "worker 1 failed .*: last$"),
         (ray.train.ControllerError(RuntimeError("x\nlast")), TrainingError, "training failed: last$"),
+        (
+            ray.train.ControllerError(RuntimeError("Path not found: (<pyarrow._fs.LocalFileSystem at 0x7>, /a/run/c)")),
+            TrainingError,
+            "^/a/run/c was removed while the run was training; go on .* --resume /a/run$",
+        ),
     ],
 )
 def test_one_line_says_why(failure: ray.train.TrainingFailedError, kind: type[DistsegError], words: str) -> None:
