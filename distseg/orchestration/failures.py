@@ -23,7 +23,8 @@ from distseg.orchestration import compat, watcher
 from distseg.runs import Run, end_run
 from distseg.terminal import visible
 
-_REMOVED = re.compile(r"Path not found: \(.*, (\S+)\)")  # of a checkpoint that Ray Train wants to prune
+# A checkpoint that Ray Train wants to prune; the file that it notes them in.
+_REMOVED = re.compile(r"(?:Path not found: \(.*, |Failed to open local file '(?=.*No such file))([^\s')]+)")
 _OUT_OF_MEMORY = re.compile(r"low on memory.*?([\d.]+ ?GB) used / ([\d.]+ ?GB) limit", re.DOTALL)
 
 
@@ -41,7 +42,7 @@ def error_of(failure: TrainingFailedError) -> DistsegError:
             )
     if found := _REMOVED.search(str(failure)):
         return TrainingError(
-            f"{found[1]} was removed while the run was training; go on from what it has saved since: python -m "
+            f"{found[1]} was removed while the run was training; if it has saved since, go on with: python -m "
             f"distseg.train --resume {found[1].rpartition('/')[0]}"
         )
     for rank, error in workers.items():

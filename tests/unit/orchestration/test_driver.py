@@ -37,7 +37,12 @@ Refer to the documentation on how to address the out of memory issue: https://do
         (
             ray.train.ControllerError(RuntimeError("Path not found: (<pyarrow._fs.LocalFileSystem at 0x7>, /a/run/c)")),
             TrainingError,
-            "^/a/run/c was removed while the run was training; go on .* --resume /a/run$",
+            "^/a/run/c was removed while the run was training; if it has saved since, go on with: .* --resume /a/run$",
+        ),
+        (
+            ray.train.ControllerError(RuntimeError("Failed to open local file '/a/run/x'. Detail: No such file or di")),
+            TrainingError,
+            "^/a/run/x was removed while",
         ),
     ],
 )
