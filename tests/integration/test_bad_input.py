@@ -473,6 +473,16 @@ CASES = {
     "evaluate: unknown condition": Bad(
         "evaluate --checkpoint {run} --data {town} --conditions fog", 1, ("'fog'", "day, night")
     ),
+    "adapting from one image": Bad(
+        "evaluate --checkpoint {run} --data {town} --adapt batchnorm --adapt_images 1", 2, ("--adapt_images 1", "2")
+    ),
+    "adapting to a condition not there": Bad(
+        "adapt --checkpoint {run} --data {town} --conditions fog --out {out}/a.pt", 1, ("'fog'", "day, night")
+    ),
+    "self-training without a teacher": Bad(
+        TRAIN + " --adapt.conditions night --adapt.weight 1", 2, ("optim.ema_decay = None", "adapt.weight")
+    ),
+    "targets without a use": Bad(TRAIN + " --adapt.conditions night", 2, ("adapt.conditions", "adapt.fourier")),
     "evaluate: table not writable": Bad(
         "evaluate --checkpoint {run} --data {town} --json {file}/t.json",
         1,

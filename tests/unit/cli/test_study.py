@@ -32,3 +32,12 @@ def test_rows_of_one_name_are_one_configuration() -> None:
     for config in rows:
         assert all(other == config for other in rows if other.name == config.name), config.name
     assert len({config.name for config in rows}) < len(rows)
+
+
+def test_only_the_last_row_of_the_study_adapt_has_labels_of_other_conditions() -> None:
+    asked = study._studies()["adapt"]
+    labelled = [row for row, config in asked.rows.items() if config.data.train_conditions != (study.SOURCE,)]
+    assert labelled == ["all labels"]
+    assert set(asked.adapted) <= set(asked.rows)
+    seen = {config.adapt.conditions for config in asked.rows.values() if config.adapt.conditions}
+    assert seen == {study.TARGETS}
