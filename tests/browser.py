@@ -9,6 +9,8 @@ async with opened_browser() as page:
 import asyncio
 import base64
 import contextlib
+import importlib.resources
+import importlib.util
 import itertools
 import json
 import os
@@ -106,6 +108,41 @@ class Page:
         answer = await self._call("Runtime.evaluate", expression=f"(b => b ? (b.click(), true) : false)({found})")
         assert answer["result"]["value"], f"the page has no button {words!r}"
 
+    async def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page; a promise is waited for."""
+        answer = await self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
+        return answer["result"].get("value")
+
+    async def until(self, expression: str) -> None:
+        """Waits until the expression is true."""
+        end_s = time.monotonic() + PATIENCE_S
+        while not await self.evaluate(expression):
+            assert time.monotonic() < end_s, f"never true: {expression}\n{await self.text()}"
+            await asyncio.sleep(0.1)
+
+    async def press(self, key: str) -> None:
+        """A key of the keyboard, on what has the focus."""
+        code = {"Tab": 9, "ArrowRight": 39}.get(key, ord(key[0].upper()))
+        text = {"text": key} if len(key) == 1 else {}
+        for kind in ("keyDown", "keyUp"):
+            await self._call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
+
+    async def resize(self, width_px: int, *, dark: bool = False) -> None:
+        size = {"width": width_px, "height": SIZE[1], "deviceScaleFactor": 1, "mobile": False}
+        await self._call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def without_scripts(self, is_off: bool) -> None:
+        await self._call("Emulation.setScriptExecutionDisabled", value=is_off)
+
+    async def axe_violations(self) -> list[str]:
+        """What axe-core has against the page, for people who cannot see or use a mouse."""
+        await self.evaluate(_axe())
+        found = "v => `${v.id}: ${v.help}: ${v.nodes[0].html}`"
+        return list(await self.evaluate(f"axe.run().then(r => r.violations.map({found}))"))
+
     async def screenshot(self, name: str, height_px: int = SIZE[1]) -> None:
         """`name`.png in the folder that DISTSEG_SCREENSHOTS names; nothing if it names none."""
         folder = os.environ.get("DISTSEG_SCREENSHOTS")
@@ -117,6 +154,12 @@ class Page:
         picture = await self._call("Page.captureScreenshot", format="png")
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+
+
+def _axe() -> str:
+    if importlib.util.find_spec("axe_core_python") is None:
+        lacking("axe-core-python")
+    return (importlib.resources.files("axe_core_python") / "axe.min.js").read_text() + "; true"
 
 
 def _frames(tree: dict[str, Any]) -> Iterator[str]:

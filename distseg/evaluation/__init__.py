@@ -9,7 +9,7 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     rank_conditions(table) -> ConditionRanking      order, worst, best and gap: everything that shows them asks here
     bootstrap_intervals(images), compare_runs(runs)      intervals of 95 %, of one run and of the differences of runs
     predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64
-    Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB
+    Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB, and as layers
 
 A metric computed from the confusion matrix is added in `metrics.py` alone, or given as `module:name` (see there); one
 that needs the label maps also needs a count of its own in `ConfusionMatrix`. Errors: ConfigError for bad options,
@@ -34,8 +34,15 @@ if TYPE_CHECKING:
     )
     from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, latency_ms, predict
     from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in, own_metrics
-    from distseg.evaluation.overlays import Overlays, overlay_pictures, overlays_from_tensors, overlays_to_tensors
-    from distseg.evaluation.panels import WRONG_RGB, Overlay, Palette, without_prediction
+    from distseg.evaluation.pictures.layers import NUM_STEPS, Layers
+    from distseg.evaluation.pictures.overlays import (
+        Overlay,
+        Overlays,
+        overlay_pictures,
+        overlays_from_tensors,
+        overlays_to_tensors,
+    )
+    from distseg.evaluation.pictures.panels import WRONG_RGB, Palette, without_prediction
     from distseg.evaluation.precision import autocast, denormalize, normalize, of_colours, products, resolve_precision
     from distseg.evaluation.ranking import ConditionRanking, Table, rank_conditions, weakest_class
     from distseg.evaluation.scoring import ConfusionMatrix, evaluate_shards, max_batch_pixels
@@ -48,6 +55,7 @@ __all__ = [
     "MEAN_RGB",
     "METRICS",
     "MIN_UNITS",
+    "NUM_STEPS",
     "STD_RGB",
     "WHOLE_IMAGE",
     "WRONG_RGB",
@@ -58,6 +66,7 @@ __all__ = [
     "InferenceConfig",
     "Interval",
     "Intervals",
+    "Layers",
     "Metric",
     "Overlay",
     "Overlays",
@@ -109,8 +118,15 @@ __getattr__ = on_first_use(
         ),
         "distseg.evaluation.inference": ("WHOLE_IMAGE", "InferenceConfig", "latency_ms", "predict"),
         "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in", "own_metrics"),
-        "distseg.evaluation.overlays": ("Overlays", "overlay_pictures", "overlays_from_tensors", "overlays_to_tensors"),
-        "distseg.evaluation.panels": ("WRONG_RGB", "Overlay", "Palette", "without_prediction"),
+        "distseg.evaluation.pictures.layers": ("NUM_STEPS", "Layers"),
+        "distseg.evaluation.pictures.overlays": (
+            "Overlay",
+            "Overlays",
+            "overlay_pictures",
+            "overlays_from_tensors",
+            "overlays_to_tensors",
+        ),
+        "distseg.evaluation.pictures.panels": ("WRONG_RGB", "Palette", "without_prediction"),
         "distseg.evaluation.precision": (
             "autocast",
             "denormalize",

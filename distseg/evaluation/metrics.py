@@ -216,7 +216,7 @@ METRICS = (
 )
 
 
-_OTHER_ENTRIES = ("num_images", "classes", "support", "mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")
+_OTHER_ENTRIES = ("num_images", "classes", "support", "mIoU_mean_conditions", "mIoU_worst", "mIoU_gap", "trust")
 """Names in a table of scores that are no metric of the list."""
 
 

@@ -17,9 +17,10 @@ from distseg.data.loading import EvalSample, eval_samples
 from distseg.data.shards import Manifest, Shard
 from distseg.errors import DataError
 from distseg.evaluation.bootstrap import ImageCounts
-from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, predict
+from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, Sure, predict_with_confidence
 from distseg.evaluation.metrics import PairCounts, class_counts, count_pairs
-from distseg.evaluation.overlays import Overlays
+from distseg.evaluation.pictures.overlays import Overlays
+from distseg.evaluation.trust.counts import STRIDE, TrustCounts, count_image, num_counts
 from distseg.evaluation.world import World
 
 MAX_BATCH_PIXELS = 1 << 19
@@ -48,13 +49,15 @@ class ConfusionMatrix:
     groups: tuple[Group, ...]
     matrices_GKK: Tensor
     num_images_G: Tensor
+    trust_GN: Tensor  # int64, `TrustCounts.as_vector`; all 0 if only matrices were counted
     images: list[ScoredImage] = field(default_factory=list)
 
     @classmethod
     def empty(cls, groups: Iterable[Group], num_classes: int) -> "ConfusionMatrix":
         names = tuple(sorted(set(groups)))
         matrices_GKK = torch.zeros(len(names), num_classes, num_classes, dtype=torch.int64)
-        return cls(names, matrices_GKK, torch.zeros(len(names), dtype=torch.int64))
+        trust_GN = torch.zeros(len(names), num_counts(num_classes), dtype=torch.int64)
+        return cls(names, matrices_GKK, torch.zeros(len(names), dtype=torch.int64), trust_GN)
 
     def add(self, samples: Sequence[EvalSample], matrices_BKK: Tensor) -> Tensor:
         """Counts images by their matrices. Returns their `class_counts` (B, 3, K)."""
@@ -73,8 +76,15 @@ class ConfusionMatrix:
             self.groups + others.groups,
             torch.cat([self.matrices_GKK, others.matrices_GKK]),
             torch.cat([self.num_images_G, others.num_images_G]),
+            torch.cat([self.trust_GN, others.trust_GN]),
             self.images + others.images,
         )
+
+    def add_trust(self, sample: EvalSample, predicted_hw: Tensor, level_hw: Tensor) -> None:
+        """Counts one image by the uint8 grid of every STRIDEth row and column, see `trust.counts`."""
+        truth_hw = sample.label_HW[::STRIDE, ::STRIDE].numpy()
+        counts = count_image(truth_hw, predicted_hw.numpy(), level_hw.numpy(), self.num_classes)
+        self.trust_GN[self.groups.index((sample.condition, sample.site))] += torch.from_numpy(counts.as_vector())
 
     @property
     def num_classes(self) -> int:
@@ -84,6 +94,7 @@ class ConfusionMatrix:
         """Makes every rank's counts those of all ranks together."""
         self.matrices_GKK = world.sum(self.matrices_GKK.to(world.device)).cpu()
         self.num_images_G = world.sum(self.num_images_G.to(world.device)).cpu()
+        self.trust_GN = world.sum(self.trust_GN.to(world.device)).cpu()
         self.images = [image for images in world.gather(self.images) for image in images]
 
     def check_complete(self, shards: Sequence[Shard]) -> None:
@@ -106,20 +117,34 @@ class ConfusionMatrix:
             [image.sequence for image in self.images],
         )
 
-    def by_condition(self) -> dict[str, tuple[Tensor, int]]:
-        """condition -> (matrix, number of images)"""
-        return self._summed(0)
+    def by_condition(self) -> dict[str, "Summed"]:
+        return self._by_part(0)
 
-    def by_site(self) -> dict[str, tuple[Tensor, int]]:
-        """site -> (matrix, number of images)"""
-        return self._summed(1)
+    def by_site(self) -> dict[str, "Summed"]:
+        return self._by_part(1)
 
-    def _summed(self, part: int) -> dict[str, tuple[Tensor, int]]:
-        found: dict[str, tuple[Tensor, int]] = {}
-        for group, matrix_KK, num_images in zip(self.groups, self.matrices_GKK, self.num_images_G, strict=True):
-            before, num_before = found.get(group[part], (torch.zeros_like(matrix_KK), 0))
-            found[group[part]] = before + matrix_KK, num_before + int(num_images)
-        return found
+    def _by_part(self, part: int) -> dict[str, "Summed"]:
+        chosen: dict[str, list[int]] = {}
+        for g, group in enumerate(self.groups):
+            chosen.setdefault(group[part], []).append(g)
+        return {name: self.summed(groups) for name, groups in chosen.items()}
+
+    def summed(self, groups: Sequence[int] | None = None) -> "Summed":
+        """Of these groups, by default of all."""
+        chosen = list(range(len(self.groups))) if groups is None else list(groups)
+        matrices_gKK, trust_gN, num_images_g = (
+            of_groups[chosen] for of_groups in (self.matrices_GKK, self.trust_GN, self.num_images_G)
+        )
+        trust = TrustCounts.of_vector(trust_gN.sum(0).numpy(), self.num_classes)
+        return Summed(matrices_gKK.sum(0), int(num_images_g.sum()), trust)
+
+
+class Summed(NamedTuple):
+    """Of some images together."""
+
+    matrix_KK: Tensor
+    num_images: int
+    trust: TrustCounts
 
 
 def evaluate_shards(
@@ -166,8 +191,12 @@ def evaluate_shards(
     try:
         for scored in _scored(model, batches, world.device, precision, inference, counted.num_classes):
             counts_B3K = counted.add(scored.samples, scored.matrices_BKK)
+            for sample, grid in zip(
+                scored.samples, zip(scored.predicted_Bhw, scored.level_Bhw, strict=True), strict=True
+            ):
+                counted.add_trust(sample, *grid)
             if overlays is not None:
-                for shown in zip(scored.samples, scored.prediction_BHW, counts_B3K, strict=True):
+                for shown in zip(scored.samples, scored.prediction_BHW, counts_B3K, scored.level_Bhw, strict=True):
                     overlays.update(*shown)
             if progress is not None:
                 progress(len(counted.images))
@@ -184,6 +213,8 @@ class _Scored(NamedTuple):
     samples: Sequence[EvalSample]
     prediction_BHW: Tensor  # on the model's device
     matrices_BKK: Tensor
+    predicted_Bhw: Tensor  # the grid of `trust.counts`, uint8
+    level_Bhw: Tensor
 
 
 class _OnItsWay(NamedTuple):
@@ -191,12 +222,13 @@ class _OnItsWay(NamedTuple):
 
     samples: Sequence[EvalSample]
     counts: PairCounts
+    grid: tuple[Tensor, Tensor]  # predicted_Bhw and level_Bhw
     is_counted: torch.cuda.Event | None  # None on a CPU, where calls return when all is done
 
     def scored(self) -> _Scored:
         if self.is_counted is not None:
             self.is_counted.synchronize()
-        return _Scored(self.samples, self.counts.prediction_BHW, self.counts.matrices())
+        return _Scored(self.samples, self.counts.prediction_BHW, self.counts.matrices(), *self.grid)
 
 
 def _scored(
@@ -217,16 +249,23 @@ def _scored(
             return
         images_B3HW = to_device([sample.image_3HW for sample in samples], device)
         labels_BHW = to_device([sample.label_HW for sample in samples], device)
-        prediction_BHW = predict(model, images_B3HW, precision, inference)
-        counts = count_pairs(prediction_BHW, labels_BHW, num_classes).to_cpu()
+        sure = predict_with_confidence(model, images_B3HW, precision, inference)
+        counts = count_pairs(sure.ids_BHW, labels_BHW, num_classes).to_cpu()
+        grid = _grid_on_cpu(sure)
         is_counted = None if device.type == "cpu" else torch.cuda.Event()
         if is_counted is not None:
             is_counted.record()
-        on_their_way.append(_OnItsWay(samples, counts, is_counted))
+        on_their_way.append(_OnItsWay(samples, counts, grid, is_counted))
         if len(on_their_way) > num_ahead(device):
             yield on_their_way.popleft().scored()
     while on_their_way:
         yield on_their_way.popleft().scored()
+
+
+def _grid_on_cpu(sure: Sure) -> tuple[Tensor, Tensor]:
+    """Every STRIDEth row and column of the prediction, and its confidence; a GPU copies them when it comes to it."""
+    predicted_Bhw = sure.ids_BHW[:, ::STRIDE, ::STRIDE].to(torch.uint8)
+    return predicted_Bhw.to("cpu", non_blocking=True), sure.level_Bhw.to("cpu", non_blocking=True)
 
 
 def num_ahead(device: torch.device) -> int:

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from distseg import metric_names
 from distseg.data import LabelSpace
 from distseg.evaluation.metrics import Metric, mean, metrics_in, scores
 from distseg.evaluation.ranking import rank_conditions
-from distseg.evaluation.scoring import ConfusionMatrix
+from distseg.evaluation.scoring import ConfusionMatrix, Summed
+from distseg.evaluation.trust.readings import readings
 
 _COMPARED = ("mIoU_mean_conditions", "mIoU_worst", "mIoU_gap")  # compare conditions; logged as val/<name>
 
@@ -19,10 +18,10 @@ def as_table(counted: ConfusionMatrix, labels: LabelSpace, own: Sequence[Metric]
 
     `own`: a user's metrics, beside METRICS.
     """
-    conditions = {name: _entry(*of, labels, own) for name, of in counted.by_condition().items()}
+    conditions = {name: _entry(of, labels, own) for name, of in counted.by_condition().items()}
     if not conditions:
         raise ValueError("no condition was evaluated: there is nothing to make a table of")
-    pooled = _entry(counted.matrices_GKK.sum(0), int(counted.num_images_G.sum()), labels, own)
+    pooled = _entry(counted.summed(), labels, own)
     ranking = rank_conditions({"conditions": conditions, "classes": pooled["classes"]})
     return {
         "num_images": pooled.pop("num_images"),
@@ -32,18 +31,19 @@ def as_table(counted: ConfusionMatrix, labels: LabelSpace, own: Sequence[Metric]
         "mIoU_gap": ranking.miou_gap,
         **pooled,
         "conditions": conditions,
-        "sites": {name: _entry(*of, labels, own) for name, of in counted.by_site().items()},
+        "sites": {name: _entry(of, labels, own) for name, of in counted.by_site().items()},
         "worst_condition": ranking.worst,
     }
 
 
-def _entry(matrix_KK: Tensor, num_images: int, labels: LabelSpace, own: Sequence[Metric]) -> dict[str, Any]:
-    found = scores(matrix_KK, own)
+def _entry(of: Summed, labels: LabelSpace, own: Sequence[Metric]) -> dict[str, Any]:
+    found = scores(of.matrix_KK, own)
     return {
-        "num_images": num_images,
+        "num_images": of.num_images,
         **found.values,
         "classes": dict(zip(labels.classes, found.iou_K, strict=True)),
         "support": dict(zip(labels.classes, found.support_K, strict=True)),
+        **({"trust": readings(of.trust)} if of.trust.confidence_2Q.any() else {}),
     }
 
 

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from distseg.evaluation import Interval
-from distseg.review.gallery import images_compared
 from distseg.review.html import HtmlTable, picture, render
+from distseg.review.images.gallery import images_compared
+from distseg.review.images.viewer import viewer
 from distseg.review.published import Published, published
 from distseg.review.run_review import RunReview, provenance
 from distseg.review.tested_runs import Comparison
 from distseg.review.text import ABSENT, listed, loss, number, signed, span
+from distseg.review.trust import next_steps, trust_compared
 
+_NOTE = (
+    "Images that every run has kept: some were chosen by their names alone, others are among the worst of each run. "
+    "The IoU of one image weights its classes by their pixels, so it is mostly higher than mIoU."
+)
 _REAL, _CHANCE, _UNTESTED = "yes", "may be chance", "not tested"
 
 
@@ -32,6 +38,10 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         {name: ranking.miou for name, ranking in list(zip(compared.names, compared.rankings, strict=True))[:num_drawn]},
         {compared.names[k]: found.conditions for k in range(num_drawn) if (found := compared.intervals(k))},
     )
+    named, miou = dict(zip(compared.names, runs, strict=True)), compared.rankings[0].miou
+    seen = viewer(named, _NOTE, miou, "The same images, run by run")
+    overlays = {name: run.overlays for name, run in named.items()}
+    best_run = max(range(len(runs)), key=lambda k: runs[k].table["mIoU"] or 0.0)
     return render(
         "comparison.html.j2",
         title=f"{len(runs)} runs compared",
@@ -45,12 +55,11 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         num_drawn=num_drawn,
         num_runs=len(runs),
         scores=_scores(compared),
-        images=images_compared(
-            {name: run.overlays for name, run in zip(compared.names, runs, strict=True)},
-            compared.rankings[0].miou,
-            list(runs[0].table["classes"]),
-            runs[0].palette,
-        ),
+        viewer=seen,
+        images=None if seen else images_compared(overlays, miou, list(runs[0].table["classes"]), runs[0].palette),
+        trust=trust_compared(compared.names, runs),
+        next_steps=next_steps(runs[best_run]),
+        next_of=compared.names[best_run],
         differing=_differing(compared),
         cost=_by_run(compared, [run.cost.rows() for run in runs]),
         provenance=_by_run(compared, [provenance(run) for run in runs]),

@@ -48,7 +48,7 @@ def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None
     ranking = rank_conditions(table)
     names = list(ranking.miou)
     best = max(ranking.miou.values(), default=0.0)
-    figure, axes = _page(8.0, 1.5 + 0.36 * max(len(names), 2))
+    figure, axes = page(8.0, 1.5 + 0.36 * max(len(names), 2))
     rows = range(len(names))
     colours = [VERMILION if name == ranking.worst and ranking.is_compared else BLUE for name in names]
     axes.barh(rows, [best] * len(names), color="#ECECEC", height=0.62)  # what is lost
@@ -86,7 +86,7 @@ def runs_by_condition(
     if len(runs) > len(SERIES):
         raise ValueError(f"{len(runs)} runs in one figure: at most {len(SERIES)} can be told apart")
     names = list(next(iter(runs.values())))
-    figure, axes = _page(8.0, 1.3 + len(names) * (0.2 + 0.13 * len(runs)))
+    figure, axes = page(8.0, 1.3 + len(names) * (0.2 + 0.13 * len(runs)))
     for number, ((run, scores), (colour, marker)) in enumerate(zip(runs.items(), SERIES, strict=False)):
         offset = 0.62 * ((number + 0.5) / len(runs) - 0.5)
         known = [(row + offset, name) for row, name in enumerate(names) if name in scores]
@@ -100,12 +100,12 @@ def runs_by_condition(
             marker,
             color=colour,
             ms=6,
-            label=_label(run, 50),
+            label=label(run, 50),
             zorder=3,
         )
     for row in range(0, len(names), 2):
         axes.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", lw=0)
-    axes.set_yticks(range(len(names)), [*map(_label, names)], fontsize=TEXT_PT)
+    axes.set_yticks(range(len(names)), [*map(label, names)], fontsize=TEXT_PT)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(
@@ -131,11 +131,11 @@ def condition_by_class(table: Table) -> Figure:
     names = [name for k, name in enumerate(table["classes"]) if k in chosen]
     iou_CK = iou_CK[:, sorted(chosen)]
     cell_w = min(0.62, 8.0 / max(len(names), 1))
-    figure, axes = _page(max(4.5, 1.8 + cell_w * len(names)), 1.7 + 0.34 * len(conditions))
+    figure, axes = page(max(4.5, 1.8 + cell_w * len(names)), 1.7 + 0.34 * len(conditions))
     _cells(axes, iou_CK, colormaps["cividis"], lambda v: f"{v:.2f}"[int(v < 0.995) :], PowerNorm(1.0, 0.0, 1.0))
     axes.set_yticks(range(len(conditions)), [_with_support(c, table) for c in conditions], fontsize=TEXT_PT)
     axes.set_xticks(
-        range(len(names)), [*map(_label, names)], fontsize=TEXT_PT, rotation=40, ha="right", rotation_mode="anchor"
+        range(len(names)), [*map(label, names)], fontsize=TEXT_PT, rotation=40, ha="right", rotation_mode="anchor"
     )
     of_all = (
         f", the {len(names)} of {len(table['classes'])} classes that differ most"
@@ -179,12 +179,12 @@ def confusion(matrix_KK: npt.ArrayLike, classes: Sequence[str]) -> Figure:
         rest_k = 100 - share_kk.sum(1)
         share_kk, columns = np.column_stack([share_kk, rest_k]), [*names, "other classes"]
     side = 0.38 * max(len(columns), 4)
-    figure, axes = _page(2.0 + side, 1.9 + 0.82 * side)
+    figure, axes = page(2.0 + side, 1.9 + 0.82 * side)
     _cells(axes, share_kk, colormaps["cividis"], lambda v: f"{v:.0f}" if v >= 0.5 else "", PowerNorm(0.5, 0, 100))
     axes.set_xticks(
-        range(len(columns)), [*map(_label, columns)], fontsize=TEXT_PT, rotation=40, ha="right", rotation_mode="anchor"
+        range(len(columns)), [*map(label, columns)], fontsize=TEXT_PT, rotation=40, ha="right", rotation_mode="anchor"
     )
-    axes.set_yticks(range(len(names)), [*map(_label, names)], fontsize=TEXT_PT)
+    axes.set_yticks(range(len(names)), [*map(label, names)], fontsize=TEXT_PT)
     axes.set_xlabel("predicted as", fontsize=TEXT_PT)
     axes.set_ylabel("truth", fontsize=TEXT_PT)
     of_all = f", the {len(names)} most confused of {len(classes)} classes" if len(chosen) < len(classes) else ""
@@ -272,7 +272,7 @@ def _tell_of_missing_signs() -> None:
     )
 
 
-def _page(width: float, height: float) -> tuple[Figure, Axes]:
+def page(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(min(width, 10.0), height), layout="constrained")
     axes = figure.subplots()
     _plain(axes)
@@ -286,7 +286,7 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _label(name: str, length: int = 28) -> str:
+def label(name: str, length: int = 28) -> str:
     """As plain text of bounded length: a $ would begin a formula."""
     short = name if len(name) <= length else f"{name[: length - 1]}…"
     return short.replace("$", r"\$")
@@ -298,7 +298,7 @@ def _whisker(axes: Axes, interval: Interval, y: float, colour: str) -> None:
 
 def _with_support(condition: str, table: Table) -> str:
     num_images = table["conditions"][condition]["num_images"]
-    return f"{_label(condition)} ({num_images} image{'' if num_images == 1 else 's'})"
+    return f"{label(condition)} ({num_images} image{'' if num_images == 1 else 's'})"
 
 
 def _axis_label(name: str, note: str, has_intervals: bool) -> str:

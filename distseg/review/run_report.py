@@ -2,12 +2,14 @@
 
 import json
 
-from distseg.review.gallery import images_of_run
 from distseg.review.html import HtmlTable, picture, render
+from distseg.review.images.gallery import NOTE_OF_RUN, images_of_run
+from distseg.review.images.viewer import viewer
 from distseg.review.markdown import model_card
 from distseg.review.run_review import CONDITIONS_PLOT, MODEL_CARD, RUN_PAGE, RunReview, condition_rows, provenance
 from distseg.review.summary import remarks, summary
 from distseg.review.text import loss, number, span
+from distseg.review.trust import next_steps, trust_of_run
 
 
 def run_page(review: RunReview) -> str:
@@ -31,6 +33,7 @@ def run_page(review: RunReview) -> str:
         if any(review.history.values())
         else None,
     }
+    seen = viewer({review.name: review}, NOTE_OF_RUN, ranking.miou, "Images of each condition")
     return render(
         "run.html.j2",
         title=review.name,
@@ -39,7 +42,10 @@ def run_page(review: RunReview) -> str:
         answers=_answers(review),
         conditions=HtmlTable(*condition_rows(review), strong=(0,) if ranking.is_compared else ()),
         cost=HtmlTable(("", ""), review.cost.rows()),
-        images=images_of_run(review.overlays, ranking.miou, classes, review.palette),
+        viewer=seen,
+        images=None if seen else images_of_run(review.overlays, ranking.miou, classes, review.palette),
+        trust=trust_of_run(review),
+        next_steps=next_steps(review),
         provenance=HtmlTable(("", ""), provenance(review)),
         config=json.dumps(review.config, indent=2, default=str) if review.config else "",
         **drawn,

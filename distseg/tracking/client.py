@@ -34,6 +34,7 @@ from urllib.parse import quote, urlsplit
 from distseg.errors import TrackingError, first_line
 from distseg.tracking import environment
 from distseg.tracking.address import is_local_file, is_on_this_machine, tracking_address, without_password
+from distseg.tracking.mlflow_formats import KIND_OF_EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -238,7 +239,7 @@ def experiment_id(client: "MlflowClient", uri: str, experiment: str) -> str:
     if is_local_file(uri):
         file = Path(uri.partition(":///")[2].partition("?")[0]).absolute()
         artifacts = (file.parent / "mlartifacts" / quote(experiment, safe=" ").replace("..", "%2E%2E")).as_uri()
-    return str(client.create_experiment(experiment, artifact_location=artifacts))
+    return str(client.create_experiment(experiment, artifact_location=artifacts, tags=KIND_OF_EXPERIMENT))
 
 
 @cache  # one line for each process

@@ -1,6 +1,7 @@
 """Formats of MLflow that it does not document, and what happens when a later MLflow changes them.
 
     the state of its page of runs     written by saved_view.py
+    an experiment's kind              written by client.py when it creates one
     the names of logged images        read here, to find out which pictures a run has already
 
 Both were read from MLflow 3 (3.5 to 3.17). What depends on them is best effort: with an MLflow that is not known it is
@@ -16,6 +17,8 @@ from importlib import metadata
 log = logging.getLogger(__name__)
 
 KNOWN_MAJOR = 3
+KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of a new experiment, by which MLflow's pages tell trainings from work on language models."""
 
 # images/overlay~night+step+20+timestamp+1795864098050+<uuid>.png; earlier versions have % for + and # for ~
 _IMAGE_FILE = re.compile(r"images/(?P<name>.+)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%]\d+[+%][^+%]+\.png")

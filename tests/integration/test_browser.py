@@ -1,17 +1,23 @@
-"""A run on the real MLflow server, as a browser shows it: the nine conditions are on its page and in its report."""
+"""A run as a browser shows it: on the real MLflow server, and on its own pages, whose viewer is used there."""
 
 import asyncio
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distseg.data.datasets import town
+from distseg.review import comparison_page, run_page
+from distseg.runs import read_review
 from tests import programs
-from tests.browser import opened_browser
+from tests.browser import Page, opened_browser
 from tests.small_town import arguments, pack_town
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
+
+NUM_SHOWN = 2 * len(town.CONDITIONS)  # each condition has two images: both are always shown, and both are the worst
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +48,93 @@ def test_the_pages_of_a_run_name_the_nine_conditions(trained: programs.Ended) ->
             await page.has_picture("condition_miou")
             await page.screenshot("run")
             await page.open(f"{run_page}/artifacts/report/index.html?{mode}")
-            await page.text_with(run_name, "Worst condition", *town.CONDITIONS)
+            await page.text_with(run_name, "Worst condition", *town.CONDITIONS, f"{NUM_SHOWN} of {NUM_SHOWN} images")
             await page.screenshot("report")
             await page.open(f"{run_page.rpartition('/')[0]}?{mode}")
             await page.text_with("matching run", run_name)
             await page.screenshot("runs")
 
     asyncio.run(look())
+
+
+def test_the_viewer_of_a_run_and_of_two_runs(trained: programs.Ended, tmp_path: Path) -> None:
+    """From files, without a network: classes, layers, order, hovering, keys, swiping, and no script at all."""
+    found = sorted(Path(trained.printed("run")).glob("checkpoint_0*"))
+    reviews = [replace(read_review(str(each)), name=each.name) for each in (found[0], found[-1])]
+    (tmp_path / "run.html").write_text(run_page(reviews[-1]))
+    (tmp_path / "compared.html").write_text(comparison_page(reviews))
+
+    async def look() -> None:
+        async with opened_browser() as page:
+            await opened(page, tmp_path / "run.html")
+            await looks_into_a_run(page)
+            assert await page.axe_violations() == []
+            await opened(page, tmp_path / "compared.html")
+            await swipes(page)
+            for width_px in (1440, 400):
+                await page.resize(width_px, dark=width_px == 400)
+                assert await page.axe_violations() == []
+                assert await page.evaluate("document.documentElement.scrollWidth") == width_px
+            await page.without_scripts(True)
+            await page.open((tmp_path / "run.html").as_uri())
+            text = await page.text_with("Images of each condition", "confidence, white is sure")
+            assert text.count("prediction") >= NUM_SHOWN and "Sort by" not in text
+
+    asyncio.run(look())
+
+
+async def opened(page: Page, file: Path) -> None:
+    await page.open(file.as_uri())
+    await page.until("document.querySelector('#viewer')?.dataset.shown !== undefined")
+
+
+async def looks_into_a_run(page: Page) -> None:
+    seen = await page.evaluate(PIXELS)
+    await page.evaluate("document.querySelectorAll('.classes button').forEach(b => b.click())")
+    assert await page.evaluate(PIXELS) != seen, "the classes are switched off"
+    await page.evaluate("document.querySelector('[data-classes=all]').click()")
+    assert await page.evaluate(PIXELS) == seen
+    await page.evaluate("document.querySelector('[name=layer][value=errors]').click()")
+    assert await page.evaluate(PIXELS) != seen
+    await choose(page, "sort", "iou")
+    ious = [float(text.split()[-1]) for text in await page.evaluate(LISTED)]
+    assert len(ious) == NUM_SHOWN and ious == sorted(ious)
+    await choose(page, "condition", "night")
+    await page.until(f"{LISTED}.length > 0 && {LISTED}.every(text => text.startsWith('night '))")
+    await page.evaluate(f"{CANVAS}.dispatchEvent(new PointerEvent('pointermove', {{clientX: 400, clientY: 400}}))")
+    told = re.compile(r"truth: .+ · prediction: .+, confidence [01]\.\d\d")
+    before = await page.evaluate(READOUT)
+    assert told.fullmatch(before), before
+    await page.evaluate("document.querySelector('[data-see=opacity]').focus()")
+    for _ in range(30):  # with the keyboard alone
+        if await page.evaluate(f"document.activeElement === {CANVAS}"):
+            break
+        await page.press("Tab")
+    await page.press("n")
+    await page.until(f"{READOUT}.startsWith('Point at')")  # another image was chosen
+    await page.press("ArrowRight")
+    assert told.fullmatch(await page.evaluate(READOUT))
+
+
+async def swipes(page: Page) -> None:
+    pictures = []
+    for share in (0, 1):
+        slider = "document.querySelector('[data-see=swipe]')"
+        await page.evaluate(f"(s => {{ s.value = {share}; s.dispatchEvent(new Event('input')) }})({slider})")
+        pictures.append(await page.evaluate(PIXELS))
+    assert pictures[0] != pictures[1], "both runs predict the same"
+    listed = await page.evaluate(LISTED)
+    await choose(page, "sort", "differ")
+    await page.until(f"{LISTED}.join() !== {json.dumps(','.join(listed))}")
+    assert sorted(await page.evaluate(LISTED)) == sorted(listed)
+
+
+CANVAS = "document.querySelector('#viewer canvas')"
+PIXELS = f"{CANVAS}.toDataURL()"
+READOUT = "document.querySelector('.readout').textContent"
+LISTED = "[...document.querySelectorAll('.strip button')].map(b => b.textContent)"
+
+
+async def choose(page: Page, name: str, value: str) -> None:
+    select = f"document.querySelector('[data-filter={name}]')"
+    await page.evaluate(f"(s => {{ s.value = '{value}'; s.dispatchEvent(new Event('input')) }})({select})")

@@ -48,6 +48,8 @@ def _check_entry(entry: Mapping[str, Any], where: str, labels: LabelSpace) -> No
         if isinstance(value, float):
             build(float, value, f"{where}.{name}")
     build(dict[Line, Count], entry.get("support", {}), f"{where}.support")
+    if trust := build(dict[str, Any], entry.get("trust") or {}, f"{where}.trust"):
+        _check_trust(trust, f"{where}.trust")
 
 
 def _check_tensors(tensors: Mapping[str, Any], num_classes: int) -> None:
@@ -64,10 +66,55 @@ def _check_tensors(tensors: Mapping[str, Any], num_classes: int) -> None:
         is_counted = is_counted and _shape(counts_N3K) == (len(keys), 3, num_classes)
         require(is_counted, "evaluation.images.counts_N3K", _shape(counts_N3K), "must be three counts of each class")
     for overlay in build(list[dict[str, Any]], tensors.get("overlays", []), "evaluation.overlays"):
-        jpeg = overlay.get("jpeg")
-        is_bytes = isinstance(jpeg, Tensor) and jpeg.dtype == torch.uint8 and jpeg.ndim == 1
-        is_bytes = is_bytes and jpeg.numel() <= _MAX_JPEG_BYTES
-        require(is_bytes, "evaluation.overlays: jpeg", _shape(jpeg), "must be the bytes of a picture")
+        _check_bytes(overlay.get("jpeg"), "evaluation.overlays: jpeg")
+        _check_layers(overlay)
+
+
+def _check_layers(overlay: Mapping[str, Any]) -> None:
+    build(float | None, overlay.get("confidence"), "evaluation.overlays: confidence")
+    build(Line, overlay.get("site", ""), "evaluation.overlays: site")
+    layers = build(dict[str, Any], overlay.get("layers") or {}, "evaluation.overlays: layers")
+    for name in ("photograph", "truth", "predicted", "confidence") if layers else ():
+        _check_bytes(layers.get(name), f"evaluation.overlays: layers.{name}")
+
+
+def _check_bytes(data: object, where: str) -> None:
+    is_bytes = isinstance(data, Tensor) and data.dtype == torch.uint8 and data.ndim == 1
+    is_bytes = is_bytes and _num_bytes(data) <= _MAX_JPEG_BYTES
+    require(is_bytes, where, _shape(data), "must be the bytes of a picture")
+
+
+def _num_bytes(data: object) -> int:
+    return data.numel() if isinstance(data, Tensor) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trust:
+    """What distseg.evaluation.trust.readings gives, as far as a page is made of it."""
+
+    pixels: Count
+    confidence: float | None
+    ece: float | None
+    aurc: float | None
+    boundary_iou: float | None
+    reliability: list[dict[str, float | None]]
+    risk_coverage: list[list[float | None]]
+    borders: list[dict[str, float | None]]
+    objects: list[dict[str, float | None]]
+
+
+def _check_trust(trust: Mapping[str, Any], where: str) -> None:
+    found: _Trust = build(_Trust, {name: trust[name] for name in _Trust.__annotations__ if name in trust}, where)
+    keys = {"reliability": _BIN, "borders": _BAND, "objects": _SIZE}
+    for name, needed in keys.items():
+        is_whole = all(needed <= each.keys() for each in getattr(found, name))
+        require(is_whole, f"{where}.{name}", sorted(needed), "must be in each of its entries")
+    is_pairs = all(len(pair) == 2 for pair in found.risk_coverage)
+    require(is_pairs, f"{where}.risk_coverage", len(found.risk_coverage), "must be pairs of coverage and risk")
+
+
+_BIN, _BAND = frozenset(("confidence", "accuracy", "pixels")), frozenset(("up_to_px", "pixels", "wrong"))
+_SIZE = frozenset(("below", "objects", "found", "right"))
 
 
 def _shape(value: object) -> object:

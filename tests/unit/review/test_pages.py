@@ -11,12 +11,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 from distseg.config import recipes, to_dict
-from distseg.evaluation import panels, rank_conditions
-from distseg.evaluation.panels import Overlay
+from distseg.evaluation import rank_conditions
+from distseg.evaluation.pictures import panels
+from distseg.evaluation.pictures.overlays import Overlay
 from distseg.evaluation.simultaneous import between_conditions
 from distseg.review import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.review.comparison import comparison_page
-from distseg.review.gallery import MAX_PICTURE_BYTES
+from distseg.review.images.gallery import MAX_PICTURE_BYTES
 from distseg.review.published import PUBLISHED, published
 from distseg.runs import briefly_named
 from tests.unit.reviews import HITS, LABELS, example
@@ -58,7 +59,7 @@ def review(name: str = "town-1", better: int = 0, **changed: object) -> RunRevie
 class Page(HTMLParser):
     """What a browser would find: text by element, pictures, and every reference. Fails on tags that do not match."""
 
-    VOID = frozenset({"meta", "img", "br"})
+    VOID = frozenset({"meta", "img", "br", "input"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -66,6 +67,7 @@ class Page(HTMLParser):
         self.tags: set[str] = set()
         self.texts: list[str] = []
         self.images: list[str] = []
+        self.ids: list[str] = []
         self.references: list[str] = []
         self.feed(html)
         self.close()
@@ -76,6 +78,7 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
         self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         if tag == "img":
             self.images.append(str(dict(attrs)["alt"]))
 
@@ -83,7 +86,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.texts.append(data)
 
     @property
@@ -92,11 +95,12 @@ class Page(HTMLParser):
 
 
 def checked(html: str) -> Page:
-    """Well-formed, without scripts, and needing nothing from elsewhere."""
+    """Well-formed and needing nothing from elsewhere; its links lead to its own sections."""
     page = Page(html)
     assert html.startswith("<!doctype html>")
-    assert not page.tags & {"script", "link", "iframe", "object", "base"}
-    assert all(reference.startswith("data:image/") for reference in page.references)
+    assert not page.tags & {"link", "iframe", "object", "base"}
+    places = {f"#{place}" for place in page.ids}
+    assert all(reference.startswith("data:image/") or reference in places for reference in page.references)
     assert "url(" not in html and "@import" not in html
     assert all(page.images)
     return page

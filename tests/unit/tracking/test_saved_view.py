@@ -49,6 +49,11 @@ def test_the_view_is_the_experiments_and_the_link_names_it(store: str) -> None:
     assert decoded(tag) == page_state(TOWN)
 
 
+def test_a_new_experiment_is_one_of_trainings(store: str) -> None:
+    experiment = mlflow.MlflowClient(tracking_uri=store).get_experiment_by_name("exp")
+    assert experiment is not None and experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_what_a_person_made_of_it_stays(store: str) -> None:
     view = ComparisonView(dataset="mine", conditions=("day",))
     tracking.save_view(store, "exp", view)

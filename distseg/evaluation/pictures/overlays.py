@@ -4,27 +4,50 @@ The fixed images of a condition have the lowest hashes of their keys, the worst 
 choice depends neither on the number of ranks nor on the order in which images are scored. While it scores, each rank
 keeps its own candidates, shrunken. Then the ranks agree on the lowest of all, and the rank that has an image draws it.
 
-Memory: with C conditions a rank keeps at most 2 · count · C images of 5 · TILE_PX² bytes, and the ranks exchange at
-most 2 · count · C · MAX_JPEG_BYTES. 2 · count · C is at most MAX_OVERLAYS, which makes 84 MB and 16 MiB. Two images of
-each of nine conditions take 12 MB and 2.3 MiB.
+Memory: with C conditions a rank keeps at most 2 · count · C images of 6 · side² bytes, and the ranks exchange at most
+2 · count · C · 5 · MAX_JPEG_BYTES; a usual image has a third of that. 2 · count · C is at most MAX_OVERLAYS. `side` is
+LAYER_PX for up to MAX_LARGE pictures, else TILE_PX: at most 101 MB are kept and 84 MB exchanged. Two images of each of
+nine conditions take 57 MB and some 3 MB.
 """
 
+import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from distseg.data.loading import EvalSample
 from distseg.evaluation.metrics import image_iou
-from distseg.evaluation.panels import Kind, Overlay, Palette, Segmented, as_jpeg, panel, shrink
+from distseg.evaluation.pictures.layers import LAYER_PX, Layers, layers_of
+from distseg.evaluation.pictures.panels import TILE_PX, Kind, Palette, Segmented, as_jpeg, panel, shrink
+from distseg.evaluation.trust.counts import NUM_LEVELS, STRIDE
 from distseg.evaluation.world import World
+from distseg.label_maps import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 
 MAX_OVERLAYS = 256  # pictures of one evaluation
+MAX_LARGE = 64  # of them with layers of LAYER_PX
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """One image of an evaluation as a picture."""
+
+    kind: Kind  # "fixed": shown at every evaluation; "worst": among the lowest IoUs of its condition
+    condition: str
+    key: str
+    iou: float | None  # metrics.image_iou, weighted by pixels; None: all its pixels are void
+    jpeg: bytes  # a panel, at most MAX_JPEG_BYTES
+    site: str = ""
+    confidence: float | None = None  # the mean over its pixels that are not void; None: not known, or all are void
+    layers: Layers | None = None  # None: of a version that kept the panel alone
 
 
 class _Candidate(NamedTuple):
@@ -35,6 +58,13 @@ class _Candidate(NamedTuple):
     score: float
     key: str
     iou: float | None
+    site: str
+    confidence: float | None = None  # not known before it is kept
+
+
+class _Kept(NamedTuple):
+    small: Segmented
+    level_hw: npt.NDArray[np.uint8]
 
 
 class Overlays:
@@ -52,21 +82,24 @@ class Overlays:
                 *(per_condition, len(names), MAX_OVERLAYS, self.count, len(self.conditions)),
             )
         self._palette = palette
-        self._kept: dict[tuple[Kind, str], list[tuple[_Candidate, Segmented]]] = {
+        self._side_px = LAYER_PX if 2 * self.count * len(self.conditions) <= MAX_LARGE else TILE_PX
+        self._kept: dict[tuple[Kind, str], list[tuple[_Candidate, _Kept]]] = {
             (kind, name): [] for kind in get_args(Kind) for name in self.conditions
         }
 
-    def update(self, sample: EvalSample, prediction_HW: Tensor, counts_3K: Tensor) -> None:
-        """Keeps the image if it is among the lowest so far. `counts_3K`: `metrics.class_counts` of this image.
+    def update(self, sample: EvalSample, prediction_HW: Tensor, counts_3K: Tensor, level_hw: Tensor) -> None:
+        """Keeps the image if it is among the lowest so far. `counts_3K`: `metrics.class_counts` of this image;
+        `level_hw`: its confidence, see `trust.counts`.
 
         The prediction may be on a GPU: it is copied only if the image is kept.
         """
         if not self.count or sample.condition not in self.conditions:
             return
         iou = image_iou(counts_3K)
-        candidates = [_Candidate("fixed", sample.condition, _hash(sample.key), sample.key, iou)]
+        scores: list[tuple[Kind, float]] = [("fixed", _hash(sample.key))]
         if iou is not None:
-            candidates.append(_Candidate("worst", sample.condition, iou, sample.key, iou))
+            scores.append(("worst", iou))
+        candidates = [_Candidate(kind, sample.condition, score, sample.key, iou, sample.site) for kind, score in scores]
         kept = [self._kept[candidate.kind, candidate.condition] for candidate in candidates]
         entering = [
             (candidate, lowest)
@@ -74,9 +107,10 @@ class Overlays:
             if len(lowest) < self.count or _order(candidate) < _order(lowest[-1][0])
         ]
         if entering:
-            small = shrink(sample.image_3HW, sample.label_HW, prediction_HW.cpu())
+            small = shrink(sample.image_3HW, sample.label_HW, prediction_HW.cpu(), self._side_px)
+            kept_image, confidence = _Kept(small, level_hw.numpy()), _mean_confidence(sample, level_hw)
             for candidate, lowest in entering:
-                lowest.append((candidate, small))
+                lowest.append((candidate._replace(confidence=confidence), kept_image))
                 lowest.sort(key=lambda item: _order(item[0]))
                 del lowest[self.count :]
 
@@ -85,18 +119,47 @@ class Overlays:
         own = {candidate: small for lowest in self._kept.values() for candidate, small in lowest}
         of_all = [_Candidate(*values) for of_rank in world.gather([tuple(each) for each in own]) for values in of_rank]
         chosen = [candidate for key in sorted(self._kept) for candidate in self._lowest(key, of_all)]
-        drawn: dict[str, bytes] = {}  # by key: one image may be of both kinds
+        drawn: dict[str, list[bytes]] = {}  # by key: one image may be of both kinds
         for candidate in chosen:
             if candidate in own and candidate.key not in drawn:
-                drawn[candidate.key] = as_jpeg(panel(own[candidate], self._palette))
-        jpegs = all_gather_bytes([drawn.get(candidate.key, b"") for candidate in chosen], world)
-        return [
-            Overlay(kind=c.kind, condition=c.condition, key=c.key, iou=c.iou, jpeg=jpeg)
-            for c, jpeg in zip(chosen, jpegs, strict=True)
-        ]
+                drawn[candidate.key] = self._drawn(own[candidate])
+        keys = list(dict.fromkeys(candidate.key for candidate in chosen))
+        parts = all_gather_bytes([part for key in keys for part in drawn.get(key, _NOT_HERE)], world)
+        by_key = dict(zip(keys, _of_each_image(parts), strict=True))
+        return [_overlay(candidate, *by_key[candidate.key]) for candidate in chosen]
+
+    def _drawn(self, kept: _Kept) -> list[bytes]:
+        layers = layers_of(*kept)
+        return [as_jpeg(panel(kept.small, self._palette)), *(getattr(layers, name) for name in _LAYERS)]
 
     def _lowest(self, key: tuple[Kind, str], candidates: Sequence[_Candidate]) -> list[_Candidate]:
         return sorted((c for c in candidates if (c.kind, c.condition) == key), key=_order)[: self.count]
+
+
+def _of_each_image(parts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    return (parts[start : start + len(_NOT_HERE)] for start in range(0, len(parts), len(_NOT_HERE)))
+
+
+_LAYERS = tuple(each.name for each in dataclasses.fields(Layers))
+_NOT_HERE = (b"",) * (1 + len(_LAYERS))
+
+
+def _overlay(candidate: _Candidate, jpeg: bytes, *layers: bytes) -> Overlay:
+    return Overlay(
+        kind=candidate.kind,
+        condition=candidate.condition,
+        key=candidate.key,
+        iou=candidate.iou,
+        jpeg=jpeg,
+        site=candidate.site,
+        confidence=candidate.confidence,
+        layers=Layers(**dict(zip(_LAYERS, layers, strict=True))),
+    )
+
+
+def _mean_confidence(sample: EvalSample, level_hw: Tensor) -> float | None:
+    level_P = level_hw[sample.label_HW[::STRIDE, ::STRIDE] != IGNORE_INDEX]
+    return (float(level_P.float().mean()) + 0.5) / NUM_LEVELS if level_P.numel() else None
 
 
 def _order(candidate: _Candidate) -> tuple[float, str]:
@@ -129,11 +192,34 @@ def all_gather_bytes(parts: Sequence[bytes], world: World) -> list[bytes]:
 
 def overlays_to_tensors(overlays: Sequence[Overlay]) -> list[dict[str, Any]]:
     """What a checkpoint can hold (`weights_only`); `overlays_from_tensors` is the inverse."""
-    return [vars(o) | {"jpeg": torch.frombuffer(bytearray(o.jpeg), dtype=torch.uint8)} for o in overlays]
+    return [
+        vars(o)
+        | {"jpeg": _as_tensor(o.jpeg)}
+        | {"layers": {name: _as_tensor(data) for name, data in vars(o.layers).items()} if o.layers else None}
+        for o in overlays
+    ]
 
 
 def overlays_from_tensors(saved: Iterable[Mapping[str, Any]]) -> list[Overlay]:
-    return [Overlay(**{**item, "jpeg": item["jpeg"].numpy().tobytes()}) for item in saved]
+    """Entries that this version does not know are left out."""
+    found = []
+    for item in saved:
+        known = {name: item[name] for name in _FIELDS if name in item}
+        layers = item.get("layers")
+        known["layers"] = Layers(**{name: _as_bytes(layers[name]) for name in _LAYERS}) if layers else None
+        found.append(Overlay(**{**known, "jpeg": _as_bytes(item["jpeg"])}))
+    return found
+
+
+_FIELDS = tuple(each.name for each in dataclasses.fields(Overlay))
+
+
+def _as_tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _as_bytes(data: Tensor) -> bytes:
+    return bytes(data.numpy().tobytes())
 
 
 def overlay_pictures(evaluation: Mapping[str, Any]) -> dict[str, bytes]:

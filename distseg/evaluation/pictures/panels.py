@@ -8,7 +8,6 @@ hatched.
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,17 +26,6 @@ Kind = Literal["fixed", "worst"]
 
 _CAPTION_PX, _MARGIN_PX = 20, 4
 _QUALITIES = (78, 60, 40, 20, 5)  # the first that is small enough
-
-
-@dataclass(frozen=True, kw_only=True)
-class Overlay:
-    """One image of an evaluation as a picture."""
-
-    kind: Kind  # "fixed": shown at every evaluation; "worst": among the lowest IoUs of its condition
-    condition: str
-    key: str
-    iou: float | None  # metrics.image_iou, weighted by pixels; None: all its pixels are void
-    jpeg: bytes  # a panel, at most MAX_JPEG_BYTES
 
 
 class Segmented(NamedTuple):

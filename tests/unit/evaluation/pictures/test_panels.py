@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distseg.evaluation import panels
+from distseg.evaluation.pictures import panels
 from tests.unit.reviews import LABELS
 
 

@@ -1,17 +1,17 @@
-"""Photographs on a page: a run's worst ones beside those that are always shown, or the same ones of several runs.
+"""Photographs on a page as panels, of runs without layers (see `viewer`): the worst ones, and those always shown.
 
 A page's photographs are at most MAX_PICTURE_BYTES together. Where there are more, each condition has its first before
 any has its second, and the page says how many are left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from distseg.evaluation import WRONG_RGB, Overlay, Palette
 
-MAX_PICTURE_BYTES = 3_000_000  # before they are written as text, which makes them a third larger
+MAX_PICTURE_BYTES = 2_400_000  # before they are written as text, which makes them a third larger
 
-_OF_RUN = (
+NOTE_OF_RUN = (
     "Of each condition the worst images, and some that were chosen by their names alone: those are the same at every "
     "evaluation and for every run on this data. The IoU of one image weights its classes by their pixels, so it is "
     "mostly higher than mIoU."
@@ -46,16 +46,16 @@ def images_of_run(
     by_key: dict[str, list[Overlay]] = {}
     for image in sorted(overlays, key=lambda image: image.kind == "fixed"):
         by_key.setdefault(image.key, []).append(image)
-    shown = _that_fit([[images[0]] for images in by_key.values()], miou)
+    shown = in_turn([[images[0]] for images in by_key.values()], miou, _panel_bytes)
     if not shown:
         return None
     return Gallery(
         title="Images of each condition",
-        note=_OF_RUN,
-        legend=_legend(classes, palette),
+        note=NOTE_OF_RUN,
+        legend=legend(classes, palette),
         blocks=[
-            (f"{condition}: {_score(condition, miou)}", [_card(i, _kinds(by_key[i.key])) for (i,) in rows])
-            for condition, rows in _by_condition(shown, miou).items()
+            (f"{condition}: {score(condition, miou)}", [_card(i, kinds(by_key[i.key])) for (i,) in rows])
+            for condition, rows in by_condition(shown, miou).items()
         ],
         num_shown=len(shown),
         num_images=len(by_key),
@@ -68,23 +68,23 @@ def images_compared(
     """Of each condition images that all `runs` have, run after run; None if there are none."""
     fixed = [{image.key: image for image in overlays if image.kind == "fixed"} for overlays in runs.values()]
     of_all = [[images[key] for images in fixed] for key in fixed[0] if all(key in images for images in fixed)]
-    shown = _that_fit(of_all, miou)
+    shown = in_turn(of_all, miou, _panel_bytes)
     if not shown:
         return None
     return Gallery(
         title="The same images, run by run",
         note=_COMPARED,
-        legend=_legend(classes, palette),
+        legend=legend(classes, palette),
         blocks=[
             (condition, [_card(image, run) for row in rows for run, image in zip(runs, row, strict=True)])
-            for condition, rows in _by_condition(shown, miou).items()
+            for condition, rows in by_condition(shown, miou).items()
         ],
         num_shown=len(shown),
         num_images=len(of_all),
     )
 
 
-def _legend(classes: Sequence[str], palette: Palette) -> list[tuple[str, Sequence[int]]]:
+def legend(classes: Sequence[str], palette: Palette) -> list[tuple[str, Sequence[int]]]:
     if not palette:
         return []
     return [*((name, tuple(map(int, rgb))) for name, rgb in zip(classes, palette, strict=True)), ("wrong", WRONG_RGB)]
@@ -93,19 +93,23 @@ def _legend(classes: Sequence[str], palette: Palette) -> list[tuple[str, Sequenc
 _Row = list[Overlay]  # pictures that are shown together or not at all
 
 
-def _that_fit(rows: Sequence[_Row], miou: Mapping[str, float]) -> list[_Row]:
+def _panel_bytes(row: _Row) -> int:
+    return sum(len(image.jpeg) for image in row)
+
+
+def in_turn(rows: Sequence[_Row], miou: Mapping[str, float], num_bytes_of: Callable[[_Row], int]) -> list[_Row]:
     """The first of each condition, in the order of `miou`, then the second, … while within MAX_PICTURE_BYTES."""
-    by_turn = [(turn, row) for of_it in _by_condition(rows, miou).values() for turn, row in enumerate(of_it)]
+    by_turn = [(turn, row) for of_it in by_condition(rows, miou).values() for turn, row in enumerate(of_it)]
     fitting, num_bytes = [], 0
     for _, row in sorted(by_turn, key=lambda item: item[0]):
-        num_bytes += sum(len(image.jpeg) for image in row)
+        num_bytes += num_bytes_of(row)
         if num_bytes > MAX_PICTURE_BYTES:
             break
         fitting.append(row)
     return fitting
 
 
-def _by_condition(rows: Iterable[_Row], miou: Mapping[str, float]) -> dict[str, list[_Row]]:
+def by_condition(rows: Iterable[_Row], miou: Mapping[str, float]) -> dict[str, list[_Row]]:
     found: dict[str, list[_Row]] = {condition: [] for condition in miou}
     for row in rows:
         found.setdefault(row[0].condition, []).append(row)
@@ -117,11 +121,11 @@ def _card(image: Overlay, what: str) -> Card:
     return Card(image.jpeg, f"input, truth, prediction, errors of {image.key}", f"{what}: {iou}\n{image.key}")
 
 
-def _kinds(images: Sequence[Overlay]) -> str:
+def kinds(images: Sequence[Overlay]) -> str:
     if len(images) > 1:
         return "Among the worst, and always shown"
     return "Among the worst" if images[0].kind == "worst" else "Always shown"
 
 
-def _score(condition: str, miou: Mapping[str, float]) -> str:
+def score(condition: str, miou: Mapping[str, float]) -> str:
     return f"mIoU {miou[condition]:.2f}" if condition in miou else "all void"

@@ -15,23 +15,25 @@ import torch.distributed as dist
 from distseg.config import EvaluateConfig, OptimConfig, RunConfig
 from distseg.data.loading import EvalSample
 from distseg.errors import ConfigError
-from distseg.evaluation import World, panels
+from distseg.evaluation import World
 from distseg.evaluation.metrics import class_counts, confusion_matrix
-from distseg.evaluation.overlays import (
+from distseg.evaluation.pictures import panels
+from distseg.evaluation.pictures.overlays import (
     MAX_OVERLAYS,
+    Overlay,
     Overlays,
     all_gather_bytes,
     overlay_pictures,
     overlays_from_tensors,
     overlays_to_tensors,
 )
-from distseg.evaluation.panels import Overlay
 from distseg.training import checkpoint, train_run
 from tests import ranks
 from tests.conftest import free_port
 from tests.unit.reviews import LABELS
 
 SIDE = 10
+LEVELS_hw = torch.full((-(-SIDE // 3), -(-SIDE // 3)), 239, dtype=torch.uint8)  # as sure as can be
 
 
 def sample(condition: str, number: int, *, void: bool = False) -> EvalSample:
@@ -45,7 +47,8 @@ def show(overlays: Overlays, samples: Sequence[EvalSample]) -> None:
     for seen in samples:
         prediction_HW = torch.zeros(SIDE, SIDE, dtype=torch.int64)
         prediction_HW.view(-1)[: int(seen.key[-3:])] = 1
-        overlays.update(seen, prediction_HW, class_counts(confusion_matrix(prediction_HW, seen.label_HW, 3)))
+        counts_3K = class_counts(confusion_matrix(prediction_HW, seen.label_HW, 3))
+        overlays.update(seen, prediction_HW, counts_3K, LEVELS_hw)
 
 
 def seen(samples: Sequence[EvalSample], per_condition: int = 2) -> list[Overlay]:
