@@ -50,7 +50,7 @@ start() {
   # Browsers ask from the server's own address, which MLflow takes for its own only if that is localhost.
   export MLFLOW_SERVER_CORS_ALLOWED_ORIGINS=${MLFLOW_SERVER_CORS_ALLOWED_ORIGINS:-http://$host:$port}
   unset MLFLOW_TRACKING_URI
-  (cd "$state" && exec setsid "$python" -m $mark --workers "$workers" >"$state/server.log" 2>&1 </dev/null) &
+  (cd "$state" && exec setsid "$python" -m $mark --workers "$workers" >>"$state/server.log" 2>&1 </dev/null) &
   echo $! >"$state/pid"
   if ! wait_for 120 healthy; then
     tail -n 5 "$state/server.log" >&2

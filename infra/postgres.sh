@@ -2,6 +2,8 @@
 # PostgreSQL for the MLflow server, for development and tests.
 #
 #   infra/postgres.sh start|stop|status|wipe        stop keeps the data, wipe removes it
+#   infra/postgres.sh backup FILE                   the database as it is at this moment; MLflow may go on
+#   infra/postgres.sh restore FILE                  after MLflow was stopped; what was there is kept under another name
 #   . "$PG_STATE/env"                               PGHOST … PGPASSWORD, and MLFLOW_BACKEND_STORE_URI
 #
 #   PG_STATE     data, log, env         ${TMPDIR:-/tmp}/distseg-postgres
@@ -75,7 +77,36 @@ status() {
   if is_running "$data/postmaster.pid" "$data"; then echo "postgres: running"; else echo "postgres: stopped"; return 1; fi
 }
 
+client() { # PROGRAM …, as the database's owner
+  find_programs
+  is_running "$data/postmaster.pid" "$data" || fail "the server does not run; start it first"
+  . "$state/env"
+  PATH=$bin:$PATH "$@"
+}
+
+backup() { # FILE is complete or not there
+  local part=$1.part
+  (umask 077; client pg_dump --format=custom --file="$part" "$database") || { rm -f "$part"; fail "no backup was made"; }
+  mv "$part" "$1"
+  echo "backup of database $database in $1 ($(stat -c %s "$1") bytes)"
+}
+
+restore() { # into a new database, which takes the place of the old one when it is complete
+  local new=${database}_new old
+  old=${database}_until_$(date +%Y%m%d_%H%M%S)
+  [ -r "$1" ] || fail "there is no file $1 to restore from"
+  client dropdb --if-exists "$new" 2>/dev/null
+  client createdb "$new"
+  client pg_restore --exit-on-error --no-owner --dbname="$new" "$1" ||
+    { client dropdb "$new"; fail "$1 cannot be restored; the database is as it was"; }
+  client psql -d postgres -q -v ON_ERROR_STOP=1 --single-transaction \
+    -c "alter database \"$database\" rename to \"$old\"" -c "alter database \"$new\" rename to \"$database\"" ||
+    { client dropdb "$new"; fail "somebody uses database $database; stop MLflow first. The database is as it was"; }
+  echo "database $database is that of $1; the one before is kept as $old"
+}
+
 case "${1:-}" in
+  backup | restore) [ $# = 2 ] || fail "$1 FILE: which file?"; "$1" "$(realpath -m "$2")" ;;
   start | stop | status) "$1" ;;
   wipe) stop; wipe_state "$state" ;;
   *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;

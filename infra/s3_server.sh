@@ -3,6 +3,8 @@
 #
 #   infra/s3_server.sh start|stop|status|wipe        stop keeps the data, wipe removes it
 #   . "$S3_STATE/env"                                AWS_ENDPOINT_URL and credentials, made up at the first start
+#   infra/s3_server.sh roles BUCKET                  users packer, trainer, reviewer who may do in this bucket what the
+#   . "$S3_STATE/trainer.env"                        files of infra/policies say; replaces the bucket's policy
 #
 #   S3_STATE     data, logs, pids, env               ${TMPDIR:-/tmp}/distseg-s3
 #   S3_HOST      address the endpoint is bound to    127.0.0.1
@@ -80,16 +82,17 @@ make_store() {
   touch "$state/made"
 }
 
-make_user() { # the gateway invents the keys, so that none stands on a command line
-  radosgw-admin --conf "$conf" --name client.rgw.a user create --uid=distseg --display-name=distseg 2>>"$log" |
-    sed -n 's/.*"\(access\|secret\)_key": "\(.*\)".*/\1 \2/p' | sed 's/\\//g' | write_private "$state/keys"
-  [ -s "$state/keys" ]
+make_user() { # NAME FILE OPTION …: its keys; the gateway invents them, so that none stands on a command line
+  [ ! -s "$2" ] || return 0
+  radosgw-admin --conf "$conf" --name client.rgw.a user create --uid="$1" --display-name="$1" "${@:3}" 2>>"$log" |
+    sed -n 's/.*"\(access\|secret\)_key": "\(.*\)".*/\1 \2/p' | sed 's/\\//g' | write_private "$2"
+  [ -s "$2" ]
 }
 
-write_env() {
+write_env() { # KEYS ENV
   local access secret
-  access=$(sed -n 's/^access //p' "$state/keys") secret=$(sed -n 's/^secret //p' "$state/keys")
-  write_private "$state/env" <<END
+  access=$(sed -n 's/^access //p' "$1") secret=$(sed -n 's/^secret //p' "$1")
+  write_private "$2" <<END
 export AWS_ENDPOINT_URL=http://$host:$port
 export AWS_ACCESS_KEY_ID=$access
 export AWS_SECRET_ACCESS_KEY=$secret
@@ -97,14 +100,35 @@ export AWS_DEFAULT_REGION=us-east-1
 END
 }
 
+call() { # PATH OPTION …: credentials through standard input, since a command line is public
+  printf 'user = "%s:%s"\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" |
+    curl -sS --fail -o /dev/null --config - --aws-sigv4 aws:amz:us-east-1:s3 \
+      -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "${@:2}" "$AWS_ENDPOINT_URL/$1" # the gateway insists on the header
+}
+
 make_buckets() {
   local bucket
   . "$state/env"
-  for bucket in $buckets; do # credentials through standard input: a command line is public
-    printf 'user = "%s:%s"\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" |
-      curl -sS --fail -o /dev/null --config - --aws-sigv4 aws:amz:us-east-1:s3 \
-        -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' -X PUT "$AWS_ENDPOINT_URL/$bucket" # the gateway insists on it
+  for bucket in $buckets; do call "$bucket" -X PUT; done
+}
+
+roles() { # BUCKET
+  local role policies
+  is_running "$state/client.rgw.a.pid" "$conf" || fail "the gateway does not run; start it first"
+  policies=$(dirname "${BASH_SOURCE[0]}")/policies
+  for role in packer trainer reviewer; do
+    make_user "$role" "$state/$role.keys" --max-buckets=-1 # may make none
+    write_env "$state/$role.keys" "$state/$role.env"
   done
+  python3 - "$1" "$policies"/*.json >"$state/policy.json" <<'END'
+import json, sys
+bucket, *files = sys.argv[1:]
+statements = [statement for file in files for statement in json.load(open(file))["Statement"]]
+print(json.dumps({"Version": "2012-10-17", "Statement": statements}).replace("BUCKET", bucket))
+END
+  . "$state/env"
+  call "$1?policy=" -X PUT --data-binary "@$state/policy.json" || fail "the policy of bucket $1 is refused; is there such a bucket?"
+  echo "roles of bucket $1; next, as one of them:  . $state/trainer.env"
 }
 
 start() {
@@ -118,10 +142,10 @@ start() {
   trap 'stop; echo "s3_server.sh: did not start; see $state/log" >&2' EXIT
   if [ -e "$state/made" ]; then ceph_do ceph-mon --id a; else stop; rm -rf "$state"/{mon,osd}; make_store; fi
   ceph_do ceph-osd --id 0
-  [ -s "$state/keys" ] || make_user
+  make_user distseg "$state/keys"
   ceph_do radosgw --name client.rgw.a --rgw-frontends "beast endpoint=$host:$port tcp_nodelay=1"
   wait_for 60 curl -s -o /dev/null "http://$host:$port/"
-  write_env
+  write_env "$state/keys" "$state/env"
   make_buckets
   trap - EXIT
   echo "S3 at http://$host:$port with buckets: $buckets; next:  . $state/env"
@@ -139,6 +163,7 @@ status() {
 
 case "${1:-}" in
   start | stop | status) "$1" ;;
+  roles) [ $# = 2 ] || fail "roles BUCKET: which bucket?"; roles "$2" ;;
   wipe) stop; wipe_state "$state" ;;
   *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

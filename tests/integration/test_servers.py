@@ -69,10 +69,49 @@ def test_postgres_asks_for_its_password_and_keeps_data(postgres: dict[str, str])
         assert "password authentication failed" in refused.stderr
         run_script("infra/postgres.sh", "stop", env=settings)
         run_script("infra/postgres.sh", "start", env=settings)
-        assert psql(sourced(state / "s" / "env"), "select x from t").stdout.strip() == "7"
+        access = sourced(state / "s" / "env")
+        assert psql(access, "select x from t").stdout.strip() == "7"
+        check_backup(settings, access, state / "backup")
     finally:
         run_script("infra/postgres.sh", "wipe", env=settings)
-        state.rmdir()
+        shutil.rmtree(state)
+
+
+def check_backup(settings: dict[str, str], access: dict[str, str], file: Path) -> None:
+    """A table that is dropped comes back; a damaged file and a database in use change nothing."""
+    script = [str(REPOSITORY / "infra/postgres.sh")]
+    run_script("infra/postgres.sh", "backup", str(file), env=settings)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert psql(access, "drop table t; create table later (y int)").returncode == 0
+    damaged = file.with_name("damaged")
+    damaged.write_bytes(file.read_bytes()[:-40])
+    for path, remedy in ((damaged, "the database is as it was"), (file.with_name("none"), "there is no file")):
+        done = subprocess.run(
+            [*script, "restore", path], env={**os.environ, **settings}, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert remedy in done.stderr
+    assert psql(access, "select count(*) from later").stdout.strip() == "0"
+    in_use = subprocess.Popen(["psql", "-c", "select pg_sleep(600)"], env={"PATH": "/usr/bin:/bin", **access})
+    try:
+        while psql(access, "select 1 from pg_stat_activity where query like '%pg_sleep(600)%'").stdout.count("1") < 2:
+            assert in_use.poll() is None
+        done = subprocess.run(
+            [*script, "restore", file], env={**os.environ, **settings}, capture_output=True, text=True
+        )
+        assert (done.returncode, "stop MLflow first" in done.stderr) == (1, True), done.stderr
+    finally:
+        in_use.kill()
+        in_use.wait()
+    psql(
+        access | {"PGDATABASE": "postgres"},
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like '%(600)'",
+    )
+    run_script("infra/postgres.sh", "restore", str(file), env=settings)
+    assert psql(access, "select x from t").stdout.strip() == "7"
+    assert psql(access, "select count(*) from later").returncode != 0
+    kept = psql(access, "select datname from pg_database where datname like 'mlflow_until_%'").stdout.strip()
+    assert psql(access | {"PGDATABASE": kept}, "select count(*) from later").stdout.strip() == "0"
 
 
 def psql(access: dict[str, str], statement: str) -> subprocess.CompletedProcess[str]:
@@ -81,9 +120,58 @@ def psql(access: dict[str, str], statement: str) -> subprocess.CompletedProcess[
     )
 
 
+def test_prometheus_runs_on_loopback_and_keeps_its_log() -> None:
+    if not shutil.which("prometheus"):
+        lacking("Prometheus")
+    state = short_directory()
+    port = free_port()
+    settings = {"PROMETHEUS_STATE": str(state / "s"), "PROMETHEUS_PORT": str(port)}
+    try:
+        for _ in range(2):  # the second time it runs already
+            run_script("infra/prometheus.sh", "start", env=settings)
+        listening = subprocess.run(["ss", "-Hltn", f"sport = :{port}"], capture_output=True, text=True, check=True)
+        assert [line.split()[3] for line in listening.stdout.splitlines()] == [f"127.0.0.1:{port}"]
+        run_script("infra/prometheus.sh", "stop", env=settings)
+        assert "Server is ready" in (state / "s/server.log").read_text()
+    finally:
+        run_script("infra/prometheus.sh", "wipe", env=settings)
+        state.rmdir()
+
+
+def up(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "INFRA_STATE": str(folder / "state"), "CALLS": str(folder / "calls")}
+    return subprocess.run([folder / "up.sh", *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_up_starts_the_servers_in_order_until_one_fails_and_down_stops_them_in_the_other(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "infra/up.sh", tmp_path)
+    names = ["s3_server", "postgres", "mlflow_server", "prometheus"]
+    for name in names:
+        script = tmp_path / f"{name}.sh"
+        script.write_text(f'#!/bin/sh\necho {name} $1 >>"$CALLS"\n[ ! -e "$0.fails" ]\n')
+        script.chmod(0o755)
+    calls = tmp_path / "calls"
+    assert up(tmp_path).returncode == 0
+    assert calls.read_text().splitlines() == [f"{name} start" for name in names]
+    calls.unlink()
+    assert up(tmp_path, "down").returncode == 0
+    assert calls.read_text().splitlines() == [f"{name} stop" for name in reversed(names)]
+    calls.unlink()
+    (tmp_path / "postgres.sh.fails").touch()
+    failed = up(tmp_path)
+    assert (failed.returncode, "postgres did not start" in failed.stderr) == (1, True)
+    assert calls.read_text().splitlines() == ["s3_server start", "postgres start"]
+    assert (up(tmp_path, "status").returncode, up(tmp_path, "upp").returncode) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("script", "variable"),
-    [("infra/s3_server.sh", "S3"), ("infra/postgres.sh", "PG"), ("infra/mlflow_server.sh", "MLFLOW")],
+    [
+        ("infra/s3_server.sh", "S3"),
+        ("infra/postgres.sh", "PG"),
+        ("infra/mlflow_server.sh", "MLFLOW"),
+        ("infra/prometheus.sh", "PROMETHEUS"),
+    ],
 )
 def test_a_directory_that_is_not_theirs_is_left_alone(script: str, variable: str, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()

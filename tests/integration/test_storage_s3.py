@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from distseg import storage
 from distseg.errors import StorageError
@@ -99,23 +101,96 @@ def test_access_denied_and_what_is_not_there(s3_uri: str) -> None:
         storage.exists(f"s3://{bucket}-not/k")
 
 
-def test_a_restarted_server_keeps_data_and_readers(monkeypatch: pytest.MonkeyPatch, s3_server: dict[str, str]) -> None:
-    state = short_directory()
-    settings = {"S3_STATE": str(state / "s"), "S3_PORT": str(free_port(2))}
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[dict[str, str]]:
+    """S3_STATE and S3_PORT of a server that tests may stop; its environment is in the state directory."""
+    parent = short_directory()
+    settings = {"S3_STATE": str(parent / "s"), "S3_PORT": str(free_port(2))}
     try:
         run_script("infra/s3_server.sh", "start", env=settings)
-        use_environment(sourced(state / "s" / "env"), monkeypatch)
-        storage.write_bytes("s3://distseg/k", data := os.urandom(64 << 20))
-        with storage.open_read("s3://distseg/k") as stream:
-            head = stream.read(1000)
-            run_script("infra/s3_server.sh", "stop", env=settings)
-            with ThreadPoolExecutor(1) as pool:
-                rest = pool.submit(stream.read)
-                run_script("infra/s3_server.sh", "start", env=settings)
-                assert head + rest.result(timeout=300) == data
+        yield settings
     finally:
         run_script("infra/s3_server.sh", "wipe", env=settings)
-        state.rmdir()
+        parent.rmdir()
+
+
+def test_a_restarted_server_keeps_data_and_readers(
+    monkeypatch: pytest.MonkeyPatch, own_server: dict[str, str], s3_server: dict[str, str]
+) -> None:
+    use_environment(sourced(Path(own_server["S3_STATE"]) / "env"), monkeypatch)
+    storage.write_bytes("s3://distseg/k", data := os.urandom(64 << 20))
+    with storage.open_read("s3://distseg/k") as stream:
+        head = stream.read(1000)
+        run_script("infra/s3_server.sh", "stop", env=own_server)
+        with ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(stream.read)
+            run_script("infra/s3_server.sh", "start", env=own_server)
+            assert head + rest.result(timeout=300) == data
+
+
+def write_and_delete(uri: str) -> None:
+    storage.write_bytes(join(uri, "new", "a"), b"a")
+    storage.upload(__file__, join(uri, "new", "b"))
+    storage.delete_unfinished(join(uri, "new"))
+    storage.delete_tree(join(uri, "new"))
+    assert not storage.exists(join(uri, "new", "a"))
+
+
+def overwrite(uri: str) -> None:
+    storage.write_bytes(join(uri, "kept"), b"by another")
+
+
+def delete(uri: str) -> None:
+    storage.delete(join(uri, "kept"))
+
+
+def delete_several(uri: str) -> None:
+    storage.delete_tree(uri)
+
+
+def read(uri: str) -> None:
+    assert storage.read_bytes(join(uri, "kept")) == b"kept"
+    assert [entry.uri for entry in storage.list_files(uri)] == [join(uri, "kept")]
+
+
+PLACES = ("data", "runs", "else")
+WRITES = {"packer": ("data",), "trainer": ("runs",), "reviewer": ()}
+READS = {"packer": ("data",), "trainer": ("data", "runs"), "reviewer": ("data", "runs")}
+
+
+@pytest.mark.parametrize("role", WRITES)
+def test_a_role_may_do_what_its_policy_says_and_nothing_else(
+    role: str, own_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = Path(own_server["S3_STATE"])
+    use_environment(sourced(state / "env"), monkeypatch)
+    for place in PLACES:
+        storage.write_bytes(f"s3://distseg/{place}/kept", b"kept")
+    run_script("infra/s3_server.sh", "roles", "distseg", env=own_server)
+    use_environment(sourced(state / f"{role}.env"), monkeypatch)
+    for place in PLACES:
+        uri = f"s3://distseg/{place}"
+        if place in READS[role]:
+            read(uri)
+        if place in WRITES[role]:
+            write_and_delete(uri)
+        refused = [] if place in READS[role] else [read]
+        refused += [] if place in WRITES[role] else [overwrite, delete, delete_several]
+        for call in refused:
+            with pytest.raises(StorageError, match=r"(?i)access ?denied"):
+                call(uri)
+    client = boto3.Session().client("s3")
+    forbidden: list[Callable[[], object]] = [
+        lambda: client.list_objects_v2(Bucket="mlflow"),
+        lambda: client.create_bucket(Bucket=f"of-{role}"),
+        lambda: client.put_bucket_policy(Bucket="distseg", Policy="{}"),
+        lambda: client.delete_bucket(Bucket="distseg"),
+    ]
+    for ask in forbidden:
+        with pytest.raises(ClientError, match=r"AccessDenied|TooManyBuckets"):
+            ask()
+    use_environment(sourced(state / "env"), monkeypatch)
+    assert [storage.read_bytes(f"s3://distseg/{place}/kept") for place in PLACES] == [b"kept"] * 3
 
 
 def test_of_many_that_create_a_file_at_once_one_does(s3_uri: str) -> None:
