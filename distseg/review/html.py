@@ -1,6 +1,6 @@
 """HTML pages from the templates beside this file. A page is one file that needs nothing else.
 
-Style is inline, pictures are data: URIs, and there is no script and no link to elsewhere. Whatever a template is given
+Style and scripts are inline, pictures are data: URIs, and no link leads elsewhere. Whatever a template is given
 is escaped; a name that it uses and is not given is an error.
 """
 
