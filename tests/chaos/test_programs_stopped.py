@@ -26,7 +26,7 @@ from tests.chaos.test_stopped import endless, run_folder
 from tests.conftest import free_port
 from tests.recorded import only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 TOWN = ("distseg.pack", "town", "--train", "72", "--val", "18", "--size", "64", "96", "--max_samples_per_shard", "2")
 
@@ -129,7 +129,10 @@ def test_ray_job_stop_saves_the_newest_step(config: RunConfig, tmp_path: Path) -
         patient = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
         job = ("ray.scripts.scripts", "job")
         submit = ("submit", "--no-wait", "--submission-id", "it", "--runtime-env-json", patient, "--", *training)
+        end_s = time.monotonic() + programs.PATIENCE_S
         ended = programs.run(tmp_path / "submit", cluster, *job, *submit)
+        while "No available agent" in ended.err and time.monotonic() < end_s:  # they start after the rest of Ray
+            ended = programs.run(tmp_path / "submit", cluster, *job, *submit)
         assert ended.code == 0, ended.err
         wait_for_step(run_folder(config), 3)
         ended = programs.run(tmp_path / "stop", cluster, *job, "stop", "it")
