@@ -31,6 +31,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 REQUEST_S = 30.0  # one answer from the cluster
 UPLOAD_S = 600.0  # the working directory, which Ray limits to 500 MiB
+AGENTS_S, RETRIED_S = 120.0, 1.0  # a cluster that has just come up takes jobs only once the nodes' agents are up
+NO_AGENT = "No available agent"  # says Ray then
 POLL_S = 5.0
 PATIENCE_S = 300.0
 PAUSE_S = 1.0  # before asking or listening again
@@ -188,18 +190,23 @@ def send(
     """Puts the command on the cluster, with the working directory; returns the job's id. Raises SubmitError."""
     # The supervisor of the job reads the first two: SIGINT is what Ray Train aborts gracefully on.
     stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
-    return _ask(
-        address,
-        UPLOAD_S,
-        lambda: client.submit_job(
-            entrypoint=shlex.join(command),
-            submission_id=submission_id,
-            runtime_env={
-                "working_dir": working_dir,
-                "env_vars": {**stopping, **code_version(working_dir), **env},
-            },
-        ),
-    )
+    variables = {**stopping, **code_version(working_dir), **env}
+    end_s = time.monotonic() + AGENTS_S
+
+    def submit() -> str:
+        while True:
+            try:
+                return client.submit_job(
+                    entrypoint=shlex.join(command),
+                    submission_id=submission_id,
+                    runtime_env={"working_dir": working_dir, "env_vars": dict(variables)},
+                )
+            except RuntimeError as error:
+                if NO_AGENT not in str(error) or time.monotonic() > end_s:
+                    raise
+            time.sleep(RETRIED_S)
+
+    return _ask(address, UPLOAD_S, submit)
 
 
 def _ask(address: str, timeout_s: float, question: Callable[[], _T]) -> _T:

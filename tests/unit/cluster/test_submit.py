@@ -110,6 +110,25 @@ def test_an_unreachable_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     )
 
 
+def test_a_cluster_that_has_just_come_up_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "RETRIED_S", 0.0)
+    answers = iter(
+        [RuntimeError(f"status code 500: {submit.NO_AGENT} to submit job"), "job-1", RuntimeError("no space")]
+    )
+
+    class Client:
+        def submit_job(self, **_: Any) -> str:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    client = cast(JobSubmissionClient, Client())
+    assert submit.send(client, "http://x", ["true"], working_dir=".", env={}) == "job-1"
+    with pytest.raises(submit.SubmitError, match="no space"):
+        submit.send(client, "http://x", ["true"], working_dir=".", env={})
+
+
 def test_a_silent_call_is_given_up() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
