@@ -112,9 +112,8 @@ def test_an_unreachable_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_a_cluster_that_has_just_come_up_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "RETRIED_S", 0.0)
-    answers = iter(
-        [RuntimeError(f"status code 500: {submit.NO_AGENT} to submit job"), "job-1", RuntimeError("no space")]
-    )
+    no_agent = RuntimeError(f"status code 500: {submit.NO_AGENT} to submit job")
+    answers: Iterator[RuntimeError | str] = iter([no_agent, "job-1", RuntimeError("no space")])
 
     class Client:
         def submit_job(self, **_: Any) -> str:
