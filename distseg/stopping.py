@@ -20,9 +20,8 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = (
-    20.0  # for saving; Kubernetes, Slurm and torchrun kill 30 s after their signal, and closing takes some, too
-)
+PATIENCE_S = 20.0
+"""For saving: Kubernetes, Slurm and torchrun kill 30 s after their signal, and closing takes some of that, too."""
 _ECHO_S = 2.0  # torchrun passes on a signal that its processes may have got already, as all of a terminal do
 _TORCHRUN = "TORCHELASTIC_RUN_ID"  # it sets this variable
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -63,6 +63,11 @@ def handlers_are_put_back() -> Iterator[None]:
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.fixture(autouse=True)
+def a_slow_machine_saves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE_S", 300.0)
+
+
 def at_step(step: int, signum: int, times: int = 1) -> Callable[[int, Mapping[str, float], str], None]:
     """A `show` that sends the signal when a step's loss is logged."""
 
