@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distseg import cli, evaluation, storage
+from distseg import cli, storage
 from distseg.config import RunConfig, ScalingConfig, StyleConfig, recipes, with_overrides
 from distseg.data import datasets
 from distseg.data.embedded import ensure_town
 from distseg.data.shards import load_manifest
-from distseg.deployment import load_model
 from distseg.errors import ConfigError
-from distseg.evaluation import World
 from distseg.review import markdown_table, mean_and_spread
-from distseg.training import adaptation, checkpoint
 
 PROG = "python -m distseg.study"
 SOURCE = "dawn"
@@ -173,7 +170,11 @@ def run(study: Study, data_uri: str, options: Arguments) -> Results:
 
 def _adapted(checkpoint_uri: str, data_uri: str) -> dict[str, Any]:
     """The table of `distseg.evaluate --adapt batchnorm`."""
-    world, (_, saved), manifest = World(), checkpoint.resolve(checkpoint_uri), load_manifest(data_uri)
+    from distseg import evaluation  # here, since they import torch
+    from distseg.deployment import load_model
+    from distseg.training import adaptation, checkpoint
+
+    world, (_, saved), manifest = evaluation.World(), checkpoint.resolve(checkpoint_uri), load_manifest(data_uri)
     precision = evaluation.resolve_precision(saved.config.precision, world.device)
     counted = adaptation.evaluate_by_condition(
         load_model(saved, world.device, precision),

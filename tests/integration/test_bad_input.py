@@ -552,7 +552,7 @@ CASES = {
     "no cluster": Bad(TRAIN, 1, ("RAY_ADDRESS = 127.0.0.1:1", "no Ray cluster answers", "start one")),
     "GPU without Ray": Bad(ALONE + " --scaling.gpu True", 1, ("scaling.gpu = True", "no GPU"), alone=True),
     "tune: nothing asked": Bad("tune", 2, ("--resume URI", "a space")),
-    "tune: no such space": Bad("tune pyramids", 2, ("'pyramids'", "no such space", "known here are aux_loss, depth")),
+    "tune: no such space": Bad("tune pyramids", 2, ("'pyramids'", "no such space", "known here are adapt, aux_loss")),
     "tune: resume of nothing": Bad("tune --resume {empty}", 1, ("/empty", "search.json", "give the search's")),
     "tune: unknown option": Bad("tune --resume {empty} --trials 3", 2, ("--trials", "keeps its configuration")),
     "job: unreachable": Bad(

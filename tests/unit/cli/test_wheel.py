@@ -55,7 +55,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 
 
 def test_recipes_and_spaces_are_listed_from_it(installed: Path, tmp_path: Path) -> None:
-    for arguments, first in ((("train", "--list"), "town "), (("tune", "--list"), "aux_loss ")):
+    for arguments, first in ((("train", "--list"), "town "), (("tune", "--list"), "adapt ")):
         ended = run(installed, tmp_path, *arguments)
         assert (ended.returncode, ended.stderr) == (0, ""), arguments
         assert ended.stdout.startswith(first), arguments
