@@ -62,6 +62,7 @@ def test_the_viewer_of_a_run_and_of_two_runs(trained: programs.Ended, tmp_path: 
     found = sorted(Path(trained.printed("run")).glob("checkpoint_0*"))
     reviews = [replace(read_review(str(each)), name=each.name) for each in (found[0], found[-1])]
     (tmp_path / "run.html").write_text(run_page(reviews[-1]))
+    (tmp_path / "one_site.html").write_text(run_page(reviews[-1]).replace("highway", "new-york"))
     (tmp_path / "compared.html").write_text(comparison_page(reviews))
 
     async def look() -> None:
@@ -69,6 +70,9 @@ def test_the_viewer_of_a_run_and_of_two_runs(trained: programs.Ended, tmp_path: 
             await opened(page, tmp_path / "run.html")
             await looks_into_a_run(page)
             assert await page.axe_violations() == []
+            await opened(page, tmp_path / "one_site.html")
+            assert await page.evaluate("document.querySelector('[data-filter=site]')") is None
+            assert len(await page.evaluate(LISTED)) == NUM_SHOWN
             await opened(page, tmp_path / "compared.html")
             await swipes(page)
             for width_px in (1440, 400):

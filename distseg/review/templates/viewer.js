@@ -196,7 +196,7 @@
 
   // ---- the list
 
-  const filter = (name) => one(`[data-filter="${name}"]`).value;
+  const filter = (name) => one(`[data-filter="${name}"]`)?.value ?? ""; // a filter of one value only is not there
   const least = (image, of) => image.runs.map(of).reduce((a, b) => (b === null || (a !== null && a <= b) ? a : b), null);
 
   async function list() {
@@ -390,5 +390,11 @@
   listen();
   root.hidden = false;
   document.getElementById("shots").hidden = true;
-  list().then(() => choose(state.chosen));
+  list()
+    .then(() => choose(state.chosen))
+    .catch((error) => {
+      root.hidden = true;
+      document.getElementById("shots").hidden = false; // as without a script
+      throw error;
+    });
 })();
