@@ -38,7 +38,8 @@ bench: $(VENV)/.installed  ## one JSON line per case, then one table; ARGS="--qu
 bench-gpu:  ## needs torch and torchvision only, installs nothing; writes build/gpu.json; ARGS="--small" also on a CPU
 	bash tests/benchmarks/gpu.sh $(ARGS)
 
-ui: $(VENV)/.installed  ## the MLflow pages of ./runs on http://127.0.0.1:5000
+ui: $(VENV)/.installed  ## the MLflow pages of ./runs, at the address that it prints
+	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning   once it has started; Ctrl-C ends it"
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow ui --host 127.0.0.1 \
 		--backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db
 
