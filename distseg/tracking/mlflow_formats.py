@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 KNOWN_MAJOR = 3
 KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag of a new experiment: it holds trainings. MLflow 3.17 opens it in its mode for language models all the same, unless
-the address says otherwise, as those that distseg prints do."""
+"""Tag of a new experiment: it holds trainings. MLflow 3.17 opens it in its mode for language models all the same,
+unless the address says otherwise, as those that distseg prints do."""
 
 # images/overlay~night+step+20+timestamp+1795864098050+<uuid>.png; earlier versions have % for + and # for ~
 _IMAGE_FILE = re.compile(r"images/(?P<name>.+)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%]\d+[+%][^+%]+\.png")
