@@ -11,21 +11,12 @@ import pytest
 
 from distseg import storage
 from distseg.config import CheckpointConfig, RunConfig, TrackingConfig
-from distseg.data.shards import pack
 from distseg.errors import StorageError
 from distseg.runs import read_config, read_run_json, train_without_ray
 from distseg.training import checkpoint
 from tests.recorded import only_run
-from tests.toy_data import LABELS, toy_samples
 
 NUM_STEPS, SAVED_EVERY, FAULT_AT = 8, 2, 5
-
-
-@pytest.fixture(scope="module")
-def data_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = str(tmp_path_factory.mktemp("toy"))
-    pack({split: toy_samples(8, split, size_hw=(40, 56)) for split in ("train", "val")}, LABELS, uri, dataset="toy")
-    return uri
 
 
 @pytest.fixture

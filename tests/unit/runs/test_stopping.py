@@ -15,14 +15,12 @@ import pytest
 
 from distseg import stopping, sync, tracking
 from distseg.config import CheckpointConfig, RunConfig, TrackingConfig
-from distseg.data.shards import pack
 from distseg.errors import TrainingError
 from distseg.evaluation import Overlays
 from distseg.runs import Outcome, read_run_json, taken, train_without_ray
 from distseg.stopping import StoppedError
 from distseg.training import checkpoint
 from tests.recorded import only_run
-from tests.toy_data import LABELS, toy_samples
 
 EXPERIMENT, NUM_STEPS = "stopped", 4
 SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
@@ -33,13 +31,6 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
-
-
-@pytest.fixture(scope="module")
-def data_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = str(tmp_path_factory.mktemp("toy"))
-    pack({split: toy_samples(8, split, size_hw=(40, 56)) for split in ("train", "val")}, LABELS, uri, dataset="toy")
-    return uri
 
 
 @pytest.fixture
