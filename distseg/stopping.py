@@ -5,6 +5,8 @@
                                       Who works looks at that, saves, and raises StoppedError. The second signal raises
                                       it at once, and so does the end of PATIENCE_S.
 
+`announce` is the notice before the end, as clouds give it: the work saves once, and goes on while it may.
+
 Signals belong to a whole process, and so does what this module remembers. Outside the main thread, where Python knows
 no signals, both change nothing. A process that hears of the end by another way calls `request`.
 """
@@ -53,6 +55,7 @@ _raised: StoppedError | None = None  # the last one that a signal has raised
 _handled = 0  # so many blocks of `handled` are open
 _block: _Block | None = None  # the open block of `gently`
 _asked_otherwise = threading.Event()  # see `request`
+_announced = threading.Event()
 
 
 def is_requested() -> bool:
@@ -63,6 +66,19 @@ def is_requested() -> bool:
 def request() -> None:
     """Makes `is_requested` true for the rest of this process's life."""
     _asked_otherwise.set()
+
+
+def announce() -> None:
+    """A machine will be taken away soon, perhaps without a signal: the work should save what it has, and go on."""
+    _announced.set()
+
+
+def take_announcement() -> bool:
+    """Whether `announce` was called since this was asked last."""
+    if not _announced.is_set():
+        return False
+    _announced.clear()
+    return True
 
 
 def as_stopped(error: KeyboardInterrupt) -> StoppedError:

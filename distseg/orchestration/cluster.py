@@ -41,9 +41,12 @@ def join(run_uri: str) -> None:
         is_set = environment.S3.keys() & os.environ.keys()
         env_vars = dict(environment.S3) if storage.is_s3(run_uri) and not is_set else {}
         environment.set_defaults(env_vars)
+        # Workers' warnings come through watcher.py; tracebacks are in Ray's logs, and with --debug also here.
+        shows_all = log.isEnabledFor(logging.DEBUG)
+        if not shows_all:
+            compat.leave_out_last_words()
         ray.init(
-            # Workers' warnings come through watcher.py; tracebacks are in Ray's logs, and with --debug also here.
-            log_to_driver=log.isEnabledFor(logging.DEBUG),
+            log_to_driver=shows_all,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": env_vars} if env_vars else None,
         )

@@ -14,6 +14,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -69,6 +70,16 @@ def listen_on_loopback() -> None:
         setattr(sys.modules[module], name, False)  # Ray reads the variable of environment.LOOPBACK once, when imported
 
 
+def leave_out_last_words() -> None:
+    """Has Ray not print, among our lines and once more at the end, the log of each raylet that died: stacks of C++.
+
+    What has happened is told in our own words (failures.py), and the log lies on its machine.
+    """
+    printer = find("ray._private.ray_logging", "stdout_deduplicator", "the log of a lost machine is printed")
+    if getattr(printer, "skip_re", "") is None:  # else the user has chosen what is left out, or it has another name
+        printer.skip_re = re.compile("^Raylet is terminated")
+
+
 class MachineType(NamedTuple):
     """What an autoscaler may bring up."""
 
@@ -113,6 +124,17 @@ def pass_to_controller(variable: str) -> None:
     )
     with contextlib.suppress(AttributeError):  # None, or no longer a set
         passed.add(variable)
+
+
+def preemption_deadline_ms() -> int | None:
+    """In a worker: when a machine of its group is to be taken away, since the epoch; 0: soon. None if none is."""
+    without = "nothing is saved when a machine is about to be taken away"
+    context = find(f"{_TRAIN}.execution.context", "get_train_context", without)
+    try:
+        noticed = context().preemption_context.preemption_info
+    except (AttributeError, TypeError, RuntimeError):  # other names, no such function, or no worker
+        return None
+    return None if noticed is None else int(noticed.deadline_ms or 0)
 
 
 def worker_group_callback() -> Any:

@@ -23,11 +23,13 @@ import ray
 
 from distseg import stopping
 from distseg.errors import first_line
+from distseg.orchestration import compat
 
 log = logging.getLogger(__name__)
 
 SHORTAGE_AFTER_S = 20.0  # without workers, before the user is told
 SHORTAGE_EVERY_S = 300.0  # until he is told again
+NOTICED_EVERY_S = 1.0  # a worker looks for a notice; clouds give 30 to 120 s
 
 OnProgress = Callable[[int, Mapping[str, float], str], None]
 Message = tuple[Any, ...]
@@ -96,6 +98,29 @@ def hear_stop(channel: Channel) -> None:
             stopping.request()
 
     threading.Thread(target=wait, name="stopping", daemon=True).start()
+
+
+def hear_preemption(rank: int, every_s: float = NOTICED_EVERY_S) -> None:
+    """From now on each notice that a machine of the group is to be taken away makes the training save.
+
+    Ray Train hears of it from Ray (`ray drain-node`, autoscalers), tells all workers, and replaces them when the time
+    is over. Without the checkpoint, the steps since the last one would be lost.
+    """
+
+    def wait() -> None:
+        known: int | None = None
+        while True:
+            deadline_ms = compat.preemption_deadline_ms()
+            if deadline_ms is not None and deadline_ms != known:
+                if rank == 0:
+                    left_s = deadline_ms / 1000 - time.time()
+                    when = f"in {left_s:.0f} s" if left_s > 0 else "soon"
+                    log.warning("a machine is to be taken away %s: the newest step is saved", when)
+                stopping.announce()
+            known = deadline_ms
+            time.sleep(every_s)
+
+    threading.Thread(target=wait, name="preemption", daemon=True).start()
 
 
 class WarningsToDriver(logging.Handler):

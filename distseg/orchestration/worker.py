@@ -37,6 +37,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
     world = _world(config)
     logging.getLogger("distseg").addHandler(watcher.WarningsToDriver(channel, world.rank))
     watcher.hear_stop(channel)
+    watcher.hear_preemption(world.rank)
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
     if world.rank == 0:
         watcher.send_started(channel)

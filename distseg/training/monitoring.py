@@ -21,7 +21,7 @@ class _Pending(NamedTuple):
 
     step: int
     names: tuple[str, ...]
-    own_P: HostCopy  # this rank's parts of the losses, the gradient's size, and last 1 if it was asked to end
+    own_P: HostCopy  # this rank's parts of the losses, the gradient's size, and 1 or 0: asked to end, and to save
     total_P: HostCopy  # the sum over all ranks
     micro_batches: Sequence[Batch]
 
@@ -31,7 +31,8 @@ class LossMonitor:
 
     It stops likewise at the first gradient that is not finite, which has changed nothing.
 
-    With them goes whether somebody has asked a rank to end (distseg.stopping), so that all ranks end at the same step.
+    With them goes whether somebody has asked a rank to end or to save (distseg.stopping), so that all ranks do so at
+    the same step.
 
     The sum of one step is looked at when the next one has been queued, so that a GPU never waits for the host; `check`
     looks at once, and is called before anything is reported or saved.
@@ -42,12 +43,14 @@ class LossMonitor:
         self.pending: _Pending | None = None
         self.newest: dict[str, float] = {}
         self.is_stopping = False  # a rank was asked to end; the same on all ranks
+        self.is_announced = False  # a rank may be lost soon, and nothing was saved since; likewise
 
     def add(self, step: int, losses: Mapping[str, Tensor], size: Tensor, micro_batches: Sequence[Batch]) -> None:
         """This rank's parts of the losses of a step, the main loss first, and `Update.size`."""
         self.check()
         parts = [part.detach().to(torch.float64) for part in (*losses.values(), size)]
-        own_P = torch.stack([*parts, torch.full_like(parts[0], float(stopping.is_requested()))])
+        asked = (stopping.is_requested(), stopping.take_announcement())
+        own_P = torch.stack([*parts, *(torch.full_like(parts[0], float(each)) for each in asked)])
         total_P = self.world.sum(own_P.clone())
         self.pending = _Pending(step, tuple(losses), HostCopy(own_P), HostCopy(total_P), micro_batches)
 
@@ -57,19 +60,20 @@ class LossMonitor:
             return self.newest
         pending, self.pending = self.pending, None
         total_P = pending.total_P.wait()
-        *totals, _, num_asked = total_P.tolist()
+        *totals, _, num_asked, num_announced = total_P.tolist()
         self.newest = dict(zip(pending.names, totals, strict=True))
         self.is_stopping |= num_asked > 0
+        self.is_announced |= num_announced > 0
         if not torch.isfinite(total_P).all():
             self._stop(pending)
         return self.newest
 
     def _stop(self, pending: _Pending) -> None:
         total_P, own_P = pending.total_P.wait(), pending.own_P.wait()
-        is_loss = not torch.isfinite(total_P[:-2]).all()
-        own_P = own_P[:-2] if is_loss else own_P[-2:]
+        is_loss = not torch.isfinite(total_P[:-3]).all()
+        own_P = own_P[:-3] if is_loss else own_P[-3:]
         keys = self._keys([] if torch.isfinite(own_P).all() else pending.micro_batches)
-        loss, size = total_P[0].item(), total_P[-2].item()
+        loss, size = total_P[0].item(), total_P[-3].item()
         if is_loss:
             raise _diverged(f"the loss of step {pending.step} is {loss} on {keys}")
         raise _diverged(f"the gradient of the loss of step {pending.step} is {size} on {keys}, the loss {loss:.4g}")

@@ -64,7 +64,7 @@ def train_run(
     nothing is saved. Returns what has been trained.
 
     If a rank is asked to end (distseg.stopping), all save the newest step and raise StoppedError; an evaluation under
-    way is given up.
+    way is given up. If the loss of a rank is announced, all save the newest step and go on.
     """
     keep_freed_memory(world.device)
     objective = objective_of(config)(config, world)
@@ -79,10 +79,11 @@ def train_run(
     def save(evaluated: EvaluationResult | None) -> None:
         saved = _checkpoint(config, objective, step, evaluated, reporter, run_id) if world.rank == 0 else None
         reporter.save(step, saved, evaluated.metrics if evaluated else {})
+        losses.is_announced = False
 
+    losses = LossMonitor(world)
     with objective.open_readers(step) as reader:
         throughput = Throughput(reader, config.data.batch_size, step)
-        losses = LossMonitor(world)
         while step < max_steps:
             micro_batches = [next(reader) for _ in range(config.optim.accumulate_steps)]
             lr = learning_rate(step, config.optim)
@@ -95,7 +96,7 @@ def train_run(
                 metrics = losses.check() | {metric_names.LEARNING_RATE: lr}
                 if world.rank == 0:
                     reporter.log(step, metrics | throughput.rates(step))
-            evaluated, save_now = None, _is_due(step, config.checkpoint.every_steps, max_steps)
+            evaluated, save_now = None, losses.is_announced or _is_due(step, config.checkpoint.every_steps, max_steps)
             evaluate_now = _is_due(step, config.evaluate.every_steps, max_steps)
             if evaluate_now or save_now or losses.is_stopping:
                 losses.check()

@@ -19,10 +19,12 @@ LOOKED_UP: dict[str, Callable[[], object]] = {
     "_global_node": compat.started_this_cluster,
     "canonicalize_bootstrap_address": lambda: compat.starts_a_cluster(""),
     "ENABLE_RAY_CLUSTER": compat.listen_on_loopback,
+    "stdout_deduplicator": compat.leave_out_last_words,
     "state": compat.autoscaler_machines,
     "RAY_JOB_CONFIG_JSON_ENV_VAR": compat.submitted_job_id,
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": compat.checkpoint_snapshot_name,
     "ENV_VARS_TO_PROPAGATE": lambda: compat.pass_to_controller("A_VARIABLE"),
+    "get_train_context": compat.preemption_deadline_ms,
     "WorkerGroupCallback": compat.worker_group_callback,
     "FixedScalingPolicy": compat.fixed_scaling_policy,
 }
@@ -32,9 +34,14 @@ MODULES = (
     "ray._private.runtime_env.constants",
     "ray.train.v2._internal.constants",
     "ray.train.v2._internal.execution.callback",
+    "ray.train.v2._internal.execution.context",
     "ray.train.v2._internal.execution.scaling_policy",
 )
-MODULES_OF_RAY_ITSELF = ("ray._private.services", "ray._private.ray_constants")  # which it imports again and again
+MODULES_OF_RAY_ITSELF = (  # which it imports again and again
+    "ray._private.services",
+    "ray._private.ray_constants",
+    "ray._private.ray_logging",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,13 +86,35 @@ WITHOUT = {
     "_global_node": False,
     "canonicalize_bootstrap_address": False,
     "ENABLE_RAY_CLUSTER": None,
+    "stdout_deduplicator": None,
     "state": None,
     "RAY_JOB_CONFIG_JSON_ENV_VAR": "",
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": "checkpoint_manager_snapshot.json",
     "ENV_VARS_TO_PROPAGATE": None,
+    "get_train_context": None,
     "WorkerGroupCallback": ray.train.UserCallback,
     "FixedScalingPolicy": None,
 }
+
+
+def test_the_log_of_a_dead_raylet_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Ray's thread prints what the cluster tells this process."""
+    from ray._private import ray_logging, worker
+
+    monkeypatch.setattr(ray_logging.stdout_deduplicator, "skip_re", None)
+    said = ["Raylet is terminated. Termination is unexpected. Last 20 lines:\n    *** SIGABRT", "something else"]
+
+    def print_all() -> str:
+        for line in said:
+            worker.print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+        return capsys.readouterr().out
+
+    assert "SIGABRT" in print_all()
+    ray_logging.stdout_deduplicator.flush()
+    compat.leave_out_last_words()
+    assert "SIGABRT" not in (shown := print_all()) and "something else" in shown
 
 
 def test_a_submitted_job_is_known_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
