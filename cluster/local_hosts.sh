@@ -104,8 +104,9 @@ start_ray() {
   find_ray
   if ray_runs "$i"; then fail "Ray already runs on host $i; stop it first"; fi
   signal_ray KILL "$i" # what a raylet that was cut off left behind
+  mkdir -p "$state/h$i/tmp" # as of a machine of its own: what one host leaves there no other one finds
   # The head's Python is the `python` of submitted jobs.
-  PATH=$(dirname "$ray"):$PATH on_host "$i" "$ray" start "${role[@]}" --node-ip-address="$(address "$i")" \
+  PATH=$(dirname "$ray"):$PATH TMPDIR=$state/h$i/tmp on_host "$i" "$ray" start "${role[@]}" --node-ip-address="$(address "$i")" \
     --temp-dir="$state/h$i" --object-store-memory="${HOSTS_STORE_BYTES:-200000000}" --disable-usage-stats \
     >"$state/start$i.log" 2>&1 || {
     tail -n 20 "$state/start$i.log" >&2

@@ -23,6 +23,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,10 +78,8 @@ def s3_uri(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[dict[str, str]]:
-    if not shutil.which("initdb") and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        lacking("PostgreSQL (initdb)")
-    with running("infra/postgres.sh", "PG_STATE", PG_PORT=str(free_port())) as environment:
-        yield environment
+    with postgres_service() as started:
+        yield started.environment
 
 
 @pytest.fixture(scope="session")
@@ -107,19 +106,8 @@ def ray_cluster() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="session")
 def ray_hosts() -> Iterator[dict[str, str]]:
     """Also holds HOSTS_*, with which `cluster/local_hosts.sh kill 1` and its like find these hosts."""
-    if os.geteuid() != 0:
-        lacking("network namespaces, which need root")
-    if not shutil.which("ip"):
-        lacking("ip (iproute2)")
-    state = short_directory()
-    hosts = {"HOSTS_STATE": str(state / "h"), "HOSTS_NET": free_network(), "HOSTS_NAME": f"t{os.getpid() % 10**7}"}
-    script = "cluster/local_hosts.sh"
-    try:
-        run_script(script, "up", "2", env=hosts)
-        yield hosts | sourced(state / "h" / "env")
-    finally:
-        run_script(script, "down", env=hosts)
-        shutil.rmtree(state, ignore_errors=True)
+    with running_hosts() as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")
@@ -137,32 +125,81 @@ def hosts_mlflow_server(
 
 
 @contextlib.contextmanager
+def running_hosts() -> Iterator[dict[str, str]]:
+    """A head and two workers in network namespaces: the environment of their cluster, and HOSTS_* of the script."""
+    if os.geteuid() != 0:
+        lacking("network namespaces, which need root")
+    if not shutil.which("ip"):
+        lacking("ip (iproute2)")
+    state = short_directory()
+    hosts = {"HOSTS_STATE": str(state / "h"), "HOSTS_NET": free_network(), "HOSTS_NAME": f"t{os.getpid() % 10**7}"}
+    script = "cluster/local_hosts.sh"
+    try:
+        run_script(script, "up", "2", env=hosts)
+        yield hosts | sourced(state / "h" / "env")
+    finally:
+        run_script(script, "down", env=hosts)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def running_s3(host: str) -> Iterator[dict[str, str]]:
-    for program in ("radosgw", "ceph-mon", "ceph-osd", "ceph"):
-        if not shutil.which(program):
-            lacking(f"{program} (a Ceph S3 server)")
-    with running("infra/s3_server.sh", "S3_STATE", S3_HOST=host, S3_PORT=str(free_port(2))) as environment:
-        yield environment
+    with s3_service(host) as started:
+        yield started.environment
 
 
 @contextlib.contextmanager
 def running_mlflow(host: str, stores: dict[str, str]) -> Iterator[dict[str, str]]:
+    with mlflow_service(host, stores) as started:
+        yield started.environment
+
+
+def s3_service(host: str) -> "contextlib.AbstractContextManager[Service]":
+    for program in ("radosgw", "ceph-mon", "ceph-osd", "ceph"):
+        if not shutil.which(program):
+            lacking(f"{program} (a Ceph S3 server)")
+    return service("infra/s3_server.sh", "S3_STATE", S3_HOST=host, S3_PORT=str(free_port(2)))
+
+
+def postgres_service() -> "contextlib.AbstractContextManager[Service]":
+    if not shutil.which("initdb") and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        lacking("PostgreSQL (initdb)")
+    return service("infra/postgres.sh", "PG_STATE", PG_PORT=str(free_port()))
+
+
+def mlflow_service(host: str, stores: dict[str, str]) -> "contextlib.AbstractContextManager[Service]":
     place = {"MLFLOW_HOST": host, "MLFLOW_PORT": str(free_port())}
-    with running("infra/mlflow_server.sh", "MLFLOW_STATE", **place, **stores) as environment:
-        yield environment
+    return service("infra/mlflow_server.sh", "MLFLOW_STATE", **place, **stores)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server that one of the scripts of `infra` has started, and can `stop` and `start` again."""
+
+    script: str
+    state: Path  # its directory
+    settings: dict[str, str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its env file exports."""
+        return sourced(self.state / "env")
+
+    def call(self, *arguments: str) -> None:
+        run_script(self.script, *arguments, env=self.settings)
 
 
 @contextlib.contextmanager
-def running(script: str, state_variable: str, **settings: str) -> Iterator[dict[str, str]]:
-    """Starts a server with a state directory of its own; yields what its env file exports."""
+def service(script: str, state_variable: str, **settings: str) -> Iterator[Service]:
+    """Starts a server with a state directory of its own, which is removed with it."""
     parent = short_directory()
     parent.chmod(0o755)  # PostgreSQL runs as another user
-    env = {**settings, state_variable: str(parent / "state")}
+    started = Service(script, parent / "state", {**settings, state_variable: str(parent / "state")})
     try:
-        run_script(script, "start", env=env)
-        yield sourced(parent / "state" / "env")
+        started.call("start")
+        yield started
     finally:
-        run_script(script, "wipe", env=env)
+        started.call("wipe")
         shutil.rmtree(parent, ignore_errors=True)
 
 
