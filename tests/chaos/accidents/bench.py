@@ -4,6 +4,7 @@ All of it is brought up once. `mend` makes it whole again after an accident that
 """
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -95,13 +96,13 @@ class Bench:
     def join_again(self, *hosts: str) -> None:
         """After the cable is back: Ray gives up on a host that was cut off, which is then started by hand."""
         for number in hosts:
-            until(lambda number=number: not self.ray_runs(number), "Ray on a host that was cut off does not end")
+            until(functools.partial(self._has_given_up, number), "Ray on a host that was cut off does not end")
         self.host("start", *hosts)
 
-    def ray_runs(self, host: str) -> bool:
+    def _has_given_up(self, host: str) -> bool:
         script = str(REPOSITORY / "cluster/local_hosts.sh")
         status = subprocess.run([script, "status"], env={**os.environ, **self.hosts}, capture_output=True, text=True)
-        return re.search(rf"^host {host} \S+ Ray running", status.stdout, re.MULTILINE) is not None
+        return re.search(rf"^host {host} \S+ Ray stopped", status.stdout, re.MULTILINE) is not None
 
     def mend(self) -> None:
         """Plugs in all cables, ends all jobs, and starts Ray and the servers anew."""
