@@ -6,7 +6,8 @@ state (active run, tracking URI) is neither read nor changed.
 """
 
 import contextlib
-import logging
+import json
+import platform
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -127,30 +128,61 @@ def _upload(client: "MlflowClient", model_id: str, run_id: str, model: ModelToLo
 
 
 def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_id: str = "") -> None:
-    """Writes the model as `mlflow.pyfunc.load_model` takes it. `directory` must not exist."""
+    """Writes the model as `mlflow.pyfunc.load_model` takes it. `directory` must not exist.
+
+    What `mlflow.pyfunc.save_model` writes, without its search through the files of all installed packages, which takes
+    seconds at the end of each training.
+    """
     set_defaults()
     from mlflow.models import Model
 
     with warnings.catch_warnings():  # mlflow.pyfunc warns of its own type hints
         warnings.simplefilter("ignore", UserWarning)
         import mlflow.pyfunc
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     about = Model(run_id=run_id or None, model_id=model_id or None, model_uuid=model_id or uuid.uuid4().hex)
     about.metadata = {"model_card": model.card, "step": model.step, "distseg": distseg.__version__, **model.tags}
-    with storage.scratch_folder() as folder:
-        file = Path(folder, MODEL_FILE)
-        file.write_bytes(model.file)
-        mlflow.pyfunc.save_model(
-            path=str(directory),
-            loader_module=LOADER,
-            data_path=str(file),
-            mlflow_model=about,
-            signature=signature(),
-            input_example=np.random.default_rng(0).integers(0, 256, EXAMPLE_SHAPE, dtype=np.uint8),
-            pip_requirements=requirements(),
-            model_config={"precision": "auto"},
-        )
-    Path(directory, "model_card.md").write_text(model.card, encoding="utf-8")
+    about.signature = signature()
+    about.saved_input_example_info = {
+        "artifact_path": "input_example.json",
+        "serving_input_path": "serving_input_example.json",
+        "type": "ndarray",
+    }
+    data = f"data/{MODEL_FILE}"
+    mlflow.pyfunc.add_to_model(
+        about,
+        loader_module=LOADER,
+        data=data,
+        conda_env="conda.yaml",
+        python_env="python_env.yaml",
+        model_config={"precision": "auto"},
+    )
+    files = _files_beside(model) | {data: model.file}
+    about.model_size_bytes = sum(map(len, files.values()))
+    Path(directory, data).parent.mkdir(parents=True)
+    for name, content in files.items():
+        Path(directory, name).write_bytes(content)
+    about.save(str(directory / "MLmodel"))
+
+
+def _files_beside(model: ModelToLog) -> dict[str, bytes]:
+    """Model card, input example, and the environment in the three forms that MLflow's ways of serving read.
+
+    What is named YAML is written as JSON, which is YAML too.
+    """
+    python = platform.python_version()
+    conda = {"name": "mlflow-env", "channels": ["conda-forge"]}
+    packages = [f"python={python}", "pip", {"pip": requirements()}]
+    virtualenv = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
+    example = np.random.default_rng(0).integers(0, 256, EXAMPLE_SHAPE, dtype=np.uint8).tolist()
+    texts = {
+        "model_card.md": model.card,
+        "requirements.txt": "\n".join(requirements()),
+        "conda.yaml": json.dumps(conda | {"dependencies": packages}, indent=1),
+        "python_env.yaml": json.dumps(virtualenv, indent=1),
+        "input_example.json": json.dumps(example),
+        "serving_input_example.json": json.dumps({"inputs": example}),
+    }
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def signature() -> "ModelSignature":

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import yaml
 
 from distseg import evaluation, tracking
 from distseg.config import LossConfig, RunConfig, TrackingConfig, model_config
@@ -148,6 +149,33 @@ def test_the_model_says_what_it_is_and_needs(saved: Checkpoint, tmp_path: Path) 
     names = [requirement.partition("==")[0] for requirement in requirements()]
     assert names == ["distseg", "mlflow", "numpy", "torch", "torchvision"]
     assert not any(mark in requirement for requirement in requirements() for mark in ("@", "/", "+"))
+
+
+def test_the_model_is_written_as_mlflow_writes_it(saved: Checkpoint, tmp_path: Path) -> None:
+    write_model(tmp_path / "ours", model_of(saved))
+    mlflow.pyfunc.save_model(
+        path=str(tmp_path / "theirs"),
+        loader_module="distseg.deployment.segmenter",
+        data_path=str(tmp_path / "ours" / "data" / "model.pt"),
+        signature=mlflow.models.Model.load(str(tmp_path / "ours")).signature,
+        input_example=np.zeros((1, 2, 2, 3), dtype=np.uint8),
+        pip_requirements=requirements(),
+        model_config={"precision": "auto"},
+    )
+    ours, theirs = (yaml.safe_load((tmp_path / name / "MLmodel").read_text()) for name in ("ours", "theirs"))
+    assert (
+        ours["flavors"]["python_function"] | {"code": None, "streamable": False} == theirs["flavors"]["python_function"]
+    )
+    for name in ("saved_input_example_info", "signature", "mlflow_version"):
+        assert ours[name] == theirs[name]
+    assert set(theirs) - set(ours) <= {"metadata"}
+    names = {str(path.relative_to(tmp_path / "theirs")) for path in (tmp_path / "theirs").rglob("*") if path.is_file()}
+    assert names == {
+        str(path.relative_to(tmp_path / "ours")) for path in (tmp_path / "ours").rglob("*") if path.is_file()
+    } - {"model_card.md"}
+    for name in ("conda.yaml", "python_env.yaml"):
+        our_file, their_file = (yaml.safe_load((tmp_path / of / name).read_text()) for of in ("ours", "theirs"))
+        assert our_file.keys() == their_file.keys()
 
 
 def test_a_pickle_in_the_models_place_is_refused_and_not_run(tmp_path: Path) -> None:
