@@ -34,8 +34,8 @@ class ModelConfig:
     that is shown as the default; name another one before --help to see its options."""
     pretrained: str | None = None
     """A checkpoint, run or weights file of distseg: all its weights are taken, except the last layers if it was trained
-    on other classes. Or 'imagenet' (torchvision's weights of the backbone), or a file or s3:// URI of such a state
-    dict, or of a whole PSPNet in its authors' layout. None: random."""
+    on other classes. Or 'imagenet' (torchvision's weights of the backbone, or timm's), or a file or s3:// URI of such a
+    state dict, or of a whole PSPNet in its authors' layout. None: random."""
     dropout: float = 0.1
     checkpointing: bool = False
     """Gradient checkpointing: in training keep the inputs of the network's blocks only, and compute the blocks again in
@@ -74,12 +74,19 @@ class ModelConfig:
         name = value.get("name", DEFAULT_NETWORK)
         require(isinstance(name, str), f"{where}.name", name, "must be of type str")
         group = options_class(name)
-        foreign = [option for option in value if option not in field_names(group)]
+        foreign = [
+            option for option in value if option not in field_names(group) or not group.takes(option, value[option])
+        ]
         for option in foreign:
             if value[option] not in list(defaults_elsewhere(option)):
                 raise no_such_option(group, name, option, repr(value[option]))
         own = {option: item for option, item in value.items() if option not in foreign}
         return cast(ModelConfig, build_group(group, own | {"name": name}, where))
+
+    @classmethod
+    def takes(cls, option: str, value: Any) -> bool:
+        """Whether an option may have a value that was meant for another network, which has this option too."""
+        return True
 
     @classmethod
     def variants(cls) -> dict[str, "ModelConfig"]:
@@ -106,7 +113,12 @@ class ModelConfig:
 
     @property
     def known_backbone(self) -> str | None:
-        """torchvision's name of the backbone, if its ImageNet weights can be loaded into the network."""
+        """torchvision's name of the backbone, or timm:NAME, if its ImageNet weights can be loaded into the network."""
+        return None
+
+    @property
+    def foreign_weights(self) -> str | None:
+        """What state dict that distseg did not make its `load_weights` takes, in words; None: it takes none."""
         return None
 
     def layout_on_cpu(self, precision: str) -> Literal["channels_last", "contiguous"]:
@@ -159,7 +171,9 @@ def kept_options(model: ModelConfig, name: str) -> dict[str, Any]:
     group = options_class(name)
     has = field_names(type(model))
     kept = {
-        spec.name: getattr(model, spec.name) if spec.name in has else _default(spec)
+        spec.name: getattr(model, spec.name)
+        if spec.name in has and group.takes(spec.name, getattr(model, spec.name))
+        else _default(spec)
         for spec in dataclasses.fields(group)
     }
     return kept | {"name": name}

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from distseg.models import timm_encoders
 from distseg.models.checkpointing import Blocks
+from distseg.models.timm_encoders import TimmEncoder
 
 Dilations = tuple[int, int, int]  # of the 3x3 convolutions of stages 2, 3 and 4
 
@@ -211,8 +213,12 @@ def build_resnet(name: str, dilations: Dilations, stem: str = "torchvision", wid
 def imagenet_state(backbone: str) -> dict[str, Tensor]:
     """torchvision's ImageNet weights (its first set, IMAGENET1K_V1), downloaded once into torch.hub's directory.
 
-    Raises OSError if they cannot be downloaded or written, RuntimeError if what came is damaged.
+    Those of timm:NAME are timm's, see `timm_encoders`.
+
+    Raises OSError if they cannot be downloaded or written, RuntimeError or ValueError if what came is damaged.
     """
+    if timm_encoders.is_timm(backbone):
+        return timm_encoders.imagenet_state(backbone)
     import torchvision  # here, as it imports PyTorch's compiler, which takes seconds
 
     family = backbone.replace("resnet", "ResNet").replace("vgg", "VGG").replace("_bn", "_BN")
@@ -230,6 +236,9 @@ def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
     `num_batches_tracked` may be absent (torchvision's older files lack it; nothing here uses it).
     Raises ValueError with the first of the keys that are missing, unexpected or of another shape.
     """
+    if isinstance(backbone, TimmEncoder):
+        load_exactly(backbone, backbone.own_names(state), "backbone weights")
+        return
     given = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
     load_exactly(backbone, given, "backbone weights")
 

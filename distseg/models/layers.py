@@ -65,6 +65,23 @@ def classifier(in_channels: int, num_classes: int, dropout: float) -> nn.Sequent
     return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(in_channels, num_classes, 1))
 
 
+class StochasticDepth(nn.Module):
+    """Leaves a residual branch out for a sample, with probability p; where it stays it is scaled by 1 / (1 - p).
+
+    Huang et al. 2016. The choice is dropout of a one for each sample, so `drop_by_sample` makes it the sample's own.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, x_B: Tensor) -> Tensor:
+        if not self.training or self.dropout.p == 0:
+            return x_B
+        gate_B: Tensor = self.dropout(x_B.new_ones(len(x_B), *(1,) * (x_B.ndim - 1)))
+        return x_B * gate_B
+
+
 def resize_bilinear(x_BChw: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with align_corners=False, as everywhere in distseg."""
     return F.interpolate(x_BChw, size, mode="bilinear", align_corners=False)

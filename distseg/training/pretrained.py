@@ -48,7 +48,7 @@ def load_pretrained_(
     if isinstance(pretrained, Checkpoint):
         _load_checkpoint_(network, pretrained, model, labels)
         return
-    if model.known_backbone is None:
+    if model.foreign_weights is None:
         raise CheckpointError(
             f"model.pretrained = {model.pretrained!r}: {model.name} has no backbone that takes a state dict; give a "
             "checkpoint or run of distseg, or None"
@@ -57,8 +57,7 @@ def load_pretrained_(
         network.load_weights(pretrained)
     except ValueError as error:
         raise CheckpointError(
-            f"model.pretrained = {model.pretrained!r}: {error}; give the state dict of a torchvision "
-            f"{model.known_backbone}, or of a whole PSPNet of its authors"
+            f"model.pretrained = {model.pretrained!r}: {error}; give the state dict of {model.foreign_weights}"
         ) from None
 
 

@@ -43,6 +43,8 @@ CASES = {
     "enet": Case(model_config("enet"), 2, (360, 480)),
     "unet_quarter": Case(model_config("unet", width=0.25), 2, (128, 192)),
     "fcn_attention_quarter": Case(model_config("fcn_attention", width=0.25, se_ratio=16), 2, (128, 192)),
+    "deeplabv3plus_resnet18": Case(model_config("deeplabv3plus", backbone="resnet18"), 2, (128, 192)),
+    "segformer_b0": Case(model_config("segformer"), 2, (128, 192)),
     "fcn_resnet50": Case(model_config("fcn", backbone="resnet50"), 2, (113, 113)),
 }
 

@@ -10,7 +10,7 @@ the decoded image: ‖E(G(ẑ)) - ẑ‖² and the squared differences of means 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ EPSILON = 1e-5
 @dataclass(frozen=True, kw_only=True)
 class Options(ResNetOptions):
     """The AdaIN style network (Song et al. 2021), whose encoder is the ResNet; the group `style` says what to learn."""
+
+    has_timm_encoders: ClassVar[bool] = False
 
     style_depth: Literal[1, 2, 3] = 2
     """Stages of the encoder: styles are exchanged at 1/4 (1) or 1/8 (2) of the resolution."""

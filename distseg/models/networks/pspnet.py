@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig, require
-from distseg.models.backbones import build_resnet, load_backbone, load_exactly
+from distseg.models.backbones import load_backbone, load_exactly
 from distseg.models.layers import (
     Logits,
     SegmentationModel,
@@ -35,6 +35,7 @@ from distseg.models.layers import (
     resize_bilinear,
 )
 from distseg.models.networks._options import ResNetOptions, check_se_ratio, too_few_samples
+from distseg.models.timm_encoders import MULTIPLE_PX
 
 GATED_CHANNELS = 512  # by squeeze-and-excitation, on Bottleneck backbones
 
@@ -116,10 +117,11 @@ class PyramidPooling(nn.Module):
 class PSPNet(SegmentationModel):
     def __init__(self, config: Options, num_classes: int, *, aux: bool) -> None:
         super().__init__()
-        resnet = build_resnet(config.backbone, config.dilations, config.stem, config.width)
-        *_, aux_channels, channels = resnet.stage_channels
-        self.backbone = resnet
-        self.output_stride = resnet.output_stride
+        encoder = config.encoder()
+        *_, aux_channels, channels = encoder.stage_channels
+        self.backbone = encoder
+        self.output_stride = encoder.output_stride
+        self.exported_multiple = MULTIPLE_PX if config.is_on_timm else 1
         self.pyramid = PyramidPooling(channels, config.bins, config.pool, config.reduce)
         self.head = nn.Sequential(
             _fuse(self.pyramid.out_channels, channels // 4, config.se_ratio),

@@ -11,16 +11,21 @@ logits have the images' resolution. Sizes round up; the way back ends at exactly
 Size: 34.53M parameters at 19 classes and 64 channels.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distseg.config import require
+from distseg.models.backbones import load_backbone
 from distseg.models.checkpointing import Blocks
 from distseg.models.layers import Logits, SegmentationModel, conv_bn_relu, crop_like
-from distseg.models.networks._options import WidthOptions
+from distseg.models.networks._options import WidthOptions, check_timm, foreign_weights_of
+from distseg.models.timm_encoders import MULTIPLE_PX, TimmEncoder, is_timm
 
 BASE_WIDTH = 64
 NUM_LEVELS = 5
@@ -33,8 +38,30 @@ Block = Callable[[int, int], nn.Module]
 class Options(WidthOptions):
     """U-Net (Ronneberger et al. 2015)."""
 
+    backbone: str | None = None
+    """None: Ronneberger's encoder. Or one of timm, as timm:NAME (the extra `timm`); the decoder is then as wide as its
+    maps, and logits have the resolution of the first one that is smaller than the image, 1/2 or 1/4."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone is not None:
+            require(is_timm(self.backbone), "model.backbone", self.backbone, "give timm:NAME, or leave it out")
+            check_timm(self)
+
+    @classmethod
+    def takes(cls, option: str, value: Any) -> bool:
+        return option != "backbone" or value is None or is_timm(str(value))
+
+    @property
+    def known_backbone(self) -> str | None:
+        return self.backbone
+
+    @property
+    def foreign_weights(self) -> str | None:
+        return None if self.backbone is None else foreign_weights_of(self.backbone)
+
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
-        return UNet(self, num_classes)
+        return UNet(self, num_classes) if self.backbone is None else TimmUNet(self.backbone, self.dropout, num_classes)
 
 
 def _double_conv(in_channels: int, out_channels: int) -> nn.Module:
@@ -69,6 +96,32 @@ class UNet(SegmentationModel):
         self.enlarged = nn.ModuleList(conv_bn_relu(2 * width, width, 3) for width in widths[:-1])
         self.levels = nn.ModuleList(block(2 * width, width) for width in widths[:-1])
         self.classifier = nn.Sequential(nn.Dropout2d(config.dropout), nn.Conv2d(base, num_classes, 1))
+
+    def forward(self, images_B3HW: Tensor) -> Logits:
+        *skips, x = self.backbone(images_B3HW)
+        for skip, enlarged, level in zip(reversed(skips), reversed(self.enlarged), reversed(self.levels), strict=True):
+            x = crop_like(F.interpolate(x, scale_factor=2.0, mode="nearest"), skip)
+            x = level(torch.cat([skip, enlarged(x)], dim=1))
+        return Logits(self.classifier(x), None)
+
+
+class TimmUNet(SegmentationModel):
+    """U-Net's way back up, beside the maps of an encoder of timm."""
+
+    exported_multiple = MULTIPLE_PX
+
+    def __init__(self, backbone: str, dropout: float, num_classes: int) -> None:
+        super().__init__()
+        encoder = TimmEncoder(backbone, takes="resolutions")
+        widths = encoder.stage_channels
+        self.backbone = encoder
+        self.output_stride = encoder.strides_px[0]
+        self.enlarged = nn.ModuleList(conv_bn_relu(below, width, 3) for width, below in itertools.pairwise(widths))
+        self.levels = nn.ModuleList(_double_conv(2 * width, width) for width in widths[:-1])
+        self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(widths[0], num_classes, 1))
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        load_backbone(self.backbone, state)
 
     def forward(self, images_B3HW: Tensor) -> Logits:
         *skips, x = self.backbone(images_B3HW)

@@ -120,10 +120,13 @@ def not_finite(uri: str, name: str) -> CheckpointError:
 
 
 def load_tensors(data: bytes) -> Any:
-    """What torch.save wrote, if it is tensors and plain values. Nothing else is loaded, since it could run code.
+    """What torch.save wrote, if it is tensors and plain values, or a file of safetensors. Nothing else is loaded, since
+    it could run code.
 
     Raises ValueError that says why in a few words: torch's own text advises to load such a file all the same.
     """
+    if portable.is_safetensors(data):
+        return portable.read(data) if portable.is_of_distseg(data) else portable.tensors(data)
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -18,6 +18,7 @@ NETWORKS = [
     model_config("unet", width=1 / 16),
     model_config("r2unet", width=1 / 16),
     model_config("fcn_attention", width=1 / 16, se_ratio=4),
+    model_config("segformer", drop_path=0.5),
 ]
 
 

@@ -3,10 +3,12 @@ import torch
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig, model_config
-from distseg.models import build_model
+from distseg.models import build_model, drop_by_sample
 from distseg.models.backbones import ResNet, build_resnet
-from distseg.models.layers import SqueezeExcite, resize_bilinear
+from distseg.models.layers import SqueezeExcite, StochasticDepth, resize_bilinear
+from distseg.models.networks.deeplabv3plus import DeepLabV3Plus
 from distseg.models.networks.pspnet import PSPNet, PyramidPooling
+from distseg.models.networks.segformer import MixTransformer, ReducedAttention
 from tests.unit.models.pretrained import meta_pspnet, num_parameters, torchvision_state
 
 # ------------------------------------------------------------------------------------------------------------ pspnet
@@ -117,6 +119,7 @@ SIZES: list[tuple[ModelConfig, int, int]] = [
     (model_config("fcn_attention", se_ratio=16), 21, 37_678_001),
     (model_config("fcn_attention", se_ratio=16, width=0.25), 21, 2_359_580),
     (model_config("fcn_attention", se_ratio=16, width=0.25, skips=False), 21, 2_016_284),
+    (model_config("segformer", size="b0"), 150, 3_752_694),  # as transformers counts it
 ]
 
 
@@ -125,6 +128,71 @@ def test_numbers_of_parameters(config: ModelConfig, num_classes: int, expected: 
     with torch.device("meta"):
         model = build_model(config, num_classes, aux=config.has_aux_head)
     assert num_parameters(model) == expected
+
+
+PUBLISHED_SEGFORMERS = {"b0": 3.8, "b1": 13.7, "b2": 27.5, "b3": 47.3, "b4": 64.1, "b5": 84.7}  # table 1, ADE20K
+
+
+@pytest.mark.parametrize("size", PUBLISHED_SEGFORMERS)
+def test_segformer_has_the_published_millions_of_parameters(size: str) -> None:
+    with torch.device("meta"):
+        model = build_model(model_config("segformer", size=size), 150)
+    assert round(num_parameters(model) / 1e6, 1) == PUBLISHED_SEGFORMERS[size]
+
+
+def test_deeplabv3plus_is_resnet_101_and_the_papers_head() -> None:
+    def conv_bn(inputs: int, outputs: int, kernel: int) -> int:
+        return inputs * outputs * kernel**2 + 2 * outputs
+
+    resnet_101 = 44_549_160 - (2048 * 1000 + 1000)  # torchvision's, without the classifier of ImageNet
+    pyramid = 2 * conv_bn(2048, 256, 1) + 3 * conv_bn(2048, 256, 3) + conv_bn(5 * 256, 256, 1)
+    decoder = conv_bn(256, 48, 1) + conv_bn(256 + 48, 256, 3) + conv_bn(256, 256, 3) + 256 * 21 + 21
+    with torch.device("meta"):
+        model = build_model(model_config("deeplabv3plus", backbone="resnet101"), 21)
+    assert num_parameters(model) == resnet_101 + pyramid + decoder == 59_344_309
+
+
+@pytest.mark.parametrize(
+    ("dilations", "stride", "rates"),
+    [((1, 1, 2), 16, (6, 12, 18)), ((1, 2, 4), 8, (12, 24, 36)), ((1, 1, 1), 32, (3, 6, 9))],
+)
+def test_deeplabv3plus_has_the_rates_of_its_stride(
+    dilations: tuple[int, int, int], stride: int, rates: tuple[int, ...]
+) -> None:
+    model = build_model(model_config("deeplabv3plus", backbone="resnet18", width=1 / 64, dilations=dilations), 3)
+    assert isinstance(model, DeepLabV3Plus)
+    atrous = [module.dilation[0] for module in model.pyramid.atrous.modules() if isinstance(module, nn.Conv2d)]
+    assert (model.backbone.output_stride, tuple(atrous)) == (stride, rates)
+
+
+def test_segformers_cells_all_see_each_other_at_the_reduced_resolution() -> None:
+    """By hand: with equal keys each cell gets the mean of the values, of 2 x 3 cells after a reduction by 2."""
+    attention = ReducedAttention(2, 1, 2)
+    with torch.no_grad():
+        for layer in (attention.q, attention.kv, attention.proj, attention.sr):
+            assert layer is not None
+            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        assert attention.sr is not None
+        attention.sr.weight[[0, 1], [0, 1]] = 0.25  # the mean of 2 x 2 cells
+        attention.kv.weight[[2, 3], [0, 1]] = 1.0  # values as they are; keys 0
+        attention.proj.weight.copy_(torch.eye(2))
+        attention.norm = nn.Identity()  # type: ignore[assignment]
+        x_BhwC = torch.randn(1, 5, 7, 2)
+        seen = x_BhwC[:, :4, :6].mean((1, 2))  # what the convolution covers: the last row and column are cut off
+        torch.testing.assert_close(attention(x_BhwC), seen[:, None, None].expand(1, 5, 7, 2))
+
+
+def test_a_residual_branch_is_left_out_for_whole_samples() -> None:
+    depth = StochasticDepth(0.25)
+    assert torch.equal(depth.eval()(torch.ones(2, 3)), torch.ones(2, 3))
+    masks = drop_by_sample(depth.train(), 0)
+    masks.begin(range(2000), torch.device("cpu"))
+    kept_BN = depth(torch.ones(2000, 3))
+    assert set(kept_BN.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert torch.equal(kept_BN.amin(1), kept_BN.amax(1))
+    assert (kept_BN[:, 0] > 0).double().mean().sub(0.75).abs() < 0.03  # three standard deviations
+    masks.begin((7,), torch.device("cpu"))
+    assert torch.equal(depth(torch.ones(1, 3))[0], kept_BN[7])
 
 
 def test_resnet_269_has_its_depth() -> None:
@@ -179,6 +247,56 @@ def test_weights_of_the_authors_that_do_not_fit_are_named() -> None:
     state["module.cls.4.weight"] = torch.zeros(6, 512, 1, 1)
     with pytest.raises(ValueError, match=r"1 missing \(backbone.layer3.5.bn2.weight\); 1 unexpected .*; 1 of another"):
         build_model(model_config(stem="deep"), 5, weights=state)
+
+
+def test_a_mit_of_its_authors_and_one_of_transformers_load_exactly() -> None:
+    torch.manual_seed(0)
+    model = build_model(model_config("segformer"), 3)
+    own = model.backbone.state_dict()
+    for layout in (authors_mit(own), transformers_mit(own)):
+        assert len(layout) >= len(own) and not layout.keys() & own.keys()
+        loaded = build_model(model_config("segformer"), 3, weights=layout).backbone
+        assert isinstance(loaded, MixTransformer)
+        assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items())
+    incomplete = transformers_mit(own)
+    del incomplete["segformer.encoder.block.2.1.attention.self.value.bias"]
+    with pytest.raises(
+        ValueError, match=r"weights of MiT do not fit: keys 1 missing \(stages.2.blocks.1.attn.kv.bias\)$"
+    ):
+        build_model(model_config("segformer"), 3, weights=incomplete)
+
+
+def authors_mit(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of the authors' file, with the classifier of ImageNet."""
+    state = {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
+    for key, value in own.items():
+        _, stage, part, rest = key.split(".", 3)
+        name = {"embed": "patch_embed", "blocks": "block", "norm": "norm"}[part]
+        state[f"{name}{int(stage) + 1}.{rest.replace('dwconv.', 'dwconv.dwconv.')}"] = value
+    return state
+
+
+def transformers_mit(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of transformers' file of a whole SegFormer."""
+    inside = {"norm1": "layer_norm_1", "norm2": "layer_norm_2", "attn.q": "attention.self.query"}
+    inside |= {"attn.sr": "attention.self.sr", "attn.norm": "attention.self.layer_norm", "mlp.fc1": "mlp.dense1"}
+    inside |= {"attn.proj": "attention.output.dense", "mlp.fc2": "mlp.dense2", "mlp.dwconv": "mlp.dwconv.dwconv"}
+    state = {"decode_head.classifier.bias": torch.zeros(3)}
+    for key, value in own.items():
+        _, stage, part, rest = key.split(".", 3)
+        if part == "embed":
+            state[f"segformer.encoder.patch_embeddings.{stage}.{rest.replace('norm', 'layer_norm')}"] = value
+        elif part == "norm":
+            state[f"segformer.encoder.layer_norm.{stage}.{rest}"] = value
+        else:
+            block, module, parameter = rest.partition(".")[0], *rest.partition(".")[2].rsplit(".", 1)
+            place = f"segformer.encoder.block.{stage}.{block}"
+            if module == "attn.kv":
+                names = (f"{place}.attention.self.{each}.{parameter}" for each in ("key", "value"))
+                state |= zip(names, value.chunk(2), strict=True)
+            else:
+                state[f"{place}.{inside[module]}.{parameter}"] = value
+    return state
 
 
 def test_vgg16_is_torchvisions() -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import nn
 
 from distseg.config import ModelConfig, model_config, network_names
 from distseg.deployment import exporting
@@ -31,6 +32,11 @@ VARIANTS = {
     "enet": model_config("enet"),
     "unet": model_config("unet", width=0.25),
     "r2unet": model_config("r2unet", width=0.25),
+    "deeplabv3plus-18": model_config("deeplabv3plus", backbone="resnet18", width=0.25),
+    "segformer b0": model_config("segformer"),
+    "pspnet timm": model_config(backbone="timm:resnet10t"),
+    "fcn timm": model_config("fcn", backbone="timm:convnext_atto", dilations=(1, 1, 1)),
+    "unet timm": model_config("unet", backbone="timm:mobilenetv3_small_050"),
 }
 for network in network_names():  # one that is added is tested with no edit here
     if network not in {config.name for config in VARIANTS.values()} and not model_config(network).is_style_network:
@@ -73,6 +79,9 @@ def test_deep_backbones_have_the_same_shapes(backbone: str) -> None:
 @every_variant
 def test_gradients_reach_every_parameter(config: ModelConfig) -> None:
     model = build(config).train()
+    for name, parameter in model.named_parameters():
+        if not parameter.any() and name.endswith("weight"):
+            nn.init.ones_(parameter)  # timm's last norm of a residual branch, before which nothing learns at first
     logits = model(torch.randn(2, 3, 49, 65))
     assert (logits.aux_BKhw is not None) == config.has_aux_head
     torch.stack([x.square().mean() for x in logits if x is not None]).sum().backward()
@@ -111,7 +120,12 @@ def test_bf16_and_channels_last_are_close_to_fp32(config: ModelConfig) -> None:
 
 EXPORTED = (("pspnet-18 se", "onnx"), ("enet", "onnx"))
 EXPORTED_LONG = (
-    *((name, "onnx") for name in ("fcn resnet18", "fcn_attention", "unet", "r2unet")),
+    *(
+        (name, "onnx")
+        for name in ("fcn resnet18", "fcn_attention", "unet", "r2unet", "deeplabv3plus-18", "segformer b0")
+    ),
+    *((name, "torch-export") for name in ("deeplabv3plus-18", "segformer b0")),
+    *((name, "onnx") for name in ("pspnet timm", "unet timm")),
     *((name, "torch-export") for name in ("pspnet-18 se", "fcn resnet18", "fcn_attention", "enet", "unet", "r2unet")),
 )
 

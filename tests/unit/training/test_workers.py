@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from distseg.config import ModelConfig, RunConfig
+from distseg.config import ModelConfig, RunConfig, model_config
 from distseg.data.loading import Batch
 from distseg.evaluation import World
 from distseg.training.process import gradients_exchanged_if, over_ranks
@@ -27,6 +27,15 @@ def test_the_recipes_dropout_gives_the_same_on_one_two_and_four_ranks(light_conf
     assert (one - two).abs().max() < 1e-8 and (one - four).abs().max() < 1e-8
     without = replace(config, model=replace(config.model, dropout=0.0))
     assert (losses(ranks.train(without, 1)) - one).abs().max() > 1e-4, "something is dropped"
+
+
+def test_stochastic_depth_and_layer_norms_give_the_same_on_one_and_two_ranks(light_config: RunConfig) -> None:
+    config = replace(light_config, model=model_config("segformer", drop_path=0.5))
+    config = replace(config, optim=replace(config.optim, max_steps=3))
+    one, two = (losses(ranks.train(config, num_ranks)) for num_ranks in (1, 2))
+    assert (one - two).abs().max() < 1e-8
+    whole = replace(config, model=model_config("segformer", drop_path=0.0))
+    assert (losses(ranks.train(whole, 1)) - one).abs().max() > 1e-4, "branches are left out"
 
 
 def test_checkpointed_blocks_give_the_same_on_one_and_two_ranks(small_config: RunConfig) -> None:
