@@ -24,7 +24,7 @@ _STATISTICS = (".running_mean", ".running_var")  # all else in the file is the c
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     checkpoint: str
-    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
+    """A checkpoint's directory, a run's (its best), or a file of `export --format weights`; path or URI."""
     data: str
     """Packed data: a directory or s3:// prefix."""
     conditions: tuple[str, ...]

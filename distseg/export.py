@@ -26,7 +26,7 @@ PROG = "python -m distseg.export"
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     checkpoint: str
-    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights` or
+    """A checkpoint's directory, a run's (its best), or a file of `export --format weights` or
     `safetensors`; path or URI."""
     format: Literal["onnx", "torch-export", "weights", "safetensors"]
     out: str

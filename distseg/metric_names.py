@@ -3,7 +3,7 @@
 The part before the last slash is the section of MLflow's charts. Values are fractions, not percent.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 TRAIN_LOSS: Final = "train/loss"
 TRAIN_AUX_LOSS: Final = "train/aux_loss"
@@ -24,7 +24,30 @@ MIOU_WORST: Final = "val/mIoU_worst"
 MIOU_GAP: Final = "val/mIoU_gap"
 
 EVALUATION: Final = "val/"
-"""Begins the name of every metric of an evaluation."""
+"""Begins the name of every metric of an evaluation that labels are needed for."""
+TARGET: Final = "target/"
+"""Begins the name of every figure of an evaluation on images without labels; more is better."""
+TARGET_AGREEMENT: Final = "target/agreement"
+
+BestBy = Literal[
+    "val/mIoU",
+    "val/mIoU_mean_conditions",
+    "val/mIoU_worst",
+    "target/certainty",
+    "target/information",
+    "target/agreement",
+    "target/class_ratios",
+]
+"""What the best checkpoint of a run can be chosen by; more is better."""
+
+
+def is_of_evaluation(name: str) -> bool:
+    return name.startswith((EVALUATION, TARGET))
+
+
+def target(name: str) -> str:
+    """'certainty' -> 'target/certainty'."""
+    return f"{TARGET}{name}"
 
 
 def loss_term(name: str) -> str:

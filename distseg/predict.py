@@ -23,7 +23,7 @@ PROG = "python -m distseg.predict"
 @dataclass(frozen=True, kw_only=True)
 class Arguments(cli.InferenceOptions):
     checkpoint: str
-    """A checkpoint's directory, a run's (its best by val/mIoU), or a file of `export --format weights`; path or URI."""
+    """A checkpoint's directory, a run's (its best), or a file of `export --format weights`; path or URI."""
     images: str
     """Directory or s3:// prefix; all photographs below it."""
     out: str

@@ -19,6 +19,7 @@ from distseg.config.schema import (
     StyleConfig,
     TrackingConfig,
 )
+from distseg.metric_names import TARGET, TARGET_AGREEMENT
 from distseg.strict_json import require
 
 
@@ -68,6 +69,7 @@ class RunConfig:
             self.adapt.conditions,
             f"{self.model.name} segments nothing; leave them out",
         )
+        self._check_best_by()
         require(
             not (self.compile and self.model.checkpointing),
             "model.checkpointing",
@@ -75,6 +77,18 @@ class RunConfig:
             "does not go with compile = True; leave one of them out",
         )
         self.model.check_run(self)
+
+    def _check_best_by(self) -> None:
+        best_by = self.checkpoint.best_by
+        if not best_by.startswith(TARGET):
+            return
+        targets, num_images = self.evaluate.targets or self.adapt.conditions, self.evaluate.target_images
+        needs = "needs evaluate.targets, the conditions it is measured on, or adapt.conditions"
+        require(bool(targets) and num_images > 0, "checkpoint.best_by", best_by, needs)
+        has_average = best_by != TARGET_AGREEMENT or self.optim.ema_decay is not None
+        require(has_average, "checkpoint.best_by", best_by, "needs optim.ema_decay, the average to agree with")
+        segments = not self.model.is_style_network
+        require(segments, "checkpoint.best_by", best_by, f"{self.model.name} segments nothing; leave it out")
 
     @property
     def micro_batch_size(self) -> int:

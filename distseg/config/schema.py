@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distseg.metric_names import MIOU
+from distseg.metric_names import MIOU, BestBy
 from distseg.strict_json import require
 
 Precision = Literal["auto", "bf16", "fp32", "fp64", "tf32"]
@@ -277,6 +277,9 @@ class CheckpointConfig:
     """Runs are kept under here, each in a folder of its name: a directory all nodes share, or an s3:// prefix."""
     every_steps: int = 0
     """Steps between checkpoints, beside the one with each evaluation; 0: only that."""
+    best_by: BestBy = MIOU
+    """What makes the best checkpoint, which is kept, reported and used where a run is named: the score of labelled
+    images, or a figure of images of the target conditions without labels (evaluate.targets)."""
 
     def __post_init__(self) -> None:
         require(bool(self.uri), "checkpoint.uri", self.uri, "give a directory or an s3:// prefix")
@@ -293,8 +296,14 @@ class EvaluateConfig:
     metrics: tuple[str, ...] = ()
     """Further metrics, each your own function of distseg.evaluation.PixelCounts as module:name. Each is logged as
     val/NAME and stands in the tables beside mIoU."""
+    targets: tuple[str, ...] = ()
+    """Conditions of data.train_split, or SPLIT/CONDITION, on whose images target/certainty and its like are measured,
+    without their labels. None: adapt.conditions, if there are any."""
+    target_images: int = 64
+    """How many of their images, evenly spread; 0: none."""
 
     def __post_init__(self) -> None:
+        require(self.target_images >= 0, "evaluate.target_images", self.target_images, "must not be negative")
         require(self.every_steps >= 0, "evaluate.every_steps", self.every_steps, "must not be negative")
         require(
             0 <= self.overlays_per_condition <= 8,

@@ -52,7 +52,7 @@ class Segmenter:
 
 
 def load_segmenter(uri: str, precision: Precision = "auto") -> Segmenter:
-    """The network of a checkpoint, of a run (its best by val/mIoU) or of a model's one file, at a path or s3:// URI.
+    """The network of a checkpoint, of a run (its best) or of a model's one file, at a path or s3:// URI.
 
     Raises CheckpointError if there is none, or if it is damaged.
     """

@@ -8,6 +8,7 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     as_metrics(table) -> dict               the same under MLflow's names
     rank_conditions(table) -> ConditionRanking      order, worst, best and gap: everything that shows them asks here
     bootstrap_intervals(images), compare_runs(runs)      intervals of 95 %, of one run and of the differences of runs
+    Criteria                                how good predictions look on images without labels
     predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64
     Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB, and as layers
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
         check_same_images,
         compare_runs,
     )
-    from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, latency_ms, predict
+    from distseg.evaluation.criteria import Criteria
+    from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, grid_probabilities, latency_ms, predict
     from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in, own_metrics
     from distseg.evaluation.pictures.layers import NUM_STEPS, Layers
     from distseg.evaluation.pictures.overlays import (
@@ -61,6 +63,7 @@ __all__ = [
     "WRONG_RGB",
     "ConditionRanking",
     "ConfusionMatrix",
+    "Criteria",
     "Differences",
     "ImageCounts",
     "InferenceConfig",
@@ -84,6 +87,7 @@ __all__ = [
     "denormalize",
     "evaluate_shards",
     "evaluation_shards",
+    "grid_probabilities",
     "latency_ms",
     "max_batch_pixels",
     "metrics_in",
@@ -116,7 +120,14 @@ __getattr__ = on_first_use(
             "check_same_images",
             "compare_runs",
         ),
-        "distseg.evaluation.inference": ("WHOLE_IMAGE", "InferenceConfig", "latency_ms", "predict"),
+        "distseg.evaluation.criteria": ("Criteria",),
+        "distseg.evaluation.inference": (
+            "WHOLE_IMAGE",
+            "InferenceConfig",
+            "grid_probabilities",
+            "latency_ms",
+            "predict",
+        ),
         "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in", "own_metrics"),
         "distseg.evaluation.pictures.layers": ("NUM_STEPS", "Layers"),
         "distseg.evaluation.pictures.overlays": (

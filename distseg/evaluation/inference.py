@@ -89,6 +89,12 @@ def predict_with_confidence(
 
 
 @torch.inference_mode()
+def grid_probabilities(model: nn.Module, images_B3HW: Tensor, precision: str) -> Tensor:
+    """The softmax (B, K, h, w) of every STRIDEth row and column of whole images. The model must be in eval mode."""
+    return whole_image_logits(model, images_B3HW, precision)[:, :, ::STRIDE, ::STRIDE].softmax(1)
+
+
+@torch.inference_mode()
 def whole_image_logits(model: nn.Module, images_B3HW: Tensor, precision: str) -> Tensor:
     """Logits (B, K, H, W) in fp32 (fp64) at the images' size. The model must be in eval mode."""
     with autocast(precision, images_B3HW.device):

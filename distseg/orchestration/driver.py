@@ -22,7 +22,6 @@ from distseg import stopping, storage, tracking
 from distseg.config import RunConfig, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import TrainingError
-from distseg.metric_names import MIOU
 from distseg.orchestration import cluster, compat, environment, failures, remote_files, snapshot, watcher
 from distseg.orchestration.trainer import LeanTorchTrainer
 from distseg.orchestration.worker import train_rank
@@ -175,7 +174,9 @@ def _trainer(
         "storage_filesystem": remote_files.file_system(run.uri),
         "failure_config": FailureConfig(max_failures=scaling.max_failures),
         "checkpoint_config": ray.train.CheckpointConfig(
-            num_to_keep=checkpoint.NUM_BEST_KEPT, checkpoint_score_attribute=MIOU, checkpoint_score_order="max"
+            num_to_keep=checkpoint.NUM_BEST_KEPT,
+            checkpoint_score_attribute=config.checkpoint.best_by,
+            checkpoint_score_order="max",
         ),
         "callbacks": [failures.FailureCallback(channel), failures.GroupCallback(channel), *callbacks],
         "logging_config": LoggingConfig(log_level="WARNING"),

@@ -16,7 +16,7 @@ from distseg import stopping, storage
 from distseg.config import RunConfig, from_dict
 from distseg.errors import StorageError
 from distseg.evaluation import World
-from distseg.metric_names import EVALUATION, MIOU
+from distseg.metric_names import MIOU, is_of_evaluation
 from distseg.orchestration import remote_files, watcher
 from distseg.orchestration.metrics import Exporter
 from distseg.runs import NullReporter, Run, RunReporter
@@ -43,7 +43,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
         watcher.send_started(channel)
     saved = agreed_checkpoint(run.uri, world)
     with contextlib.ExitStack() as opened:
-        report: NullReporter | RunReporter = _RayNullReporter()
+        report: NullReporter | RunReporter = _RayNullReporter(config.checkpoint.best_by)
         if world.rank == 0:
             exporter = opened.enter_context(contextlib.closing(Exporter(config, run.name)))
 
@@ -78,13 +78,13 @@ def agreed_checkpoint(run_uri: str, world: World) -> Checkpoint | None:
     return checkpoint.read(uris[0]) if uris[0] else None
 
 
-def _reported(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+def _reported(step: int, metrics: Mapping[str, float], best_by: str) -> dict[str, Any]:
     """What Ray Train gets with a checkpoint: the step and all metrics of its evaluation.
 
-    It keeps checkpoints by val/mIoU; a search judges its trials by any of them.
+    It keeps checkpoints by one of them; a search judges its trials by any.
     """
-    evaluated = {name: value for name, value in metrics.items() if name.startswith(EVALUATION)}
-    return {"step": step, MIOU: NO_SCORE} | evaluated
+    evaluated = {name: value for name, value in metrics.items() if is_of_evaluation(name)}
+    return {"step": step, MIOU: NO_SCORE, best_by: NO_SCORE} | evaluated
 
 
 class _RayReporter(RunReporter):
@@ -105,7 +105,7 @@ class _RayReporter(RunReporter):
             self.run.write_again_if_removed(self.config)
             checkpoint.write(folder, saved)
         ray.train.report(
-            _reported(step, metrics),
+            _reported(step, metrics, self.config.checkpoint.best_by),
             checkpoint=ray.train.Checkpoint(folder),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=mode,
@@ -125,5 +125,8 @@ class _RayReporter(RunReporter):
 class _RayNullReporter(NullReporter):
     """The other ranks: they report too, since `ray.train.report` waits for every rank."""
 
+    def __init__(self, best_by: str) -> None:
+        self.best_by = best_by
+
     def save(self, step: int, saved: Checkpoint | None, metrics: dict[str, float]) -> None:
-        ray.train.report(_reported(step, metrics), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+        ray.train.report(_reported(step, metrics, self.best_by), checkpoint_upload_mode=CheckpointUploadMode.ASYNC)

@@ -6,6 +6,7 @@ In: a `RunReview` of each run (the table of `evaluation.as_table`, and what else
     run_page(review), comparison_page(reviews) -> str       an HTML file each, which needs nothing else
     model_card(review) -> str                               Markdown: what a registered model is good for, and what not
     run_files(review) -> {name: bytes}                      all that a run leaves: plots, tables, page, model card
+    judge_criteria(evaluations, truth) -> [Chosen]          how well figures without labels choose among evaluations
     markdown_table(header, rows), mean_and_spread(values)   the one table and the one "0.512 ± 0.011" of the project
     signed(value), span(interval)                           "+0.021" and "0.010 to 0.032"
 
@@ -20,6 +21,7 @@ from distseg.lazy import on_first_use
 
 if TYPE_CHECKING:
     from distseg.review.comparison import comparison_page
+    from distseg.review.criteria import Chosen, judge_criteria
     from distseg.review.markdown import model_card, run_markdown
     from distseg.review.run_report import run_files, run_page
     from distseg.review.run_review import CONDITIONS_PLOT, MODEL_CARD, RUN_PAGE, Cost, RunReview
@@ -29,9 +31,11 @@ __all__ = [
     "CONDITIONS_PLOT",
     "MODEL_CARD",
     "RUN_PAGE",
+    "Chosen",
     "Cost",
     "RunReview",
     "comparison_page",
+    "judge_criteria",
     "markdown_table",
     "mean_and_spread",
     "model_card",
@@ -46,6 +50,7 @@ __getattr__ = on_first_use(
     __name__,
     {
         "distseg.review.comparison": ("comparison_page",),
+        "distseg.review.criteria": ("Chosen", "judge_criteria"),
         "distseg.review.markdown": ("model_card", "run_markdown"),
         "distseg.review.run_report": ("run_files", "run_page"),
         "distseg.review.run_review": ("CONDITIONS_PLOT", "MODEL_CARD", "RUN_PAGE", "Cost", "RunReview"),

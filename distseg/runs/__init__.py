@@ -20,7 +20,7 @@ no run, or is damaged, raises CheckpointError, one line with the path and the re
 from distseg.runs.finalize import Outcome, Sent, close_early, end_run, finalize_run, send_run, stop_notice
 from distseg.runs.lease import TRAINS_IT, taken
 from distseg.runs.model_logging import save_search_view
-from distseg.runs.report import briefly_named, read_review
+from distseg.runs.report import briefly_named, read_evaluations, read_review
 from distseg.runs.reporter import NullReporter, RunReporter
 from distseg.runs.run import (
     RUNNING,
@@ -53,6 +53,7 @@ __all__ = [
     "find_run_in",
     "load_resume_checkpoint",
     "read_config",
+    "read_evaluations",
     "read_review",
     "read_run_json",
     "resolve_tracking",

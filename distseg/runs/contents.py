@@ -36,7 +36,7 @@ class RunResult:
     """What a run has left in its directory. All that MLflow shows of its end is made of this."""
 
     run: Run
-    best: Checkpoint | None  # by val/mIoU
+    best: Checkpoint | None  # by checkpoint.best_by
     records: list[tracking.MetricRecord]  # every metric
     environment: bytes = b""  # environment.json; empty if rank 0 died before it wrote that
     review: RunReview | None = None  # None: without an evaluation

@@ -26,7 +26,7 @@ class Outcome:
 
     run_name: str
     run_uri: str  # its directory; what --resume takes
-    checkpoint_uri: str  # the best by val/mIoU; empty if none was saved
+    checkpoint_uri: str  # the best by checkpoint.best_by; empty if none was saved
     step: int  # of that checkpoint
     tables: dict[str, Any]  # its evaluation
     tracking_uri: str

@@ -11,7 +11,7 @@ from distseg import storage, tracking
 from distseg.config import RunConfig, to_dict
 from distseg.errors import CheckpointError, TrackingError
 from distseg.evaluation import ImageCounts, overlays_from_tensors
-from distseg.metric_names import DATA_WAIT_FRACTION, IMAGES_PER_S, MIOU, MIOU_WORST, TRAIN_LOSS
+from distseg.metric_names import DATA_WAIT_FRACTION, IMAGES_PER_S, MIOU, MIOU_WORST, TRAIN_LOSS, is_of_evaluation
 from distseg.review import Cost, RunReview
 from distseg.runs.run import read_run_json
 from distseg.tracking import History, MetricPoint
@@ -97,6 +97,16 @@ def _read_history(uri: str, about: Mapping[str, Any]) -> History:
     except TrackingError as error:
         log.warning("%s; the page has no training curves and no cost of %s", error, about["name"])
         return {}
+
+
+def read_evaluations(uri: str) -> dict[str, dict[int, float]]:
+    """metric -> step -> value, of all evaluations in a run's journal. Raises CheckpointError if it is no run."""
+    read_run_json(uri)
+    found: dict[str, dict[int, float]] = {}
+    for record in tracking.read_journal(uri):
+        for name in filter(is_of_evaluation, record["metrics"]):
+            found.setdefault(name, {})[record["step"]] = record["metrics"][name]
+    return found
 
 
 def briefly_named(runs: Sequence[RunReview]) -> list[RunReview]:

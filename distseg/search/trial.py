@@ -15,7 +15,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from distseg import orchestration, storage
 from distseg.config import RunConfig, from_dict, to_dict, with_overrides
 from distseg.errors import DistsegError
-from distseg.metric_names import EVALUATION, MIOU
+from distseg.metric_names import MIOU, is_of_evaluation
 from distseg.runs import find_run_in
 from distseg.search import costs, objectives, records
 from distseg.search.algorithms import SCORE
@@ -108,7 +108,7 @@ class _Relay(TuneReportCallback):
         if reported[MIOU] == orchestration.NO_SCORE:  # a checkpoint without an evaluation
             return
         step = int(reported["step"])
-        values = {name: value for name, value in reported.items() if name.startswith(EVALUATION)}
+        values = {name: value for name, value in reported.items() if is_of_evaluation(name)}
         records.write_evaluation(self._folder, step, values)
         if self._tells_tune:
             score = objectives.score(values, self._objective)

@@ -55,6 +55,19 @@ def select_targets(config: RunConfig, manifest: Manifest) -> DatasetPart | None:
     return DatasetPart(found, found.select(config.data.train_split, config.adapt.conditions))
 
 
+def select_unlabelled(config: RunConfig, manifest: Manifest) -> DatasetPart | None:
+    """The shards on which figures without labels are measured: of evaluate.targets, else of adapt.conditions.
+
+    Raises DataError for a condition that is not there.
+    """
+    if not config.evaluate.target_images:
+        return None
+    if not config.evaluate.targets:
+        return select_targets(config, manifest)
+    split = config.data.train_split
+    return DatasetPart(manifest, evaluation.evaluation_shards(manifest, split, config.evaluate.targets))
+
+
 def check_mixable(manifests: Sequence[Manifest]) -> None:
     """Raises DataError unless these are different data sets whose train ids mean the same."""
     first, *others = manifests

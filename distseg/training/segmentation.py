@@ -17,10 +17,17 @@ from distseg.data.shards import Manifest
 from distseg.errors import ConfigError
 from distseg.evaluation import World
 from distseg.models import Logits, SegmentationModel, Statistics, build_model, drop_by_sample
-from distseg.training.adaptation import Labelled, SelfTraining, Targets, View
+from distseg.training.adaptation import Labelled, SelfTraining, Targets, View, measure_criteria
 from distseg.training.batchnorm import synchronise
 from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
-from distseg.training.data_selection import class_pixels, open_reader, select_data, select_targets, unseen_classes
+from distseg.training.data_selection import (
+    class_pixels,
+    open_reader,
+    select_data,
+    select_targets,
+    select_unlabelled,
+    unseen_classes,
+)
 from distseg.training.losses import LossParts, SegmentationLoss, class_weights, kl_consistency, valid_weight
 from distseg.training.objective import EvaluationResult
 from distseg.training.optim import Update, build_optimizer, moving_average
@@ -79,6 +86,7 @@ class Segmentation:
             load_style_network(config.style.network)
             style_shards(config, data.manifest)
         SegmentationLoss(config.loss)
+        select_unlabelled(config, data.manifest)
         evaluation.own_metrics(config.evaluate.metrics, "evaluate.metrics")
         pretrained = load_pretrained(config.model)
         with torch.device("cpu" if pretrained else "meta"):  # shapes alone say whether the network can be built
@@ -239,17 +247,37 @@ class Segmentation:
             overlays=overlays,
         )
         own = evaluation.own_metrics(config.evaluate.metrics, "evaluate.metrics")
+        criteria = self._criteria()
         tables = evaluation.as_table(counted, labels, own) | {"step": step}
+        tables |= {"target": criteria} if criteria else {}
         tensors = {
             "matrix_KK": counted.matrices_GKK.sum(0),
             "images": vars(counted.image_counts()),
             "overlays": evaluation.overlays_to_tensors(overlays.gathered(self.world)),
         }
         return EvaluationResult(
-            metrics=evaluation.as_metrics(tables),
+            metrics=evaluation.as_metrics(tables)
+            | {metric_names.target(name): value for name, value in criteria.items()},
             tables=tables,
             tensors=tensors,
             worst_condition=str(tables["worst_condition"] or ""),
+        )
+
+    def _criteria(self) -> dict[str, float]:
+        """Figures of target images, without their labels; empty without target conditions."""
+        part = select_unlabelled(self.config, self.manifest)
+        if part is None:
+            return {}
+        return measure_criteria(
+            self._evaluated_model(),
+            None if self.averaged is None else self.model,
+            part,
+            self.config.evaluate.target_images,
+            self.world,
+            labelled_K=class_pixels(self.config, self.data.parts),
+            precision=self.precision,
+            num_threads=self.config.data.num_threads,
+            max_megapixels=self.config.data.max_megapixels,
         )
 
     def _evaluated_model(self) -> SegmentationModel:

@@ -4,12 +4,14 @@
     with_low_amplitudes      Fourier adaptation: light and colour of a target image, shapes of a labelled one
     SelfTraining             views of target images to learn from, labelled by the moving average of the network
     recalibrate_on_          batch norm's statistics, taken anew from images of another condition
+    measure_criteria         how good predictions look on target images, by figures that need no labels
     evaluate_by_condition    an evaluation with the statistics of each condition's own images
 
 All of it is the same on any number of ranks, and goes on exactly from any checkpoint: choices are functions of the seed
 and of positions in the training stream. Labels of target images are read with them and used by nothing.
 """
 
+from distseg.training.adaptation.criteria import measure_criteria
 from distseg.training.adaptation.evaluating import evaluate_by_condition
 from distseg.training.adaptation.fourier import with_low_amplitudes
 from distseg.training.adaptation.self_training import Labelled, SelfTraining, View
@@ -22,6 +24,7 @@ __all__ = [
     "Targets",
     "View",
     "evaluate_by_condition",
+    "measure_criteria",
     "recalibrate_",
     "recalibrate_on_",
     "with_low_amplitudes",

@@ -1,6 +1,8 @@
-"""Evaluates a network condition by condition, each with batch norm's statistics of its own images."""
+"""Evaluates a network condition by condition, adapted to each by images of it."""
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from distseg import evaluation
 from distseg.config import MAX_MEGAPIXELS
@@ -9,6 +11,9 @@ from distseg.errors import ConfigError
 from distseg.evaluation import WHOLE_IMAGE, ConfusionMatrix, InferenceConfig, World
 from distseg.models import SegmentationModel
 from distseg.training.adaptation.statistics import recalibrate_on_
+from distseg.training.adaptation.tent import tent_on_
+
+HOW = {"batchnorm": recalibrate_on_, "tent": tent_on_}
 
 
 def evaluate_by_condition(
@@ -18,6 +23,7 @@ def evaluate_by_condition(
     world: World,
     num_images: int,
     *,
+    how: Literal["batchnorm", "tent"] = "batchnorm",
     precision: str,
     inference: InferenceConfig = WHOLE_IMAGE,
     num_threads: int = 2,
@@ -26,16 +32,19 @@ def evaluate_by_condition(
     cache_dir: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> ConfusionMatrix:
-    """As `evaluation.evaluate_shards`; before each condition the statistics of up to `num_images` of its images.
+    """As `evaluation.evaluate_shards`; before each condition the model adapts to up to `num_images` of its images.
 
-    Labels are used for scoring alone. Leaves the statistics of the last condition in the model. Raises ConfigError
-    naming the condition if it has too few images, or the network no batch norm.
+    `how`: batch norm's statistics alone, or Tent, see there. Each condition begins with the weights as they are given.
+    Labels are used for scoring alone. Leaves the model as it is for the last condition. Raises ConfigError naming the
+    condition if it has too few images, or the network no batch norm.
     """
+    before = copy.deepcopy(model.state_dict())
     counted = ConfusionMatrix.empty((), manifest.label_space.num_classes)
     for condition in sorted({shard.condition for shard in shards}):
         own = [shard for shard in shards if shard.condition == condition]
+        model.load_state_dict(before)
         try:
-            recalibrate_on_(
+            HOW[how](
                 model,
                 manifest,
                 own,
@@ -46,7 +55,7 @@ def evaluate_by_condition(
                 max_megapixels=max_megapixels,
             )
         except ConfigError as error:
-            raise ConfigError(f"--adapt batchnorm, condition {condition}: {error}") from None
+            raise ConfigError(f"--adapt {how}, condition {condition}: {error}") from None
         scored = evaluation.evaluate_shards(
             model,
             manifest,

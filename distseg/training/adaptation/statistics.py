@@ -30,7 +30,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Tensor], forward: Callable[
     variances of batches are those with which they were normalised; they are combined by images, the variance between
     batches included. Raises ConfigError if the model has no batch norm, or if there are too few images.
     """
-    layers = _layers(model)
+    layers = batch_norms(model)
     if not layers:
         raise ConfigError("this network has no batch norm, so there are no statistics to adapt")
     before = [(layer.training, layer.momentum) for layer in layers]
@@ -62,12 +62,13 @@ def recalibrate_(model: nn.Module, batches: Iterable[Tensor], forward: Callable[
 
 def use_batch_statistics_(model: nn.Module) -> None:
     """From now on batch norm normalises by the batch, of all ranks together, and leaves its own statistics alone."""
-    for layer in _layers(model):
+    for layer in batch_norms(model):
         layer.train()
         layer.momentum = 0.0
 
 
-def _layers(model: nn.Module) -> list[_BatchNorm]:
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Those that keep statistics."""
     return [layer for layer in model.modules() if isinstance(layer, _KINDS) and layer.track_running_stats]
 
 
@@ -86,19 +87,30 @@ def recalibrate_on_(
 
     Every rank takes the same images, so that the statistics are the same on any number of them.
     """
+    of_size = spread_by_size(manifest, shards, num_images, num_threads=num_threads, max_megapixels=max_megapixels)
+    own = model.model if isinstance(model, TowardsSource) else model  # its style network keeps its statistics
+    batches = (
+        batch.to(device)
+        for same in of_size.values()
+        for batch in batches_of_one_size(same, max(2, evaluation.max_batch_pixels(device) // same[0][0].numel()))
+    )
+    return recalibrate_(own, batches, lambda batch: evaluation.predict(model, batch, precision))
+
+
+def spread_by_size(
+    manifest: Manifest, shards: Sequence[Shard], num_images: int, *, num_threads: int, max_megapixels: float
+) -> dict[tuple[int, ...], list[Tensor]]:
+    """Up to so many images, evenly spread, the same on every rank: those of one size together."""
     images = spread_samples(manifest, shards, num_images, num_threads=num_threads, max_megapixels=max_megapixels)
     of_size: dict[tuple[int, ...], list[Tensor]] = {}
     for sample in images:
         of_size.setdefault(tuple(sample.image_3HW.shape), []).append(sample.image_3HW)
-    own = model.model if isinstance(model, TowardsSource) else model  # its style network keeps its statistics
-    batches = (batch.to(device) for same in of_size.values() for batch in _batches(same, device))
-    return recalibrate_(own, batches, lambda batch: evaluation.predict(model, batch, precision))
+    return of_size
 
 
-def _batches(images: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+def batches_of_one_size(images: list[Tensor], at_most: int) -> Iterator[Tensor]:
     """All of about the same size: the statistics of a single image say less, and PSPNet has none for it."""
-    at_once = max(2, evaluation.max_batch_pixels(device) // images[0][0].numel())
-    num_batches = -(-len(images) // at_once)
+    num_batches = -(-len(images) // at_most)
     for start, end in itertools.pairwise(i * len(images) // num_batches for i in range(num_batches + 1)):
         yield torch.stack(images[start:end])
 

@@ -253,18 +253,20 @@ def _check_none_written(run_uri: str) -> None:
         raise CheckpointError(f"{run_uri}: none of its {len(damaged)} checkpoints can be read; start a new run")
 
 
-def best(run_uri: str, metric: str = metric_names.MIOU) -> tuple[str, Checkpoint] | None:
-    """(uri, checkpoint) of the best by a metric, else the newest."""
-    return next(readable(_ranked(found_in(run_uri), metric)), None)
+def best(run_uri: str) -> tuple[str, Checkpoint] | None:
+    """(uri, checkpoint) of the best by the run's checkpoint.best_by, else the newest."""
+    return next(readable(_ranked(found_in(run_uri))), None)
 
 
-def _ranked(found: list[CheckpointInfo], metric: str) -> list[CheckpointInfo]:
-    """Best first; those without the metric last, newest first."""
+def _ranked(found: list[CheckpointInfo]) -> list[CheckpointInfo]:
+    """Best first, by what the newest one's configuration says; those without that metric last, newest first."""
+    group = ((found[0].config if found else None) or {}).get("checkpoint")
+    metric = str(group.get("best_by", metric_names.MIOU)) if isinstance(group, dict) else metric_names.MIOU
     return sorted(found, key=lambda info: info.metrics.get(metric, float("-inf")), reverse=True)
 
 
 def resolve(uri: str) -> tuple[str, Checkpoint]:
-    """What a user names: a checkpoint's directory, a run's (its best by val/mIoU), or a file of `as_one_file`."""
+    """What a user names: a checkpoint's directory, a run's (its best), or a file of `as_one_file`."""
     uri = uri.rstrip("/")
     if storage.exists(uri):
         return uri, from_bytes(storage.read_bytes(uri), uri)
@@ -284,10 +286,10 @@ def is_there(uri: str) -> bool:
 # ------------------------------------------------------------------------------------------------------------- removing
 
 
-def prune(run_uri: str, metric: str = metric_names.MIOU) -> None:
-    """Deletes all but the newest and the best by a metric (Ray Train does the same for its own runs)."""
+def prune(run_uri: str) -> None:
+    """Deletes all but the newest and the best (Ray Train does the same for its own runs)."""
     found = found_in(run_uri)
-    for stale in _ranked(found, metric)[NUM_BEST_KEPT:]:
+    for stale in _ranked(found)[NUM_BEST_KEPT:]:
         if stale != found[0]:
             storage.delete_tree(stale.uri)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distseg.config import AdaptConfig, CheckpointConfig, RunConfig
+from distseg.config import AdaptConfig, CheckpointConfig, EvaluateConfig, RunConfig
 from distseg.data import IGNORE_INDEX, LabelledImage, Sample
 from distseg.data.datasets import town
 from distseg.data.shards import pack
@@ -54,6 +54,10 @@ def test_two_ranks_adapt_as_one_in_fp64(light_config: RunConfig) -> None:
     for name in ("train/mixed_loss", "train/masked_loss", "train/pseudo_quality"):
         assert all(abs(one[step][name] - two[step][name]) < 1e-8 for step in range(1, 5))
         assert one[1][name] == 0 < one[2][name], "from adapt.start_step on"
+    figures = {name: value for name, value in one[4].items() if name.startswith("target/")}
+    assert figures.keys() == {f"target/{name}" for name in ("certainty", "information", "agreement", "class_ratios")}
+    assert figures == pytest.approx({name: two[4][name] for name in figures}, abs=1e-12)
+    assert all(0 < value < 1 for value in figures.values())
 
 
 def test_a_stopped_adaptation_goes_on_exactly(adapt_config: RunConfig, tmp_path: Path) -> None:
@@ -107,3 +111,8 @@ def test_fields_that_need_each_other_say_so(light_config: RunConfig) -> None:
         AdaptConfig(conditions=TARGETS, fourier=0.1, masked_weight=1.0)
     with pytest.raises(ConfigError, match=r"optim.ema_decay = None: adapt.weight needs it"):
         replace(light_config, adapt=ADAPT)
+    by_agreement = CheckpointConfig(best_by="target/agreement")
+    with pytest.raises(ConfigError, match=r"checkpoint.best_by = 'target/agreement': needs evaluate.targets"):
+        replace(light_config, checkpoint=by_agreement)
+    with pytest.raises(ConfigError, match=r"checkpoint.best_by = 'target/agreement': needs optim.ema_decay"):
+        replace(light_config, checkpoint=by_agreement, evaluate=EvaluateConfig(targets=("night",)))

@@ -1,0 +1,62 @@
+"""Entropy minimisation at test time."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from distseg.config import model_config
+from distseg.data.shards import load_manifest
+from distseg.errors import ConfigError
+from distseg.evaluation import World
+from distseg.models import build_model
+from distseg.training.adaptation import evaluate_by_condition
+from distseg.training.adaptation.tent import mean_entropy, minimise_entropy_
+
+UNET = model_config("unet", width=1 / 16)
+
+
+def images(num: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=generator) for _ in range(num)]
+
+
+def test_entropy_by_hand() -> None:
+    logits_BKhw = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]).T.view(1, 2, 1, 2)
+    expected = (math.log(2) - (0.75 * math.log(0.75) + 0.25 * math.log(0.25))) / 2
+    assert mean_entropy(logits_BKhw).item() == pytest.approx(expected)
+
+
+def test_the_entropy_falls_and_only_scales_and_shifts_learn() -> None:
+    torch.manual_seed(0)
+    model = build_model(UNET, 5).double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    same = images(1) * 5
+    entropies = minimise_entropy_(model, iter(same), "fp64", 1e-2)
+    assert entropies == sorted(entropies, reverse=True) and entropies[-1] < entropies[0] - 0.01
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    tracked = {name for name in changed if name.endswith("num_batches_tracked")}
+    assert changed - tracked == {f"{name}.{part}" for name in norms for part in ("weight", "bias")}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training and all(
+        module.momentum == 0.1 for module in model.modules() if isinstance(module, nn.BatchNorm2d)
+    )
+
+
+def test_a_network_without_batch_norm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no batch norm, so there is nothing to adapt"):
+        minimise_entropy_(nn.Conv2d(3, 2, 1), iter(images(1)), "fp32", 1e-3)
+
+
+def test_each_condition_begins_with_the_weights_as_they_were_trained(tiny_town: str) -> None:
+    manifest = load_manifest(tiny_town)
+    found = []
+    for conditions in (("fog", "night"), ("night",)):
+        torch.manual_seed(0)
+        model = build_model(UNET, manifest.label_space.num_classes).double()
+        shards = manifest.select("val", conditions)
+        counted = evaluate_by_condition(model, manifest, shards, World(), 4, how="tent", precision="fp64")
+        found.append(counted.by_condition()["night"].matrix_KK)
+    assert torch.equal(*found) and found[0].sum() > 0
