@@ -229,9 +229,9 @@ def test_the_exit_code_and_the_lines(cluster: nodes.Report, capsys: pytest.Captu
 
 
 def test_a_sqlite_file_is_refused_where_there_are_two_machines(
-    cluster: nodes.Report, sqlite: str, capsys: pytest.CaptureFixture[str]
+    cluster: nodes.Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--working-dir", str(REPOSITORY), "--tracking", sqlite]
+    arguments = ["--working-dir", str(REPOSITORY), "--tracking", f"sqlite:///{tmp_path / 'mlflow.db'}"]
     assert doctor.main(arguments) == 1
     assert "a SQLite file is of one machine: give the URL of an MLflow server" in capsys.readouterr().out
     del cluster.nodes[1]
