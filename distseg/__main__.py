@@ -22,7 +22,7 @@ PROGRAMS = {
     "stylize": "trains AdaIN style networks, and restyles data sets with them",
     "report": "runs side by side, with what the test images can and cannot tell",
     "sync": "sends what the tracking server has not of a run",
-    "predict": "segments the photographs of a directory",
+    "predict": "segments the photographs of a directory, or a video",
     "export": "writes a checkpoint's network as ONNX or torch.export, checked",
     "models": "the networks side by side: parameters, operations, milliseconds",
 }

@@ -1,61 +1,113 @@
-"""python -m distseg.predict --checkpoint URI --images DIR|URI --out DIR [--scales …] [--flip] [--sliding]
+"""python -m distseg.predict --checkpoint URI --images DIR|URI|VIDEO --out DIR|URI [--ray] [--scales …] [--sliding]
 
-Segments the photographs of a directory or s3:// prefix, of any sizes, with a checkpoint's network. For each it writes
-`label/NAME.png`, class ids in the label space's palette, and `overlay/NAME.png`, the photograph tinted by class. Both
-are upright: a photograph is taken as a viewer shows it, turned as its EXIF orientation says.
+Segments the photographs of a directory or s3:// prefix, of any sizes, or the frames of a video, with a checkpoint's
+network. Below --out it writes
+
+    label/NAME.png         class ids in the label space's palette
+    overlay/NAME.png       the photograph tinted by class
+    confidence/NAME.png    how sure the network is: 0 to 255, of every third row and column
+    images.csv             of each image its mean confidence and the share of each class
+    index.html             a page to look at some of them
+
+All are upright: a photograph is taken as a viewer shows it, turned as its EXIF orientation says. What was stopped goes
+on where it was; so does a folder that has grown.
 """
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-import numpy as np
 import torch
 
-from distseg import cli, deployment, evaluation, storage
+from distseg import cli, deployment, evaluation, review, storage
 from distseg.config import Precision
-from distseg.deployment import load_model
+from distseg.data import num_cores
+from distseg.errors import ConfigError
 from distseg.training import checkpoint
 
 PROG = "python -m distseg.predict"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(cli.InferenceOptions):
+class Arguments(cli.InferenceOptions, cli.Workers):
     checkpoint: str
     """A checkpoint's directory, a run's (its best), or a file of `export --format weights`; path or URI."""
     images: str
-    """Directory or s3:// prefix; all photographs below it."""
+    """Directory or s3:// prefix: all photographs below it. Or a video, which needs pip install 'distseg[video]'."""
     out: str
-    """Directory or s3:// prefix for label/ and overlay/; names and sub-directories are kept."""
+    """Directory or s3:// prefix for the results; names and sub-directories are kept."""
+    num_processes: int = 1
+    """Processes on this machine. One uses all its cores, or its GPU."""
+    every: int | None = None
+    """Of a video, only every so many frames."""
+    show: int = 48
+    """Images on the page, at most; the page stays below 4 MB. 0: no page."""
     precision: Precision = "auto"
+    overwrite: bool = False
+    """Segment everything anew, whatever is there."""
+
+    def __post_init__(self) -> None:
+        cli.InferenceOptions.__post_init__(self)
+        cli.Workers.__post_init__(self)
+        if self.every is not None and self.every < 1:
+            raise ConfigError(f"--every {self.every}: must be at least 1")
+        if self.show < 0:
+            raise ConfigError(f"--show {self.show}: must not be negative")
 
 
 def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
-    uri, saved = checkpoint.resolve(options.checkpoint)
-    inference = options.inference(saved.config)
-    names = deployment.photographs_below(options.images)
-    storage.check_writable(options.out)
+    images, out = storage.absolute(options.images), storage.absolute(options.out)
+    if f"{out}/".startswith(f"{images}/"):
+        raise ConfigError(
+            f"--out {options.out}: is below --images, and would be segmented the next time; choose another"
+        )
+    uri, saved = checkpoint.resolve(storage.absolute(options.checkpoint))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = evaluation.resolve_precision(options.precision, device)
-    model = load_model(saved, device, precision)
+    job = deployment.SegmentJob(
+        checkpoint=uri,
+        source=deployment.images_at(images, options.every),
+        out=out,
+        inference=options.inference(saved.config),
+        precision=evaluation.resolve_precision(options.precision, device),
+        max_megapixels=options.max_megapixels,
+        num_threads=0 if options.ray or options.num_processes == 1 else max(1, num_cores() // options.num_processes),
+    )
+    places = job.source.places()
     with cli.progress("predicting", "images") as progress:
-        for number, name in enumerate(names, 1):
-            source = storage.join(options.images, name)
-            image = deployment.decode_photograph(storage.read_bytes(source), source, options.max_megapixels)
-            image_1HW3 = torch.from_numpy(np.array(image))[None]
-            images_13HW = image_1HW3.permute(0, 3, 1, 2).to(device)
-            ids_HW = evaluation.predict(model, images_13HW, precision, inference)[0].to(torch.uint8).cpu().numpy()
-            target = str(PurePosixPath(name).with_suffix(".png"))
-            colours = deployment.label_image(ids_HW, saved.label_space)
-            storage.write_bytes(storage.join(options.out, "label", target), deployment.png_bytes(colours))
-            tinted = deployment.tinted(image, ids_HW, saved.label_space)
-            storage.write_bytes(storage.join(options.out, "overlay", target), deployment.png_bytes(tinted))
-            progress(number, len(names))
-    cli.say(f"{len(names)} images segmented by {uri}")
-    cli.say(f"written     {storage.join(options.out, 'label')} and {storage.join(options.out, 'overlay')}")
+        found, num_before = deployment.segment_all(
+            job, saved, places, options.runner(out), progress, overwrite=options.overwrite
+        )
+    classes = saved.label_space.classes
+    storage.write_bytes(storage.join(out, "images.csv"), _table(found, classes))
+    before = f", {num_before} of them before" if num_before else ""
+    cli.say(f"{len(found)} images segmented by {uri}{before}")
+    cli.say(f"written     {storage.join(options.out, 'label')}, overlay, confidence and images.csv")
+    if options.show:
+        page = review.predictions_page(
+            review.PredictionsReview(
+                network=saved.config.name,
+                source=options.images,
+                palette=saved.label_space.palette,
+                confidences={image.name: image.confidence for image in found},
+                shares={name: sum(i.shares[k] for i in found) / len(found) for k, name in enumerate(classes)},
+                shown=deployment.shown(job, places, found, options.show),
+            )
+        )
+        storage.write_bytes(storage.join(out, "index.html"), page.encode())
+        cli.say(f"look        {storage.join(options.out, 'index.html')}")
     return 0
+
+
+def _table(images: Sequence[deployment.SegmentedImage], classes: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("image", "confidence", *classes))
+    rows.writerows(
+        (image.name, f"{image.confidence:.4f}", *(f"{share:.6f}" for share in image.shares)) for image in images
+    )
+    return text.getvalue().encode()
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def _wanted(space: search.Space, options: Arguments, base: RunConfig) -> search.
     )
     algorithm = options.algorithm or search.default_algorithm(options.scheduler)
     scheduler = options.scheduler or search.default_scheduler(algorithm, options.second, options.seeds_per_trial)
-    name = f"{space.name.rpartition('.')[2]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    name = f"{space.name.rpartition('.')[2]}-{secrets.token_hex(2)}-{time.strftime('%Y%m%d-%H%M%S')}"
     return search.SearchConfig(
         uri=storage.join(base.checkpoint.uri, name),
         **search.points_of(space, algorithm),

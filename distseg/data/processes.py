@@ -59,7 +59,7 @@ def _run(num_processes: int, function: Callable[[_Task], _Result], tasks: Sequen
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise ResourceError(
-            "a packing process was killed, perhaps for memory; use fewer with --num_processes, and pack again: "
+            "a process was killed, perhaps for memory; use fewer with --num_processes, and start again: "
             "what is finished is kept"
         ) from error
     except (KeyboardInterrupt, GeneratorExit):  # a task may take minutes more; what it has not finished is made again

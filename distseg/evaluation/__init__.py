@@ -9,7 +9,7 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     rank_conditions(table) -> ConditionRanking      order, worst, best and gap: everything that shows them asks here
     bootstrap_intervals(images), compare_runs(runs)      intervals of 95 %, of one run and of the differences of runs
     Criteria                                how good predictions look on images without labels
-    predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64
+    predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64; so `predict_with_confidence`
     Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB, and as layers
 
 A metric computed from the confusion matrix is added in `metrics.py` alone, or given as `module:name` (see there); one
@@ -34,9 +34,16 @@ if TYPE_CHECKING:
         compare_runs,
     )
     from distseg.evaluation.criteria import Criteria
-    from distseg.evaluation.inference import WHOLE_IMAGE, InferenceConfig, grid_probabilities, latency_ms, predict
+    from distseg.evaluation.inference import (
+        WHOLE_IMAGE,
+        InferenceConfig,
+        grid_probabilities,
+        latency_ms,
+        predict,
+        predict_with_confidence,
+    )
     from distseg.evaluation.metrics import METRICS, Metric, PixelCounts, metrics_in, own_metrics
-    from distseg.evaluation.pictures.layers import NUM_STEPS, Layers
+    from distseg.evaluation.pictures.layers import NUM_STEPS, Layers, confidence_map, layers_of_prediction
     from distseg.evaluation.pictures.overlays import (
         Overlay,
         Overlays,
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
         overlays_from_tensors,
         overlays_to_tensors,
     )
-    from distseg.evaluation.pictures.panels import WRONG_RGB, Palette, without_prediction
+    from distseg.evaluation.pictures.panels import WRONG_RGB, Palette, with_note
     from distseg.evaluation.precision import autocast, denormalize, normalize, of_colours, products, resolve_precision
     from distseg.evaluation.ranking import ConditionRanking, Table, rank_conditions, weakest_class
     from distseg.evaluation.scoring import ConfusionMatrix, evaluate_shards, max_batch_pixels
@@ -84,11 +91,13 @@ __all__ = [
     "check_disjoint",
     "check_same_images",
     "compare_runs",
+    "confidence_map",
     "denormalize",
     "evaluate_shards",
     "evaluation_shards",
     "grid_probabilities",
     "latency_ms",
+    "layers_of_prediction",
     "max_batch_pixels",
     "metrics_in",
     "normalize",
@@ -98,13 +107,14 @@ __all__ = [
     "overlays_to_tensors",
     "own_metrics",
     "predict",
+    "predict_with_confidence",
     "products",
     "rank_conditions",
     "resolve_precision",
     "seeds_difference",
     "torchrun_world",
     "weakest_class",
-    "without_prediction",
+    "with_note",
 ]
 
 __getattr__ = on_first_use(
@@ -127,9 +137,10 @@ __getattr__ = on_first_use(
             "grid_probabilities",
             "latency_ms",
             "predict",
+            "predict_with_confidence",
         ),
         "distseg.evaluation.metrics": ("METRICS", "Metric", "PixelCounts", "metrics_in", "own_metrics"),
-        "distseg.evaluation.pictures.layers": ("NUM_STEPS", "Layers"),
+        "distseg.evaluation.pictures.layers": ("NUM_STEPS", "Layers", "confidence_map", "layers_of_prediction"),
         "distseg.evaluation.pictures.overlays": (
             "Overlay",
             "Overlays",
@@ -137,7 +148,7 @@ __getattr__ = on_first_use(
             "overlays_from_tensors",
             "overlays_to_tensors",
         ),
-        "distseg.evaluation.pictures.panels": ("WRONG_RGB", "Palette", "without_prediction"),
+        "distseg.evaluation.pictures.panels": ("WRONG_RGB", "Palette", "with_note"),
         "distseg.evaluation.precision": (
             "autocast",
             "denormalize",

@@ -73,6 +73,11 @@ class Sure(NamedTuple):
     ids_BHW: Tensor  # int64
     level_Bhw: Tensor  # uint8: the largest softmax in NUM_LEVELS steps
 
+    def mean_confidences(self) -> list[float]:
+        """Of each image, over all its pixels of the grid."""
+        means: list[float] = ((self.level_Bhw.float().mean((1, 2)) + 0.5) / NUM_LEVELS).tolist()
+        return means
+
 
 @torch.inference_mode()
 def predict_with_confidence(

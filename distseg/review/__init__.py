@@ -4,6 +4,7 @@ In: a `RunReview` of each run (the table of `evaluation.as_table`, and what else
 
     run_markdown(review, figure_url=…, links=…) -> str      the description of an MLflow run
     run_page(review), comparison_page(reviews) -> str       an HTML file each, which needs nothing else
+    predictions_page(review) -> str                         likewise, of photographs without a truth
     model_card(review) -> str                               Markdown: what a registered model is good for, and what not
     run_files(review) -> {name: bytes}                      all that a run leaves: plots, tables, page, model card
     judge_criteria(evaluations, truth) -> [Chosen]          how well figures without labels choose among evaluations
@@ -22,6 +23,7 @@ from distseg.lazy import on_first_use
 if TYPE_CHECKING:
     from distseg.review.comparison import comparison_page
     from distseg.review.criteria import Chosen, judge_criteria
+    from distseg.review.images.predictions import PredictionsReview, predictions_page
     from distseg.review.markdown import model_card, run_markdown
     from distseg.review.run_report import run_files, run_page
     from distseg.review.run_review import CONDITIONS_PLOT, MODEL_CARD, RUN_PAGE, Cost, RunReview
@@ -33,12 +35,14 @@ __all__ = [
     "RUN_PAGE",
     "Chosen",
     "Cost",
+    "PredictionsReview",
     "RunReview",
     "comparison_page",
     "judge_criteria",
     "markdown_table",
     "mean_and_spread",
     "model_card",
+    "predictions_page",
     "run_files",
     "run_markdown",
     "run_page",
@@ -52,6 +56,7 @@ __getattr__ = on_first_use(
         "distseg.review.comparison": ("comparison_page",),
         "distseg.review.criteria": ("Chosen", "judge_criteria"),
         "distseg.review.markdown": ("model_card", "run_markdown"),
+        "distseg.review.images.predictions": ("PredictionsReview", "predictions_page"),
         "distseg.review.run_report": ("run_files", "run_page"),
         "distseg.review.run_review": ("CONDITIONS_PLOT", "MODEL_CARD", "RUN_PAGE", "Cost", "RunReview"),
         "distseg.review.text": ("markdown_table", "mean_and_spread", "signed", "span"),

@@ -11,7 +11,7 @@ from typing import Any
 from distseg.evaluation import Interval
 from distseg.review.html import HtmlTable, picture, render
 from distseg.review.images.gallery import images_compared
-from distseg.review.images.viewer import viewer
+from distseg.review.images.viewer import Look, viewer
 from distseg.review.published import Published, published
 from distseg.review.run_review import RunReview, provenance
 from distseg.review.tested_runs import Comparison
@@ -38,9 +38,9 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         {name: ranking.miou for name, ranking in list(zip(compared.names, compared.rankings, strict=True))[:num_drawn]},
         {compared.names[k]: found.conditions for k in range(num_drawn) if (found := compared.intervals(k))},
     )
-    named, miou = dict(zip(compared.names, runs, strict=True)), compared.rankings[0].miou
-    seen = viewer(named, _NOTE, miou, "The same images, run by run")
-    overlays = {name: run.overlays for name, run in named.items()}
+    miou, classes, palette = compared.rankings[0].miou, list(runs[0].table["classes"]), runs[0].palette
+    looks = {name: Look(run.overlays, run.images) for name, run in zip(compared.names, runs, strict=True)}
+    seen = viewer(looks, classes, palette, title="The same images, run by run", note=_NOTE, miou=miou)
     best_run = max(range(len(runs)), key=lambda k: runs[k].table["mIoU"] or 0.0)
     return render(
         "comparison.html.j2",
@@ -56,7 +56,9 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         num_runs=len(runs),
         scores=_scores(compared),
         viewer=seen,
-        images=None if seen else images_compared(overlays, miou, list(runs[0].table["classes"]), runs[0].palette),
+        images=None
+        if seen
+        else images_compared({name: look.overlays for name, look in looks.items()}, miou, classes, palette),
         trust=trust_compared(compared.names, runs),
         next_steps=next_steps(runs[best_run]),
         next_of=compared.names[best_run],

@@ -4,7 +4,7 @@ import json
 
 from distseg.review.html import HtmlTable, picture, render
 from distseg.review.images.gallery import NOTE_OF_RUN, images_of_run
-from distseg.review.images.viewer import viewer
+from distseg.review.images.viewer import Look, viewer
 from distseg.review.markdown import model_card
 from distseg.review.run_review import CONDITIONS_PLOT, MODEL_CARD, RUN_PAGE, RunReview, condition_rows, provenance
 from distseg.review.summary import remarks, summary
@@ -33,7 +33,14 @@ def run_page(review: RunReview) -> str:
         if any(review.history.values())
         else None,
     }
-    seen = viewer({review.name: review}, NOTE_OF_RUN, ranking.miou, "Images of each condition")
+    seen = viewer(
+        {review.name: Look(review.overlays, review.images)},
+        classes,
+        review.palette,
+        title="Images of each condition",
+        note=NOTE_OF_RUN,
+        miou=ranking.miou,
+    )
     return render(
         "run.html.j2",
         title=review.name,

@@ -20,7 +20,8 @@ from distseg.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-_BEGUN = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")  # the end of a run's name: when it began
+_BEGUN = re.compile(r"-([0-9a-f]{4}-\d{8}-\d{6}|\d{8}-\d{6}-[0-9a-f]{4})$")
+"""The end of a run's name: a token and when it began; of older runs, in the other order."""
 
 CURVES = (TRAIN_LOSS, MIOU, MIOU_WORST)
 PAUSE_S = 900.0  # a longer time between two records is a pause, and not counted as training

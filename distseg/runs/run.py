@@ -60,7 +60,7 @@ class Run:
 
     @classmethod
     def new(cls, config: RunConfig) -> "Run":
-        name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        name = f"{config.name}-{secrets.token_hex(2)}-{time.strftime('%Y%m%d-%H%M%S')}"  # lists cut long names
         uri = storage.join(storage.absolute(config.checkpoint.uri), name)
         return cls(name, uri, *resolve_tracking(config), started_ms=now_ms())
 

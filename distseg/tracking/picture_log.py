@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from distseg.evaluation import without_prediction
+from distseg.evaluation import with_note
 from distseg.tracking.client import as_tracking_error, connect, server_errors, storing_files
 from distseg.tracking.mlflow_formats import pictures_in
 from distseg.tracking.send_queue import SendQueue
@@ -82,13 +82,14 @@ def _send_missing(
 ) -> int:
     """Adds what it sends to `stored`.
 
-    MLflow's page of images opens at step 0, so the image without its prediction is sent for that step.
+    MLflow's page of images opens at step 0, before anything is predicted. For that step the first picture of each name
+    is sent as well, with a line that says so.
     """
     missing = [name for name in pictures if (name, step) not in stored]
     for name in missing:
         jpegs = {step: pictures[name]}
         if (name, 0) not in stored:
-            jpegs = {0: without_prediction(pictures[name])} | jpegs
+            jpegs = {0: with_note(pictures[name], f"this is of step {step}; move the slider for the others")} | jpegs
         for at, jpeg in jpegs.items():
             with storing_files(uri):
                 client.log_image(run_id, Image.open(io.BytesIO(jpeg)), key=name, step=at, synchronous=True)

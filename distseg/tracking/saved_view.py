@@ -22,7 +22,7 @@ from distseg.tracking.address import is_local_file, without_password
 from distseg.tracking.client import connect, server_errors
 from distseg.tracking.mlflow_formats import knows_page_of_runs
 
-VERSION = 1
+VERSION = 2
 TAG = "mlflow.sharedViewState."
 UI = "http://127.0.0.1:5000"  # the address of `mlflow ui`
 USUAL_PARAMS = ("optim.lr", "loss.aux_weight", "model.bins", "model.se_ratio", "model.backbone", "data.batch_size")
@@ -162,10 +162,10 @@ def _charts(view: ComparisonView) -> list[JSON]:
             "SCATTER",
             "robust",
             "Mean against worst condition",
-            {"xaxis": {"key": MIOU, "type": "METRIC"}, "yaxis": {"key": MIOU_WORST, "type": "METRIC"}},
+            {"xaxis": _axis("mIoU of all images", MIOU), "yaxis": _axis("of the worst condition", MIOU_WORST)},
         ),
-        _chart("BAR", "robust", "Worst condition", {"metricKey": MIOU_WORST}),
-        *(_chart("BAR", "conditions", condition, {"metricKey": condition_miou(condition)}) for condition in conditions),
+        _bar("robust", "worst condition", MIOU_WORST),
+        *(_bar("conditions", condition, condition_miou(condition)) for condition in conditions),
         *(_line("curves", metric) for metric in (MIOU, MIOU_WORST, TRAIN_LOSS)),
         _parallel("search", "Parameters and scores", view.params, [MIOU, MIOU_WORST]),
     ]
@@ -182,6 +182,16 @@ def _chart(kind: str, section: str, title: str, rest: Mapping[str, object]) -> J
         "isGenerated": False,
         **rest,
     }
+
+
+def _axis(title: str, metric: str) -> JSON:
+    """The page reads the values of `dataAccessKey`, and shows `key`."""
+    return {"key": title, "dataAccessKey": metric, "type": "METRIC"}
+
+
+def _bar(section: str, title: str, metric: str) -> JSON:
+    """Its title is its `metricKey`, whatever its displayName: the metric's own name would be cut to `val/…`."""
+    return _chart("BAR", section, title, {"metricKey": title, "dataAccessKey": metric})
 
 
 def _parallel(section: str, title: str, params: Sequence[str], metrics: Sequence[str]) -> JSON:

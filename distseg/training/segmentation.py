@@ -232,7 +232,8 @@ class Segmentation:
         """Scores the evaluation shards over all ranks, every sample once."""
         config, labels, shards = self.config, self.manifest.label_space, self.data.val_shards
         conditions = (shard.condition for shard in shards)
-        overlays = evaluation.Overlays(conditions, labels.palette, config.evaluate.overlays_per_condition)
+        per_condition = config.evaluate.overlays_per_condition
+        overlays = evaluation.Overlays(conditions, labels.palette, per_condition, labels.classes)
         counted = evaluation.evaluate_shards(
             self._evaluated_model(),
             self.manifest,

@@ -508,6 +508,17 @@ CASES = {
     "predict: a damaged JPEG": Bad(
         "predict --checkpoint {run} --images {damaged_jpeg} --out {out}", 1, ("a.jpg", "a damaged JPEG")
     ),
+    "predict: into its own images": Bad(
+        "predict --checkpoint {run} --images {empty} --out {empty}/out", 2, ("--out", "below --images")
+    ),
+    "predict: every n-th photograph": Bad(
+        "predict --checkpoint {run} --images {empty} --out {out} --every 2",
+        2,
+        ("--every 2", "for videos", "leave it out"),
+    ),
+    "predict: no video": Bad(
+        "predict --checkpoint {run} --images {empty}/none.mp4 --out {out}", 1, ("none.mp4", "no such file")
+    ),
     "train: auto without data": Bad("train auto", 2, ("auto", "--data.uri")),
     "train: a network's name": Bad("train unet", 2, ("'unet'", "--model.name unet", "auto --data.uri")),
     "export: size": Bad(

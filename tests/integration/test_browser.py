@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,45 @@ def test_the_viewer_of_a_run_and_of_two_runs(trained: programs.Ended, tmp_path: 
             await page.open((tmp_path / "run.html").as_uri())
             text = await page.text_with("Images of each condition", "confidence, white is sure")
             assert text.count("prediction") >= NUM_SHOWN and "Sort by" not in text
+
+    asyncio.run(look())
+
+
+def test_the_gallery_that_predict_writes(trained: programs.Ended, tmp_path: Path) -> None:
+    """It has no truth: what needs one is not there, and what is there works."""
+    data = Path(trained.printed("run")).parents[2] / "town"
+    images = tmp_path / "images"
+    for shard in sorted(data.glob("val/*-highway-*.tar")):
+        with tarfile.open(shard) as tar:
+            photographs = [each for each in tar if each.name.endswith(".jpg")]
+            tar.extractall(images / shard.name.partition("-highway")[0], photographs, filter="data")
+    options = ("--checkpoint", trained.printed("run"), "--images", str(images), "--out", "predicted")
+    ended = programs.run(tmp_path, programs.plain_environment(), "distseg.predict", *options)
+    assert ended.code == 0, ended.err
+
+    async def look() -> None:
+        async with opened_browser() as page:
+            await opened(page, tmp_path / "predicted/index.html")
+            text = await page.text_with("Mean confidence", "What to label next", "share of this image")
+            assert "truth:" not in text and "IoU" not in text and "errors" not in text
+            assert len(await page.evaluate(LISTED)) == len(town.CONDITIONS)
+            seen = await page.evaluate(PIXELS)
+            await page.evaluate("document.querySelector('[name=layer][value=confidence]').click()")
+            assert await page.evaluate(PIXELS) != seen
+            await page.evaluate("document.querySelector('[data-classes=none]').click()")
+            await choose(page, "sort", "confidence")
+            sure = [float(text.split()[-1]) for text in await page.evaluate(LISTED)]
+            assert sure == sorted(sure) and len(sure) == len(town.CONDITIONS)
+            await choose(page, "condition", "night")
+            await page.until(f"{LISTED}.length === 1 && {LISTED}[0].startsWith('night ')")
+            await page.evaluate(
+                f"{CANVAS}.dispatchEvent(new PointerEvent('pointermove', {{clientX: 400, clientY: 500}}))"
+            )
+            assert re.fullmatch(r"prediction: .+, confidence [01]\.\d\d", await page.evaluate(READOUT))
+            for width_px in (1440, 400):
+                await page.resize(width_px, dark=width_px == 400)
+                assert await page.axe_violations() == []
+                assert await page.evaluate("document.documentElement.scrollWidth") == width_px
 
     asyncio.run(look())
 

@@ -1,5 +1,6 @@
 """What users do with a trained network, by the programs: compare, evaluate, predict, export, go on. No Ray."""
 
+import csv
 import json
 import re
 import shutil
@@ -92,7 +93,7 @@ def test_sliding_windows_scales_and_flips_are_the_same_on_one_and_two_ranks(
     assert tables[0]["mIoU"] != checkpoint.read(uri).metrics["val/mIoU"]
 
 
-def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.Ended, folder: Path) -> None:
+def test_predict_writes_label_maps_overlays_and_a_page(trained: programs.Ended, folder: Path) -> None:
     photographs = folder / "photographs"
     (photographs / "more").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
@@ -103,7 +104,7 @@ def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.End
     ended = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)
     assert ended.code == 0, ended.err
     written = sorted(str(path.relative_to(folder / "predicted")) for path in (folder / "predicted").rglob("*.png"))
-    assert written == ["label/a.png", "label/more/b.png", "overlay/a.png", "overlay/more/b.png"]
+    assert written == [f"{kind}/{name}.png" for kind in ("confidence", "label", "overlay") for name in ("a", "more/b")]
     with Image.open(folder / "predicted/label/a.png") as label:
         assert (label.mode, label.size) == ("P", (70, 50))
         ids = np.asarray(label)
@@ -112,7 +113,16 @@ def test_predict_writes_labels_in_the_palette_and_overlays(trained: programs.End
         assert np.array_equal(np.asarray(label.convert("RGB")), palette[ids])
     with Image.open(folder / "predicted/overlay/more/b.png") as tinted:
         assert tinted.size == (70, 40)
+    rows = list(csv.DictReader((folder / "predicted/images.csv").read_text().splitlines()))
+    assert [row["image"] for row in rows] == ["a.png", "more/b.jpg"]
+    assert float(rows[0]["sky"]) == pytest.approx((ids == town.LABELS.classes.index("sky")).mean(), abs=1e-6)
+    page = (folder / "predicted/index.html").read_text()
+    assert (
+        'id="viewer"' in page and page.count('data-layer="predicted" src=') == 2 and "2 images of photographs" in page
+    )
 
+    again = programs.run(folder, programs.plain_environment(), "distseg.predict", *options, "--show", "0")
+    assert again.code == 0 and "2 images segmented by" in again.out and ", 2 of them before" in again.out, again.err
     (photographs / "a.jpg").write_bytes(b"no image")
     options = ("--checkpoint", trained.printed("run") + "/", "--images", "photographs/", "--out", "predicted")
     clash = programs.run(folder, programs.plain_environment(), "distseg.predict", *options)

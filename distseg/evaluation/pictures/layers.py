@@ -6,13 +6,13 @@ large is halved in size, so layers of one image may differ in size, but never in
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from distseg.evaluation.pictures.panels import MAX_JPEG_BYTES, Segmented, as_jpeg
+from distseg.evaluation.pictures.panels import MAX_JPEG_BYTES, Segmented, as_jpeg, shrink
 from distseg.evaluation.trust.counts import NUM_LEVELS
 
 LAYER_PX = 512  # the longer side
@@ -25,7 +25,7 @@ Bytes = npt.NDArray[np.uint8]
 @dataclass(frozen=True, kw_only=True)
 class Layers:
     photograph: bytes
-    truth: bytes
+    truth: bytes  # empty: not known
     predicted: bytes
     confidence: bytes
 
@@ -40,6 +40,18 @@ def layers_of(seen: Segmented, level_hw: Bytes) -> Layers:
     truth, predicted, confidence = maps
     photograph = as_jpeg(np.ascontiguousarray(seen.image_HW3))
     return Layers(photograph=photograph, truth=truth, predicted=predicted, confidence=confidence)
+
+
+def confidence_map(level_hw: Bytes) -> Bytes:
+    """The confidence in NUM_LEVELS levels as grey, 0 to 255, of which each level has its own."""
+    return (level_hw.astype(np.uint16) * 255 // (NUM_LEVELS - 1)).astype(np.uint8)
+
+
+def layers_of_prediction(image_HW3: Bytes, predicted_HW: Bytes, grey_hw: Bytes) -> Layers:
+    """Of an image without a truth. `grey_hw`: its `confidence_map`."""
+    seen = shrink(image_HW3.transpose(2, 0, 1), predicted_HW, predicted_HW, LAYER_PX)
+    level_hw = (grey_hw.astype(np.uint16) * NUM_LEVELS // 256).astype(np.uint8)
+    return replace(layers_of(seen, level_hw), truth=b"")
 
 
 def as_grey_png(map_HW: Bytes) -> bytes:

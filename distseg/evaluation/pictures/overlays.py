@@ -70,8 +70,13 @@ class _Kept(NamedTuple):
 class Overlays:
     """One rank's part of the choice: give it to `evaluate_shards`, then call `gathered` on every rank."""
 
-    def __init__(self, conditions: Iterable[str], palette: Palette, per_condition: int) -> None:
-        """`per_condition`: the number of fixed images, and of worst ones. With many conditions it is lowered."""
+    def __init__(
+        self, conditions: Iterable[str], palette: Palette, per_condition: int, classes: Sequence[str] = ()
+    ) -> None:
+        """`per_condition`: the number of fixed images, and of worst ones. With many conditions it is lowered.
+
+        `classes`: their names, for a legend.
+        """
         names = sorted(set(conditions))
         self.conditions = frozenset(names[: MAX_OVERLAYS // 2])
         self.count = min(per_condition, MAX_OVERLAYS // (2 * max(1, len(self.conditions))))
@@ -81,7 +86,7 @@ class Overlays:
                 "%d of each kind are made of %d conditions",
                 *(per_condition, len(names), MAX_OVERLAYS, self.count, len(self.conditions)),
             )
-        self._palette = palette
+        self._palette, self._classes = palette, classes
         self._side_px = LAYER_PX if 2 * self.count * len(self.conditions) <= MAX_LARGE else TILE_PX
         self._kept: dict[tuple[Kind, str], list[tuple[_Candidate, _Kept]]] = {
             (kind, name): [] for kind in get_args(Kind) for name in self.conditions
@@ -122,15 +127,16 @@ class Overlays:
         drawn: dict[str, list[bytes]] = {}  # by key: one image may be of both kinds
         for candidate in chosen:
             if candidate in own and candidate.key not in drawn:
-                drawn[candidate.key] = self._drawn(own[candidate])
+                drawn[candidate.key] = self._drawn(own[candidate], candidate.iou)
         keys = list(dict.fromkeys(candidate.key for candidate in chosen))
         parts = all_gather_bytes([part for key in keys for part in drawn.get(key, _NOT_HERE)], world)
         by_key = dict(zip(keys, _of_each_image(parts), strict=True))
         return [_overlay(candidate, *by_key[candidate.key]) for candidate in chosen]
 
-    def _drawn(self, kept: _Kept) -> list[bytes]:
+    def _drawn(self, kept: _Kept, iou: float | None) -> list[bytes]:
         layers = layers_of(*kept)
-        return [as_jpeg(panel(kept.small, self._palette)), *(getattr(layers, name) for name in _LAYERS)]
+        jpeg = as_jpeg(panel(kept.small, self._palette, self._classes, iou=iou))
+        return [jpeg, *(getattr(layers, name) for name in _LAYERS)]
 
     def _lowest(self, key: tuple[Kind, str], candidates: Sequence[_Candidate]) -> list[_Candidate]:
         return sorted((c for c in candidates if (c.kind, c.condition) == key), key=_order)[: self.count]

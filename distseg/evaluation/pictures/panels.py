@@ -1,4 +1,4 @@
-"""A picture of one image: input, truth, prediction and errors as four tiles.
+"""A picture of one image: input, truth, prediction and errors as four tiles, and below them what the colours mean.
 
 It is made by the rank that scores the image, with numpy and PIL alone, and is small enough to be kept in a checkpoint.
 Errors are orange (vermilion of Okabe & Ito 2008, safe for the colour-blind) on a faint grey image; void (255) is
@@ -7,6 +7,7 @@ hatched.
 
 import functools
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -58,8 +59,14 @@ def shrink(
     return Segmented(image_HW3, truth, predicted, wrong)
 
 
-def panel(seen: Segmented, palette: Palette, tile_px: int = TILE_PX) -> Bytes:
-    """An RGB picture (H', W', 3) of 2x2 tiles with captions, `tile_px` the longer side of a tile."""
+def panel(
+    seen: Segmented, palette: Palette, classes: Sequence[str] = (), *, iou: float | None = None, tile_px: int = TILE_PX
+) -> Bytes:
+    """An RGB picture (H', W', 3) of 2x2 tiles with captions, `tile_px` the longer side of a tile.
+
+    With `classes`, the names of those in truth or prediction stand below the tiles, with their colours. `iou`: of the
+    image, for a caption.
+    """
     image, truth, predicted = _resized(*seen[:3], tile_px)
     size = truth.shape[1], truth.shape[0]
     colours = [channel for colour in palette for channel in colour]
@@ -70,7 +77,11 @@ def panel(seen: Segmented, palette: Palette, tile_px: int = TILE_PX) -> Bytes:
     for tile in (true, errors):
         tile.paste(_hatch(*size), mask=_mask(truth == IGNORE_INDEX))
     wrong = "all void" if seen.wrong is None else f"errors (orange): {seen.wrong:.0%}"
-    return _two_by_two({"input": photograph, "truth": true, "prediction": guessed, wrong: errors}, *size)
+    prediction = "prediction" if iou is None else f"prediction: IoU {iou:.2f}"
+    sheet = _two_by_two({"input": photograph, "truth": true, prediction: guessed, wrong: errors}, *size)
+    present = np.union1d(truth, predicted)
+    named = [(classes[k], palette[k]) for k in present if k < len(classes)]
+    return np.asarray(_with_legend(sheet, named) if named else sheet)
 
 
 _FAINT = [165 + brightness // 3 for brightness in range(256)]
@@ -98,12 +109,12 @@ def as_jpeg(panel_HW3: Bytes) -> bytes:
     raise ValueError(f"a panel of {panel_HW3.shape} makes {len(data)} bytes of JPEG, more than {MAX_JPEG_BYTES}")
 
 
-def without_prediction(jpeg: bytes) -> bytes:
-    """The panel with its lower half left out: only input and truth, for step 0, before anything is predicted."""
-    sheet = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    middle = sheet.height // 2
-    sheet.paste("white", (0, middle, sheet.width, sheet.height))
-    sheet.paste(_caption("step 0: nothing is predicted yet", sheet.width), (0, middle))
+def with_note(jpeg: bytes, note: str) -> bytes:
+    """The panel with a line of text below it."""
+    panel = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    sheet = Image.new("RGB", (panel.width, panel.height + _CAPTION_PX), "white")
+    sheet.paste(panel)
+    sheet.paste(_caption(note, panel.width), (0, panel.height))
     return as_jpeg(np.asarray(sheet))
 
 
@@ -135,10 +146,30 @@ def _caption(text: str, width: int) -> Image.Image:
     return strip
 
 
-def _two_by_two(tiles: Mapping[str, Image.Image], width: int, height: int) -> Bytes:
+def _with_legend(sheet: Image.Image, named: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
+    """Squares and names from left to right, in as many rows as they take."""
+    font, swatch_px = _font(), 12
+    places, x, row = [], 2, 0
+    for name, _ in named:
+        width = swatch_px + 4 + math.ceil(font.getlength(name)) + 10
+        if x + width > sheet.width and x > 2:
+            x, row = 2, row + 1
+        places.append((x, sheet.height + row * _CAPTION_PX))
+        x += width
+    taller = Image.new("RGB", (sheet.width, sheet.height + (row + 1) * _CAPTION_PX), "white")
+    taller.paste(sheet)
+    draw = ImageDraw.Draw(taller)
+    for (left, top), (name, rgb) in zip(places, named, strict=True):
+        box = (left, top + 4, left + swatch_px, top + 4 + swatch_px)
+        draw.rectangle(box, fill=(rgb[0], rgb[1], rgb[2]), outline="black")
+        draw.text((left + swatch_px + 4, top + 1), name, fill="black", font=font)
+    return taller
+
+
+def _two_by_two(tiles: Mapping[str, Image.Image], width: int, height: int) -> Image.Image:
     sheet = Image.new("RGB", (2 * width + _MARGIN_PX, 2 * (height + _CAPTION_PX)), "white")
     for number, (caption, tile) in enumerate(tiles.items()):
         left, top = number % 2 * (width + _MARGIN_PX), number // 2 * (height + _CAPTION_PX)
         sheet.paste(_caption(caption, width), (left, top))
         sheet.paste(tile, (left, top + _CAPTION_PX))
-    return np.asarray(sheet)
+    return sheet

@@ -1,1 +1,1 @@
-"""Photographs on pages: `viewer` where a run has kept layers, `gallery` where it has panels alone."""
+"""Photographs on pages: `viewer` where there are layers, `gallery` where there are panels alone; `predictions`."""

@@ -121,10 +121,12 @@ def _card(image: Overlay, what: str) -> Card:
     return Card(image.jpeg, f"input, truth, prediction, errors of {image.key}", f"{what}: {iou}\n{image.key}")
 
 
-def kinds(images: Sequence[Overlay]) -> str:
+def kinds(images: Sequence[Overlay], *, has_truth: bool = True) -> str:
+    """Why an image is shown: it may be for both reasons."""
+    worst, fixed = ("Among the worst", "always shown") if has_truth else ("Among the least sure", "evenly chosen")
     if len(images) > 1:
-        return "Among the worst, and always shown"
-    return "Among the worst" if images[0].kind == "worst" else "Always shown"
+        return f"{worst}, and {fixed}"
+    return worst if images[0].kind == "worst" else fixed.capitalize()
 
 
 def score(condition: str, miou: Mapping[str, float]) -> str:

@@ -11,16 +11,15 @@ has its second, and the page says how many are left out.
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from distseg.errors import DataError
-from distseg.evaluation import WRONG_RGB, Overlay, Palette
+from distseg.evaluation import WRONG_RGB, ImageCounts, Overlay, Palette
 from distseg.review.images.gallery import by_condition, in_turn, kinds, legend, score
-from distseg.review.run_review import RunReview
 
 MAX_SIDE_PX = 4096  # of a layer: what is larger is damaged
 _RIGHT_RGB, _VOID_RGB = (225, 225, 225), (150, 150, 150)
@@ -37,7 +36,7 @@ class Seen:
     caption: str
     predicted: bytes  # PNGs
     confidence: bytes
-    errors: bytes
+    errors: bytes  # empty: no truth is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,52 +55,76 @@ class Shot:
 class Viewer:
     title: str
     note: str
+    has_truth: bool
+    group: str  # what images are grouped by, as "Condition"
     legend: Sequence[tuple[str, Sequence[int]]]
-    blocks: Sequence[tuple[str, Sequence[Shot]]]  # (heading, images) of each condition
+    blocks: Sequence[tuple[str, Sequence[Shot]]]  # (heading, images) of each group
     num_shown: int
     num_images: int
     data: Mapping[str, Any]  # what the script is given
 
 
-def viewer(runs: Mapping[str, RunReview], note: str, miou: Mapping[str, float], title: str) -> Viewer | None:
+class Look(NamedTuple):
+    """What one run has of images."""
+
+    overlays: Sequence[Overlay]  # those without layers are not shown
+    images: ImageCounts | None = None  # for the IoU of a class in an image
+
+
+def viewer(
+    runs: Mapping[str, Look],
+    classes: Sequence[str],
+    palette: Palette,
+    *,
+    title: str,
+    note: str,
+    miou: Mapping[str, float],
+) -> Viewer | None:
     """Of the images that all `runs` have with layers, conditions in the order of `miou`; None if there are none.
 
     Raises DataError for a layer that cannot be read.
     """
     by_key = [_by_key(run.overlays) for run in runs.values()]
     of_all = [[images[key][0] for images in by_key] for key in by_key[0] if all(key in images for images in by_key)]
-    first = next(iter(runs.values()))
-    classes = list(first.table["classes"])
     chosen = in_turn(of_all, miou, lambda row: sum(_num_bytes(image, k == 0) for k, image in enumerate(row)))
-    if not chosen or not first.palette:
+    if not chosen or not palette:
         return None
-    colours = distinct(first.palette)
-    shots = [_shot(number, row, list(runs), by_key, colours) for number, row in enumerate(_sorted(chosen, miou))]
+    rows, colours = _sorted(chosen, miou), distinct(palette)
+    shots = [_shot(number, row, list(runs), by_key, colours) for number, row in enumerate(rows)]
     blocks: dict[str, list[Shot]] = {}
     for shot in shots:
         blocks.setdefault(shot.condition, []).append(shot)
+    has_truth = any(shot.truth for shot in shots)
+    data = [
+        {
+            "key": row[0].key,
+            "condition": row[0].condition,
+            "site": row[0].site,
+            "runs": [_numbers(image, run, len(classes)) for image, run in zip(row, runs.values(), strict=True)],
+        }
+        for row in rows
+    ]
     return Viewer(
         title=title,
         note=note,
-        legend=legend(classes, colours),
-        blocks=[(f"{name}: {score(name, miou)}" if len(runs) == 1 else name, found) for name, found in blocks.items()],
+        has_truth=has_truth,
+        group="Condition" if has_truth else "Folder",
+        legend=legend(classes, colours)[: None if has_truth else len(classes)],
+        blocks=[(_heading(name, miou, has_truth and len(runs) == 1), found) for name, found in blocks.items()],
         num_shown=len(shots),
         num_images=len(of_all),
         data={
             "runs": list(runs),
             "classes": [{"name": name, "rgb": rgb} for name, rgb in zip(classes, colours, strict=True)],
             "wrong": WRONG_RGB,
-            "images": [
-                {
-                    "key": row[0].key,
-                    "condition": row[0].condition,
-                    "site": row[0].site,
-                    "runs": [_numbers(image, run) for image, run in zip(row, runs.values(), strict=True)],
-                }
-                for row in _sorted(chosen, miou)
-            ],
+            "has_truth": has_truth,
+            "images": data,
         },
     )
+
+
+def _heading(name: str, miou: Mapping[str, float], has_score: bool) -> str:
+    return f"{name}: {score(name, miou)}" if has_score else name or "All"
 
 
 def _by_key(overlays: Sequence[Overlay]) -> dict[str, list[Overlay]]:
@@ -129,8 +152,8 @@ def _shot(
 ) -> Shot:
     key, layers = row[0].key, row[0].layers
     assert layers is not None
-    truth_HW = read_map(layers.truth, key)
-    what = kinds(by_key[0][key])
+    truth_HW = read_map(layers.truth, key) if layers.truth else None
+    what = kinds(by_key[0][key], has_truth=truth_HW is not None)
     runs = [
         _seen(image, truth_HW, name if len(row) > 1 else "", what, colours)
         for image, name in zip(row, names, strict=True)
@@ -140,39 +163,54 @@ def _shot(
         key=key,
         condition=row[0].condition,
         photograph=layers.photograph,
-        truth=in_colours(truth_HW, colours),
+        truth=b"" if truth_HW is None else in_colours(truth_HW, colours),
         runs=runs,
     )
 
 
-def _seen(image: Overlay, truth_HW: Ids, run: str, what: str, colours: Colours) -> Seen:
+def _seen(image: Overlay, truth_HW: Ids | None, run: str, what: str, colours: Colours) -> Seen:
     assert image.layers is not None
     predicted_HW = read_map(image.layers.predicted, image.key)
-    iou = "all void" if image.iou is None else f"pixel-weighted IoU {image.iou:.2f}"
     return Seen(
         run=run,
-        caption=f"{run or what}: {iou}",
+        caption=f"{run or what}: {_told(image, truth_HW is not None)}",
         predicted=in_colours(predicted_HW, colours),
         confidence=image.layers.confidence,
-        errors=errors_png(truth_HW, predicted_HW),
+        errors=b"" if truth_HW is None else errors_png(truth_HW, predicted_HW),
     )
 
 
-def _numbers(image: Overlay, run: RunReview) -> dict[str, Any]:
+def _told(image: Overlay, has_truth: bool) -> str:
+    if not has_truth:
+        return f"confidence {image.confidence:.2f}"
+    return "all void" if image.iou is None else f"pixel-weighted IoU {image.iou:.2f}"
+
+
+def _numbers(image: Overlay, run: Look, num_classes: int) -> dict[str, Any]:
+    assert image.layers is not None
+    of_classes = _ious(image.key, run.images, num_classes) if image.layers.truth else _shares(image, num_classes)
     return {
         "iou": _rounded(image.iou),
         "confidence": _rounded(image.confidence),
-        "classes": [*map(_rounded, _class_ious(image.key, run))],
+        "classes": [*map(_rounded, of_classes)],
     }
 
 
-def _class_ious(key: str, run: RunReview) -> list[float | None]:
-    """Of one image, all its pixels counted."""
-    if run.images is None or key not in run.images.keys:
-        return [None] * len(run.table["classes"])
-    truth_K, predicted_K, hit_K = run.images.counts_N3K[run.images.keys.index(key)].tolist()
+def _ious(key: str, images: ImageCounts | None, num_classes: int) -> Sequence[float | None]:
+    """Of each class in one image, all its pixels counted."""
+    if images is None or key not in images.keys:
+        return [None] * num_classes
+    truth_K, predicted_K, hit_K = images.counts_N3K[images.keys.index(key)].tolist()
     counts = zip(truth_K, predicted_K, hit_K, strict=True)
     return [hit / (truth + predicted - hit) if truth + predicted else None for truth, predicted, hit in counts]
+
+
+def _shares(image: Overlay, num_classes: int) -> Sequence[float | None]:
+    """Of the predicted pixels; None for a class that is not there."""
+    assert image.layers is not None
+    predicted_HW = read_map(image.layers.predicted, image.key)
+    shares_K = np.bincount(predicted_HW.reshape(-1), minlength=num_classes)[:num_classes] / predicted_HW.size
+    return [share or None for share in shares_K.tolist()]
 
 
 def _rounded(value: float | None) -> float | None:

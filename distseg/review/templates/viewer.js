@@ -10,7 +10,7 @@
   const canvas = one("canvas");
   const pen = canvas.getContext("2d");
   const classOfColour = new Map(data.classes.map(({ rgb }, k) => [(rgb[0] << 16) | (rgb[1] << 8) | rgb[2], k]));
-  const hasTruth = all("#shots [data-layer=truth]", document).length > 0;
+  const hasTruth = data.has_truth;
 
   const state = {
     listed: data.images.map((_, i) => i), // numbers of the images that pass the filters, sorted
@@ -142,6 +142,7 @@
 
   const nameOf = (id) => (id === VOID ? "void" : data.classes[id].name);
   const two = (value) => (value === null ? "–" : value.toFixed(2));
+  const percent = (share) => (share === null ? "" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
 
   function tell() {
     if (!shown || !state.point) return;
@@ -163,12 +164,13 @@
     const run = image.runs[state.left];
     const of = image.runs.map((each, k) => (data.runs.length > 1 ? `${data.runs[k]} ` : "IoU ") + two(each.iou)).join(", ");
     const scores = hasTruth ? `${of}${data.runs.length > 1 ? "" : `, confidence ${two(run.confidence)}`}` : `confidence ${two(run.confidence)}`;
-    one(".what").textContent = `${[image.condition, image.site].filter(Boolean).join(", ")}: ${scores}. ${image.key}`;
+    const place = [image.condition, image.site].filter(Boolean).join(", ");
+    one(".what").textContent = `${place && `${place}: `}${scores}. ${image.key}`;
     canvas.setAttribute("aria-label", `${image.key}, ${scores}`);
     all(".classes button").forEach((button, k) => {
       button.setAttribute("aria-pressed", String(state.on[k]));
       const ious = data.runs.length > 1 ? [image.runs[state.left], image.runs[state.right]] : [run];
-      one(".iou", button).textContent = hasTruth ? ious.map((each) => two(each.classes[k])).join(" | ") : "";
+      one(".iou", button).textContent = ious.map((each) => (hasTruth ? two : percent)(each.classes[k])).join(" | ");
     });
     all(".strip button").forEach((button) => {
       if (Number(button.dataset.number) === state.chosen) button.setAttribute("aria-current", "true");
@@ -196,7 +198,7 @@
 
   // ---- the list
 
-  const filter = (name) => one(`[data-filter="${name}"]`)?.value ?? ""; // a filter of one value only is not there
+  const filter = (name) => one(`[data-filter="${name}"]`)?.value ?? ""; // what cannot be chosen is not there
   const least = (image, of) => image.runs.map(of).reduce((a, b) => (b === null || (a !== null && a <= b) ? a : b), null);
 
   async function list() {
@@ -207,12 +209,12 @@
     const passes = (image) =>
       (!filter("condition") || image.condition === filter("condition")) &&
       (!filter("site") || image.site === filter("site")) &&
-      (k === null || !hasTruth || ofClass(image) !== null) &&
+      (k === null || ofClass(image) !== null) &&
       (iouOf(image) === null || iouOf(image) <= Number(filter("iou")) + 1e-9) &&
       (sureOf(image) === null || sureOf(image) >= Number(filter("confidence")) - 1e-9);
     const listed = data.images.map((_, i) => i).filter((i) => passes(data.images[i]));
     const sort = filter("sort");
-    const keys = { iou: iouOf, confidence: sureOf, class: k === null ? iouOf : ofClass };
+    const keys = { iou: iouOf, confidence: sureOf, class: k === null ? iouOf : ofClass }; // without a class: by IoU
     if (sort === "differ") {
       const shares = new Map();
       for (const i of listed) shares.set(i, await differing(i));
@@ -273,14 +275,8 @@
     fill("condition", distinct("condition").map((name) => [name, name]));
     fill("site", distinct("site").map((name) => [name, name]));
     fill("class", data.classes.map(({ name }, k) => [String(k), name]));
-    const keep = { sites: distinct("site").length > 1, runs: data.runs.length > 1, class: true };
+    const keep = { groups: distinct("condition").length > 1, sites: distinct("site").length > 1, runs: data.runs.length > 1 };
     all("[data-only]").forEach((element) => keep[element.dataset.only] || element.remove());
-    if (!hasTruth) {
-      all('.layers [value="truth"], .layers [value="errors"]').forEach((input) => input.parentElement.remove());
-      all('[value="iou"], [value="-iou"], [value="class"]').forEach((each) => each.remove());
-      one('[data-filter="iou"]').parentElement.hidden = true;
-      one(".side .hint").textContent = "a press switches one off and on";
-    }
     all('[data-see="left"], [data-see="right"]').forEach((select) => {
       select.append(...data.runs.map((name, k) => option(String(k), name)));
       select.value = String(state[select.dataset.see]);

@@ -69,9 +69,10 @@ def test_every_condition_has_a_column_and_a_chart_and_every_chart_a_section() ->
     charts = state["compareRunCharts"]
     for condition in town.CONDITIONS:
         assert f"metrics.`val/mIoU/{condition}`" in state["selectedColumns"]
-        assert [c["type"] for c in charts if c.get("metricKey") == f"val/mIoU/{condition}"] == ["BAR"]
+        shown = [c for c in charts if c.get("dataAccessKey") == f"val/mIoU/{condition}"]
+        assert [(c["type"], c["metricKey"]) for c in shown] == [("BAR", condition)]  # the page's title is the metricKey
     (scatter,) = (chart for chart in charts if chart["type"] == "SCATTER")
-    assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == ("val/mIoU", "val/mIoU_worst")
+    assert [scatter[axis]["dataAccessKey"] for axis in ("xaxis", "yaxis")] == ["val/mIoU", "val/mIoU_worst"]
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in charts} == sections
     assert len({chart["uuid"] for chart in charts}) == len(charts)

@@ -76,7 +76,7 @@ def test_a_bad_sample_is_named_by_a_packing_process_too(tmp_path: Path) -> None:
 
 def test_a_packing_process_that_is_killed_is_reported(tmp_path: Path) -> None:
     samples = [dataclasses.replace(sample, load=functools.partial(os._exit, 9)) for sample in toy_samples(2)]
-    with pytest.raises(ResourceError, match="a packing process was killed, perhaps for memory"):
+    with pytest.raises(ResourceError, match="a process was killed, perhaps for memory"):
         pack({"train": samples}, LABELS, str(tmp_path), dataset="toy", run=in_processes(2), max_samples_per_shard=1)
 
 

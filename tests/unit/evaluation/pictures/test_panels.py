@@ -43,16 +43,19 @@ def test_a_panel_shows_errors_orange_and_void_hatched() -> None:
         assert set(np.unique(void)) == {110, 205}
 
 
-def test_before_the_first_step_there_is_input_and_truth_alone() -> None:
+def test_a_legend_names_the_classes_that_are_there_and_a_note_stands_below() -> None:
     grey = torch.full((3, 20, 40), 100, dtype=torch.uint8)
     zeros_HW = torch.zeros(20, 40, dtype=torch.uint8)
-    panel_HW3 = panels.panel(panels.shrink(grey, zeros_HW, zeros_HW + 1), LABELS.palette, tile_px=80)
-    begun = np.asarray(Image.open(io.BytesIO(panels.without_prediction(panels.as_jpeg(panel_HW3)))))
-    assert begun.shape == panel_HW3.shape
-    image, truth, *below = tiles(begun, 40, 80)
-    assert abs(image.astype(int) - 100).mean() < 4
-    assert abs(truth.astype(int) - LABELS.palette[0]).mean() < 4
-    assert all(tile[4:].mean() > 250 for tile in below)
+    small = panels.shrink(grey, zeros_HW, zeros_HW + 2)
+    plain = panels.panel(small, LABELS.palette, tile_px=80)
+    with_legend = panels.panel(small, LABELS.palette, LABELS.classes, iou=0.25, tile_px=80)
+    assert (with_legend[20:60] == plain[20:60]).all()  # the tiles are the same
+    legend = with_legend[len(plain) :].reshape(-1, 3)
+    coloured = {tuple(map(int, rgb)) for rgb in legend if rgb.max() != rgb.min()}
+    assert coloured == {LABELS.palette[0], LABELS.palette[2]}
+    noted = np.asarray(Image.open(io.BytesIO(panels.with_note(panels.as_jpeg(plain), "of step 20"))))
+    assert noted.shape[0] > plain.shape[0] and noted.shape[1] == plain.shape[1]
+    assert noted[len(plain) :].min() < 100  # some text
 
 
 @pytest.mark.parametrize("size", [(128, 192), (1024, 2048), (50, 33), (1, 1)])

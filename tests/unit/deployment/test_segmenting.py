@@ -1,0 +1,159 @@
+"""Images segmented in tasks: what is there is not computed again, what is half there does not count."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distseg import evaluation, storage
+from distseg.config import RunConfig
+from distseg.data import Runner, in_processes
+from distseg.data.datasets import town
+from distseg.deployment.chosen import choose, shown
+from distseg.deployment.inputs import Photographs, Place
+from distseg.deployment.segmenting import SegmentedImage, SegmentJob, segment_all, tasks_of
+from distseg.errors import DataError
+from distseg.models import build_model
+from distseg.training.checkpoint import Checkpoint, as_one_file, resolve
+
+SIZES = {"a.jpg": (70, 50), "more/b.png": (40, 64), "more/c.png": (33, 41)}
+
+
+def job_of(folder: Path, config: RunConfig, seed: int = 0) -> SegmentJob:
+    """Photographs of noise, and a network of random weights."""
+    random = np.random.default_rng(0)
+    for name, (width, height) in SIZES.items():
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / "images" / name)
+    torch.manual_seed(seed)
+    model = build_model(config.model, town.LABELS.num_classes, aux=False)
+    saved = Checkpoint(
+        step=1,
+        config=config,
+        label_space=town.LABELS,
+        model=model.state_dict(),
+        optimizer={},
+        manifest_digest="",
+        run_id="",
+        metrics={},
+    )
+    (folder / f"{seed}.pt").write_bytes(as_one_file(saved))
+    return SegmentJob(
+        checkpoint=str(folder / f"{seed}.pt"),
+        source=Photographs(str(folder / "images")),
+        out=str(folder / "out"),
+        inference=evaluation.WHOLE_IMAGE,
+        precision="fp32",
+        max_megapixels=1,
+    )
+
+
+@pytest.fixture
+def job(tmp_path: Path, light_config: RunConfig) -> SegmentJob:
+    return job_of(tmp_path, light_config)
+
+
+def segmented(job: SegmentJob, run: Runner | None = None, **options: bool) -> tuple[list[str], list[SegmentedImage]]:
+    """Names of the images that were computed now, and all."""
+    computed: list[str] = []
+
+    def counting(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        computed.extend(place.name for task in tasks for place in task)
+        return (run or in_processes(1))(function, tasks)
+
+    saved = resolve(job.checkpoint)[1]
+    found, num_before = segment_all(job, saved, job.source.places(), counting, lambda done, all_: None, **options)
+    assert num_before == len(found) - len(computed)
+    return computed, found
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def test_each_image_has_its_label_map_its_overlay_and_its_confidence(job: SegmentJob) -> None:
+    _, found = segmented(job)
+    assert [image.name for image in found] == list(SIZES)
+    for image in found:
+        width, height = SIZES[image.name]
+        label, overlay, confidence = (
+            opened(Path(job.out) / folder / Path(image.name).with_suffix(".png"))
+            for folder in ("label", "overlay", "confidence")
+        )
+        assert label.size == overlay.size == (width, height) and label.mode == "P" and confidence.mode == "L"
+        assert confidence.size == (-(-width // 3), -(-height // 3))
+        assert np.asarray(confidence).mean() / 255 == pytest.approx(image.confidence, abs=0.01)
+        counts_K = np.bincount(np.asarray(label).reshape(-1), minlength=town.LABELS.num_classes)
+        assert np.allclose(image.shares, counts_K / (width * height), atol=1e-6)
+
+
+def test_only_what_is_not_there_is_computed(job: SegmentJob) -> None:
+    first, found = segmented(job)
+    assert first == list(SIZES)
+    assert segmented(job) == ([], found)
+    (Path(job.out) / "overlay/more/b.png").unlink()
+    Image.new("RGB", (35, 35)).save(Path(job.source.uri) / "d.png")  # the folder has grown
+    assert segmented(job)[0] == ["d.png", "more/b.png"]
+    assert segmented(job, overwrite=True)[0] == [*sorted([*SIZES, "d.png"])]
+
+
+def test_a_task_without_its_receipt_does_not_count(job: SegmentJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, write = [], storage.write_bytes
+
+    def stops(uri: str, data: bytes) -> None:
+        written.append(uri)
+        if sum("/.segmenting/" in each for each in written) == 3:  # the job, the first image's, the second's
+            raise KeyboardInterrupt
+        write(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", stops)
+    with pytest.raises(KeyboardInterrupt):
+        segmented(job)
+    monkeypatch.undo()
+    assert (Path(job.out) / "label/more/b.png").exists()
+    assert segmented(job)[0] == ["more/b.png", "more/c.png"]
+
+
+def test_results_of_another_network_or_of_other_images_are_not_taken(job: SegmentJob, light_config: RunConfig) -> None:
+    segmented(job)
+    other = job_of(Path(job.out).parent, light_config, seed=1)
+    with pytest.raises(DataError, match=r"out has results of other weights: choose another --out, or --overwrite"):
+        segmented(other)
+    flipped = replace(job, inference=evaluation.InferenceConfig(flip=True))
+    with pytest.raises(DataError, match=r"has results of how = .*'flip': False.* not .*'flip': True"):
+        segmented(flipped)
+    assert segmented(other, overwrite=True)[0] == list(SIZES)
+    receipt = next(path for path in Path(job.out, ".segmenting").iterdir() if path.name != "job.json")
+    receipt.write_text("[[")
+    with pytest.raises(DataError, match=r"is damaged .* remove it, and its images are segmented again"):
+        segmented(other)
+
+
+def test_tasks_are_small_where_there_are_few_images() -> None:
+    def sizes(count: int) -> list[int]:
+        return [len(task) for task in tasks_of([Place(str(n)) for n in range(count)])]
+
+    assert sizes(3) == [1, 1, 1]
+    assert sizes(200) == [3] * 66 + [2]
+    assert sizes(10_000) == [32] * 312 + [16]
+
+
+def test_a_page_shows_the_least_sure_and_others_evenly_spread(job: SegmentJob) -> None:
+    images = [SegmentedImage(str(n), c, ()) for n, c in enumerate((0.9, 0.2, 0.8, 0.7, 0.3, 0.6, 0.9, 0.8))]
+    least_sure, others = choose(images, 4)
+    assert [image.name for image in least_sure] == ["1", "4"]
+    assert [image.name for image in others] == ["0", "5"]  # of 0 2 3 5 6 7
+    assert [len(part) for part in choose(images, 99)] == [8, 0] and choose([], 4) == ([], [])
+    _, found = segmented(job)
+    overlays = shown(job, job.source.places(), found, 2)
+    assert overlays[0].key == min(found, key=lambda image: image.confidence).name
+    assert [overlay.kind for overlay in overlays] == ["worst", "fixed"]
+    assert {overlay.condition for overlay in shown(job, job.source.places(), found, 9)} == {"", "more"}
+    assert all(overlay.layers and not overlay.layers.truth for overlay in overlays)
