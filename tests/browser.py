@@ -61,9 +61,12 @@ class Page:
 
     async def remember(self, name: str, value: str) -> None:
         """Pages opened from now on find this in their storage, as if they had put it there on an earlier visit."""
-        item = f"localStorage.setItem({json.dumps(name)}, {json.dumps(value)})"
+        await self.run_first(f"try {{ localStorage.setItem({json.dumps(name)}, {json.dumps(value)}) }} catch {{}}")
+
+    async def run_first(self, script: str) -> None:
+        """On pages opened from now on, before their own scripts."""
         await self._call("Page.enable")
-        await self._call("Page.addScriptToEvaluateOnNewDocument", source=f"try {{ {item} }} catch {{}}")
+        await self._call("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     async def open(self, url: str) -> None:
         answer = await self._call("Page.navigate", url=url)
@@ -151,9 +154,13 @@ class Page:
         size = {"width": SIZE[0], "height": height_px, "deviceScaleFactor": 1, "mobile": False}
         await self._call("Emulation.setDeviceMetricsOverride", **size)
         await asyncio.sleep(1)  # pictures load and charts are drawn after the text
-        picture = await self._call("Page.captureScreenshot", format="png")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+        await self.save_picture(Path(folder, f"{name}.png"))
+
+    async def save_picture(self, file: Path, *, is_whole: bool = False) -> None:
+        """Of what the window shows, or of the whole page."""
+        picture = await self._call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(base64.b64decode(picture["data"]))
 
 
 def _axe() -> str:

@@ -118,7 +118,7 @@ def test_predict_writes_label_maps_overlays_and_a_page(trained: programs.Ended, 
     assert float(rows[0]["sky"]) == pytest.approx((ids == town.LABELS.classes.index("sky")).mean(), abs=1e-6)
     page = (folder / "predicted/index.html").read_text()
     assert (
-        'id="viewer"' in page and page.count('data-layer="predicted" src=') == 2 and "2 images of photographs" in page
+        'id="viewer"' in page and page.count('data-layer="predicted" src=') == 2 and "2 images in photographs" in page
     )
 
     again = programs.run(folder, programs.plain_environment(), "distseg.predict", *options, "--show", "0")

@@ -37,7 +37,7 @@ def predictions_page(review: PredictionsReview) -> str:
     absent = [name for name, share in review.shares.items() if not share]
     return render(
         "predictions.html.j2",
-        title=f"{num_images} images of {review.source}",
+        title=f"{num_images} images in {review.source}",
         lead=f"Segmented by {review.network}.",
         sentences=[f"No pixel is {', '.join(absent)}."] if absent else [],
         answers=[("Images", str(num_images)), ("Mean confidence", f"{mean:.2f}"), ("Least sure", least_sure[0][0])],

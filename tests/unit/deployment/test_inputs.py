@@ -21,6 +21,7 @@ def write_video(path: Path, levels: Sequence[int]) -> None:
     """Grey frames of 64x48 with a key frame at every fifth; the left half is black."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt, stream.time_base = 64, 48, "yuv420p", Fraction(1, 25)
         stream.codec_context.gop_size = 5
         for level in levels:
