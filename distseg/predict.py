@@ -79,25 +79,37 @@ def main(arguments: Sequence[str]) -> int:
         found, num_before = deployment.segment_all(
             job, saved, places, options.runner(out), progress, overwrite=options.overwrite
         )
-    classes = saved.label_space.classes
-    storage.write_bytes(storage.join(out, "images.csv"), _table(found, classes))
+    storage.write_bytes(storage.join(out, "images.csv"), _table(found, saved.label_space.classes))
     before = f", {num_before} of them before" if num_before else ""
     cli.say(f"{len(found)} images segmented by {uri}{before}")
     cli.say(f"written     {storage.join(options.out, 'label')}, overlay, confidence and images.csv")
     if options.show:
-        page = review.predictions_page(
-            review.PredictionsReview(
-                network=saved.config.name,
-                source=options.images,
-                palette=saved.label_space.palette,
-                confidences={image.name: image.confidence for image in found},
-                shares={name: sum(i.shares[k] for i in found) / len(found) for k, name in enumerate(classes)},
-                shown=deployment.shown(job, places, found, options.show),
-            )
-        )
+        overlays = deployment.shown(job, places, found, options.show)
+        page = _page(saved, options.images, found, overlays)
         storage.write_bytes(storage.join(out, "index.html"), page.encode())
         cli.say(f"look        {storage.join(options.out, 'index.html')}")
     return 0
+
+
+def _page(
+    saved: checkpoint.Checkpoint,
+    source: str,
+    images: Sequence[deployment.SegmentedImage],
+    overlays: Sequence[evaluation.Overlay],
+) -> str:
+    shares = zip(*(image.shares for image in images), strict=True)  # of each class
+    return review.predictions_page(
+        review.PredictionsReview(
+            network=saved.config.name,
+            source=source,
+            palette=saved.label_space.palette,
+            confidences={image.name: image.confidence for image in images},
+            shares={
+                name: sum(each) / len(images) for name, each in zip(saved.label_space.classes, shares, strict=True)
+            },
+            shown=overlays,
+        )
+    )
 
 
 def _table(images: Sequence[deployment.SegmentedImage], classes: Sequence[str]) -> bytes:

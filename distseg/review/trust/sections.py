@@ -39,15 +39,15 @@ def trust_of_run(review: RunReview) -> Trust | None:
     of_all: Reading | None = review.table.get("trust")
     if not of_all or not of_all["pixels"]:
         return None
-    from distseg.review import trust_figures  # here, as matplotlib takes half a second to import
+    from distseg.review.trust import figures  # here, as matplotlib takes half a second to import
 
     by_condition = _by_name(review.table, "conditions", review.ranking.order)
     sites = _by_name(review.table, "sites", review.table.get("sites", {}))
     drawn = {**by_condition, "all images": of_all} if len(by_condition) > 1 else {"all images": of_all}
     return Trust(
         sentences=[_calibration(of_all), *_refusing(of_all), *_borders_sentence(of_all)],
-        reliability=picture(trust_figures.reliability(of_all, by_condition), "curves: accuracy by confidence"),
-        risk_coverage=picture(trust_figures.risk_coverage(drawn), "curves: share of errors by share of pixels kept"),
+        reliability=picture(figures.reliability(of_all, by_condition), "curves: accuracy by confidence"),
+        risk_coverage=picture(figures.risk_coverage(drawn), "curves: share of errors by share of pixels kept"),
         conditions=_table("condition", {**by_condition, "all images together": of_all}),
         sites=_table("site", sites) if len(sites) > 1 else None,
         borders=HtmlTable(("distance to a border", "share of pixels", "wrong"), _border_rows(of_all)),
