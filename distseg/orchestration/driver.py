@@ -16,14 +16,13 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, TrainingFailedError, UserCallback
-from ray.train.torch import TorchConfig
 
 from distseg import stopping, storage, tracking
 from distseg.config import RunConfig, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import TrainingError
 from distseg.orchestration import cluster, compat, environment, failures, remote_files, snapshot, watcher
-from distseg.orchestration.trainer import LeanTorchTrainer
+from distseg.orchestration.trainer import LeanTorchTrainer, OneAddressConfig
 from distseg.orchestration.worker import train_rank
 from distseg.runs import (
     TRAINS_IT,
@@ -185,6 +184,6 @@ def _trainer(
         train_rank,
         train_loop_config=options,
         scaling_config=cast(Any, ray.train.ScalingConfig(**asked)),
-        torch_config=TorchConfig(timeout_s=int(config.data.deadline_s + COLLECTIVE_SLACK_S)),
+        torch_config=OneAddressConfig(timeout_s=int(config.data.deadline_s + COLLECTIVE_SLACK_S)),
         run_config=cast(Any, ray.train.RunConfig(**settings)),
     )

@@ -1,4 +1,7 @@
-"""Ray Train's TorchTrainer without the helpers that distseg does not need.
+"""Ray Train's TorchTrainer without the helpers that distseg does not need; its store listens on one address.
+
+torch's store of addresses, by which ranks find each other, listens on every interface of rank 0's machine, whatever
+address it is given. `OneAddressConfig` has it listen on that address alone: the one that Ray knows rank 0's node by.
 
 Each helper is a process of Ray's that takes two seconds of a core to start, with each training and some with each
 restart:
@@ -14,15 +17,24 @@ The methods overridden here are private to Ray. A version of Ray without them ke
 """
 
 import contextlib
+import errno
+import importlib
+import logging
 import os
+import socket
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
+import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import Result
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from distseg.orchestration import compat, environment
+
+log = logging.getLogger(__name__)
 
 ABORT_S = 5.0
 
@@ -77,3 +89,48 @@ def _asking_nobody(policy: Any) -> Any:
             pass
 
     return FixedSize(policy.scaling_config)
+
+
+# ---- where ranks find each other
+
+_STORE_MODULE, _STORE_NAME = "torch.distributed.rendezvous", "TCPStore"  # torch's own, where the store is opened
+_RayTorchBackend: Any = TorchConfig().backend_cls
+
+
+class _Backend(_RayTorchBackend):  # type: ignore[misc]  # Ray has no public name for it
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(listen_on_one_address)
+        super().on_start(worker_group, backend_config)
+
+
+@dataclass
+class OneAddressConfig(TorchConfig):
+    """Ray Train's settings of torch.distributed, with a store that listens on one address."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _Backend
+
+
+def listen_on_one_address() -> None:
+    """Has the store that this process opens next listen on the address that it is given."""
+    module = importlib.import_module(_STORE_MODULE)
+    if not hasattr(module, _STORE_NAME):
+        log.warning(
+            "torch %s has no %s.%s: its store listens on all interfaces", torch.__version__, _STORE_MODULE, _STORE_NAME
+        )
+        return
+    setattr(module, _STORE_NAME, _store)
+
+
+def _store(host_name: str, port: int, *others: Any, is_master: bool = False, **options: Any) -> dist.TCPStore:
+    if is_master:
+        try:
+            family = socket.AF_INET6 if ":" in host_name else socket.AF_INET
+            bound = socket.create_server((host_name, port), family=family)
+            options["master_listen_fd"] = bound.detach()
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # as behind a translation of addresses
+                raise
+            log.warning("%s is no address of this machine: torch's store listens on all interfaces", host_name)
+    return dist.TCPStore(host_name, port, *others, is_master=is_master, **options)
