@@ -35,6 +35,16 @@ write_private() { (umask 077; rm -f "$1"; cat >"$1"); }
 
 new_secret() { od -An -N20 -tx1 /dev/urandom | tr -d ' \n'; }
 
+# run LOG: for containers: what the script starts, its log shown, until SIGTERM; fails if it ends by itself.
+run() {
+  trap 'exit 0' TERM INT
+  start
+  tail -n +1 -F "$1" 2>/dev/null &
+  trap "stop; kill $! 2>/dev/null" EXIT
+  while status >/dev/null; do sleep 2 & wait $!; done
+  fail "it has ended; see $1"
+}
+
 # claim_state DIRECTORY: makes it, private and marked as ours. wipe_state removes only what is so marked.
 claim_state() {
   [ -e "$1/.distseg-state" ] && return

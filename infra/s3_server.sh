@@ -2,6 +2,7 @@
 # A real S3 server for development and tests: Ceph's RADOS gateway over one monitor and one file-backed OSD.
 #
 #   infra/s3_server.sh start|stop|status|wipe        stop keeps the data, wipe removes it
+#   infra/s3_server.sh run                           start, and stop at SIGTERM: for containers
 #   . "$S3_STATE/env"                                AWS_ENDPOINT_URL and credentials, made up at the first start
 #   infra/s3_server.sh roles BUCKET                  users packer, trainer, reviewer who may do in this bucket what the
 #   . "$S3_STATE/trainer.env"                        files of infra/policies say; replaces the bucket's policy
@@ -10,6 +11,7 @@
 #   S3_HOST      address the endpoint is bound to    127.0.0.1
 #   S3_PORT      its port; the monitor takes the next one, on loopback             9000
 #   S3_BUCKETS   made if they are not there          "distseg mlflow"
+#   S3_KEYS      file with keys that are not to be made up: two lines, "access KEY" and "secret KEY"
 #   S3_GIB       the most it can hold; the file behind it is sparse                40
 #
 # Needs no root and no ceph-mgr. Packages: infra/install_debian.sh.
@@ -89,6 +91,16 @@ make_user() { # NAME FILE OPTION …: its keys; the gateway invents them, so tha
   [ -s "$2" ]
 }
 
+give_keys() { # NAME FILE: these instead of the ones that were made up; a file, since a command line is public
+  radosgw-admin --conf "$conf" --name client.rgw.a metadata get "user:$1" 2>>"$log" | python3 -c '
+import json, sys
+user = json.load(sys.stdin)
+given = dict(line.split() for line in open(sys.argv[1]))
+user["data"]["keys"] = [{"user": sys.argv[2], "access_key": given["access"], "secret_key": given["secret"]}]
+json.dump(user, sys.stdout)' "$2" "$1" | radosgw-admin --conf "$conf" --name client.rgw.a metadata put "user:$1" 2>>"$log"
+  write_private "$state/keys" <"$2"
+}
+
 write_env() { # KEYS ENV
   local access secret
   access=$(sed -n 's/^access //p' "$1") secret=$(sed -n 's/^secret //p' "$1")
@@ -143,6 +155,7 @@ start() {
   if [ -e "$state/made" ]; then ceph_do ceph-mon --id a; else stop; rm -rf "$state"/{mon,osd}; make_store; fi
   ceph_do ceph-osd --id 0
   make_user distseg "$state/keys"
+  if [ -n "${S3_KEYS:-}" ]; then give_keys distseg "$S3_KEYS"; fi
   ceph_do radosgw --name client.rgw.a --rgw-frontends "beast endpoint=$host:$port tcp_nodelay=1"
   wait_for 60 curl -s -o /dev/null "http://$host:$port/"
   write_env "$state/keys" "$state/env"
@@ -163,6 +176,7 @@ status() {
 
 case "${1:-}" in
   start | stop | status) "$1" ;;
+  run) run "$state/log/client.rgw.a.log" ;;
   roles) [ $# = 2 ] || fail "roles BUCKET: which bucket?"; roles "$2" ;;
   wipe) stop; wipe_state "$state" ;;
   *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;

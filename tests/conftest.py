@@ -4,6 +4,7 @@
     s3_server       environment of a real S3 server            s3_uri         's3://…' empty, environment set
     postgres        environment of a PostgreSQL server
     mlflow_server   environment of an MLflow server on both    tracking_uri   its address, environment set
+                    with its user and password; MLFLOW_STATE is its directory
     ray_cluster     environment of a Ray cluster of this machine, with two CPUs and without a dashboard
     ray_hosts       environment of a Ray cluster of real hosts: a head and two workers
     hosts_s3_server, hosts_mlflow_server        the same servers where those hosts reach them
@@ -151,7 +152,7 @@ def running_s3(host: str) -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def running_mlflow(host: str, stores: dict[str, str]) -> Iterator[dict[str, str]]:
     with mlflow_service(host, stores) as started:
-        yield started.environment
+        yield {"MLFLOW_STATE": str(started.state)} | started.environment
 
 
 def s3_service(host: str) -> "contextlib.AbstractContextManager[Service]":

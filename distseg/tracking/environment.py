@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 TIMEOUT, TIMEOUT_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "15"
 DEFAULTS = {
@@ -32,6 +33,24 @@ def set_defaults() -> None:
 def timeout_s() -> str:
     """Seconds that one HTTP request may take."""
     return os.environ.get(TIMEOUT, TIMEOUT_S)
+
+
+def refused_credentials() -> str:
+    """What a 401 means and what to do about it, by what MLflow's client has sent. No value is told."""
+    names = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+    missing = [name for name in names if not os.environ.get(name)]
+    has_file = False
+    with contextlib.suppress(RuntimeError):  # no home
+        has_file = Path("~/.mlflow/credentials").expanduser().exists()  # for what the environment lacks
+    if not missing:
+        return f"refuses this user and password (401): correct {names[0]} and {names[1]}"
+    if has_file:
+        return f"refuses this user and password (401): correct ~/.mlflow/credentials, or set {names[0]} and {names[1]}"
+    if os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return f"refuses this token (401): correct MLFLOW_TRACKING_TOKEN, or set {names[0]} and {names[1]}"
+    if len(missing) == 1:
+        return f"refuses (401): set {missing[0]}, too"
+    return f"refuses (401): set {names[0]} and {names[1]}, or MLFLOW_TRACKING_TOKEN"
 
 
 @contextlib.contextmanager

@@ -1,14 +1,19 @@
 """The servers that `infra` starts do their work together, and again after a restart."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import boto3
 import pytest
+import requests
 
+from distseg import tracking
+from distseg.errors import TrackingError
 from tests.conftest import (
     REPOSITORY,
     free_network,
@@ -39,12 +44,61 @@ print(run.info.run_id)
 def test_mlflow_keeps_metrics_in_postgres_and_artifacts_in_s3(
     tracking_uri: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It knows the server's address, no credentials.
+    # It knows the server's address, user and password, no credentials of S3.
     done = subprocess.run([sys.executable, "-c", CLIENT], check=True, timeout=300, stdout=subprocess.PIPE, text=True)
     run_id = done.stdout.split()[-1]
     use_environment(s3_server, monkeypatch)
     listed = boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]
     assert [Path(item["Key"]).name for item in listed if f"/{run_id}/" in item["Key"]] == ["note.txt"]
+
+
+def test_mlflow_asks_for_a_password_and_keeps_it_to_itself(
+    mlflow_server: dict[str, str], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, password = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), os.environ["MLFLOW_TRACKING_PASSWORD"]
+    assert requests.get(f"{tracking_uri}/health", timeout=60).status_code == 200
+    listing = f"{tracking_uri}/api/2.0/mlflow/experiments/search?max_results=1"
+    assert requests.get(listing, timeout=60).status_code == 401
+    assert requests.get(listing, auth=("admin", password), timeout=60).status_code == 200
+    made_up = {"username": "reviewer", "password": "long-enough-for-mlflow"}
+    new_user = f"{tracking_uri}/api/2.0/mlflow/users/create"
+    assert requests.post(new_user, json=made_up, timeout=60).status_code == 401, "nobody makes a user of himself"
+
+    tracking.try_out(tracking_uri, "asked")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(names[1], "not-this-one")
+    assert refusal(tracking_uri).endswith(
+        f"refuses this user and password (401): correct {names[0]} and {names[1]}, here and where the workers run"
+    )
+    monkeypatch.delenv(names[1])
+    assert f"set {names[1]}, too" in refusal(tracking_uri)
+    monkeypatch.delenv(names[0])
+    assert f"set {names[0]} and {names[1]}, or MLFLOW_TRACKING_TOKEN" in refusal(tracking_uri)
+    (tmp_path / ".mlflow").mkdir()
+    file = tmp_path / ".mlflow/credentials"
+    file.write_text(f"[mlflow]\nmlflow_tracking_username = admin\nmlflow_tracking_password = {password}\n")
+    tracking.try_out(tracking_uri, "asked")
+    file.write_text("[mlflow]\nmlflow_tracking_username = admin\nmlflow_tracking_password = not-this-one\n")
+    assert "correct ~/.mlflow/credentials" in refusal(tracking_uri)
+
+    state = Path(mlflow_server["MLFLOW_STATE"])
+    holding = {
+        path.name: path.stat().st_mode & 0o777 for path in state.iterdir() if password in path.read_text("latin1")
+    }
+    assert holding == {"password": 0o600, "auth.ini": 0o600, "env": 0o600}
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert "GET /health" in (state / "server.log").read_text(), "where it would be"
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            assert password.encode() not in process.read_bytes()
+
+
+def refusal(uri: str) -> str:
+    """Of one line."""
+    with pytest.raises(TrackingError) as caught:
+        tracking.try_out(uri, "asked")
+    assert "\n" not in str(caught.value) and "not-this-one" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.ray
@@ -136,6 +190,35 @@ def test_prometheus_runs_on_loopback_and_keeps_its_log() -> None:
     finally:
         run_script("infra/prometheus.sh", "wipe", env=settings)
         state.rmdir()
+
+
+def test_s3_runs_as_in_a_container_with_keys_that_it_is_given_until_it_is_told_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("radosgw"):
+        lacking("radosgw (a Ceph S3 server)")
+    secrets, state, port = tmp_path / "secrets", short_directory() / "s", free_port(2)
+    run_script("infra/secrets.sh", env={"INFRA_SECRETS": str(secrets)})
+    settings = {"S3_STATE": str(state), "S3_PORT": str(port), "S3_KEYS": str(secrets / "s3_keys")}
+    try:
+        with (tmp_path / "out").open("w") as out:
+            command = [REPOSITORY / "infra/s3_server.sh", "run"]
+            server = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=out)
+        end_s = time.monotonic() + 300
+        while "next:" not in (tmp_path / "out").read_text():
+            assert server.poll() is None and time.monotonic() < end_s, (tmp_path / "out").read_text()
+            time.sleep(0.1)
+        client = sourced(secrets / "client/env") | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        use_environment(client, monkeypatch)
+        names = {each["Name"] for each in boto3.Session().client("s3").list_buckets()["Buckets"]}
+        assert names == {"distseg", "mlflow"}
+        server.terminate()
+        assert server.wait(120) == 0
+        status = subprocess.run([command[0], "status"], env=os.environ | settings, capture_output=True, text=True)
+        assert (status.returncode, status.stdout.count("stopped")) == (1, 3)
+    finally:
+        run_script("infra/s3_server.sh", "wipe", env=settings)
+        state.parent.rmdir()
 
 
 def up(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
