@@ -8,6 +8,7 @@ packages=(
   ceph-mon ceph-osd radosgw ceph-common   # infra/s3_server.sh
   postgresql                              # infra/postgres.sh
   prometheus                              # infra/prometheus.sh
+  docker-compose                          # validates infra/compose.yaml in a test
   iproute2 openssh-server rsync           # cluster/local_hosts.sh, for HOSTS_SSH too
   slurm-wlm munge                         # cluster/local_slurm.sh
   chromium                                # tests/integration/test_browser.py

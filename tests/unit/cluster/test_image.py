@@ -1,4 +1,4 @@
-"""infra/Dockerfile: clean by hadolint, a planted error is found, and it agrees with the project."""
+"""infra's Dockerfiles: clean by hadolint, a planted error is found, and they agree with the project."""
 
 import os
 import re
@@ -14,6 +14,7 @@ import yaml
 from tests.conftest import REPOSITORY, not_installed
 
 DOCKERFILE = REPOSITORY / "infra" / "Dockerfile"
+ALL = [DOCKERFILE, *sorted(DOCKERFILE.parent.glob("*.Dockerfile"))]
 
 
 def hadolint(text: str) -> list[str]:
@@ -23,8 +24,9 @@ def hadolint(text: str) -> list[str]:
     return subprocess.run([program, "-"], input=text, capture_output=True, text=True).stdout.splitlines()
 
 
-def test_it_is_clean() -> None:
-    assert hadolint(DOCKERFILE.read_text()) == []
+@pytest.mark.parametrize("file", ALL, ids=[file.name for file in ALL])
+def test_it_is_clean(file: Path) -> None:
+    assert hadolint(file.read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -43,9 +45,8 @@ def test_a_planted_error_is_found(good: str, bad: str, rule: str) -> None:
 
 
 def test_what_is_copied_is_there_and_is_sent_to_the_builder() -> None:
-    copied = [
-        words for words in re.findall(r"^COPY (.*)$", DOCKERFILE.read_text(), re.MULTILINE) if "--from" not in words
-    ]
+    text = "".join(file.read_text() for file in ALL)
+    copied = [words for words in re.findall(r"^COPY (.*)$", text, re.MULTILINE) if "--from" not in words]
     names = {name for words in copied for name in words.split()[:-1]}
     assert {name for name in names if not (REPOSITORY / name).exists()} == set()
     sent = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}

@@ -35,6 +35,7 @@ KUBERAY = {
     "head": {"serviceType", "rayStartParams", "template"},
     "worker": {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"},
 }
+METRICS = 8080  # of Ray, set by KubeRay
 UNITS = {"Gi": 1 << 30, "Mi": 1 << 20}
 
 Manifests = dict[str, dict[str, Any]]  # by kind
@@ -124,7 +125,9 @@ def of_ray(manifests: Manifests) -> Iterator[str]:
 
 
 def of_pods(manifests: Manifests) -> Iterator[str]:
-    finding = re.findall(r"RAY_health_check_\w+(?==\")", (REPOSITORY / "cluster/local_hosts.sh").read_text())
+    finding = re.findall(
+        r"RAY_(?:health_check_\w+|LOGGER_LEVEL)(?==\")", (REPOSITORY / "cluster/local_hosts.sh").read_text()
+    )
     for group in groups(manifests):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
@@ -179,7 +182,7 @@ def of_the_network(manifests: Manifests) -> Iterator[str]:
     spec, name = manifests["NetworkPolicy"]["spec"], manifests["RayCluster"]["metadata"]["name"]
     if spec["podSelector"]["matchLabels"] != {"ray.io/cluster": name}:
         yield "NetworkPolicy: guards other pods"
-    opened = {port["port"] for rule in spec["ingress"] for port in rule.get("ports", [])}
+    opened = {port["port"] for rule in spec["ingress"] for port in rule.get("ports", [])} - {METRICS}
     head = manifests["RayCluster"]["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     dashboard = {port["name"]: port["containerPort"] for port in head["ports"]}["dashboard"]
     if opened != {dashboard} or not submit.default_address().endswith(f":{dashboard}"):
