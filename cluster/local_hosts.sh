@@ -48,7 +48,7 @@ find_ray() {
 on_host() { # I CMD …: collectives must use the cable, not the loopback that the host name may resolve to
   local i=$1
   shift
-  # A dead host is found in seconds; Ray's own settings take a minute.
+  # A dead host is found in seconds; Ray's own settings take a minute. Its log at level info has what --env gives a job.
   ip netns exec "$(space "$i")" env RAY_TMPDIR="$state/h$i" \
     GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0 TP_SOCKET_IFNAME=eth0 \
     RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}" RAY_AUTH_TOKEN_PATH="$state/token" \
@@ -56,7 +56,7 @@ on_host() { # I CMD …: collectives must use the cable, not the loopback that t
     RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-1000}" \
     RAY_health_check_initial_delay_ms="${RAY_health_check_initial_delay_ms:-1000}" \
     RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-3}" \
-    RAY_USAGE_STATS_ENABLED=0 "$@"
+    RAY_LOGGER_LEVEL="${RAY_LOGGER_LEVEL:-warning}" RAY_USAGE_STATS_ENABLED=0 "$@"
 }
 
 plug_in() {

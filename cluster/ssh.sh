@@ -163,6 +163,7 @@ run() {
   export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$device} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$device}
   export TP_SOCKET_IFNAME=${TP_SOCKET_IFNAME:-$device}
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$files/token RAY_USAGE_STATS_ENABLED=0
+  export RAY_LOGGER_LEVEL=warning # at info, Ray's log has the variables that --env gives a job
   # A dead machine is found in seconds; Ray's own settings take a minute.
   export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=1000 RAY_health_check_initial_delay_ms=1000
   export RAY_health_check_failure_threshold=5

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import NoReturn
 
 from distseg import stopping
@@ -30,6 +31,7 @@ Main = Callable[[Sequence[str]], int | None]
 def run(main: Main) -> NoReturn:
     """Calls `main` with the command line and exits. `--debug` anywhere shows the traceback of an error."""
     _begin_again_in_utf8()
+    sys.excepthook = _show
     _leave(exit_code_of(main))
 
 
@@ -50,7 +52,7 @@ def exit_code_of(main: Main) -> int:
             code = main([a for a in arguments if a != "--debug"]) or 0
     except DistsegError as error:
         if debug:
-            traceback.print_exc()
+            _show(type(error), error, error.__traceback__)
         print(f"error: {visible(masked(str(error)))}", file=sys.stderr)
         code = error.exit_code
     except Exception as error:
@@ -63,6 +65,11 @@ def exit_code_of(main: Main) -> int:
         print("stopped", file=sys.stderr)
         code = stopping.as_stopped(stop).exit_code
     return code
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback as Python prints it, without the passwords of addresses."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _begin_again_in_utf8() -> None:

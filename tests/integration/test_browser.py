@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from distseg.data.datasets import town
@@ -14,6 +15,7 @@ from distseg.review import comparison_page, run_page
 from distseg.runs import read_review
 from tests import programs
 from tests.browser import Page, opened_browser
+from tests.canaries import PLANTED, files, found, secrets_of
 from tests.small_town import arguments, pack_town
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
@@ -27,17 +29,32 @@ def trained(mlflow_server: dict[str, str], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("seen")
     pack_town(folder)
     fields = arguments(**{"name": "seen", "optim.max_steps": 4})
-    ended = programs.run(folder, programs.alone() | mlflow_server, "distseg.train", *fields)
+    ended = programs.run(folder, programs.alone() | PLANTED | mlflow_server, "distseg.train", *fields)
     assert ended.code == 0, ended.err
     return ended
 
 
-def test_the_pages_of_a_run_name_the_nine_conditions(trained: programs.Ended) -> None:
+def test_nothing_of_a_run_shows_what_it_was_given_to_reach_its_servers(
+    trained: programs.Ended, mlflow_server: dict[str, str], tracking_uri: str, tmp_path: Path
+) -> None:
+    run_folder, client = Path(trained.printed("run")), mlflow.MlflowClient(tracking_uri)
+    run = client.get_run(trained.printed("MLflow run"))
+    mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=str(tmp_path), tracking_uri=tracking_uri)
+    assert len(list(files(tmp_path))) > 10 and "config.json" in {path.name for path in files(run_folder)}
+    model = client.search_logged_models([run.info.experiment_id])[0]
+    shown = {"of_the_run": json.dumps(run.to_dictionary()), "of_the_model": json.dumps(model.to_dictionary())}
+    server = (Path(mlflow_server["MLFLOW_STATE"]) / "server.log").read_text()
+    secrets = {*secrets_of(PLANTED), *secrets_of(mlflow_server)}
+    assert found(secrets, run_folder, tmp_path, **shown, server=server, out=trained.out, err=trained.err) == []
+
+
+def test_the_pages_of_a_run_name_the_nine_conditions(trained: programs.Ended, mlflow_server: dict[str, str]) -> None:
     run_name = Path(trained.printed("run")).name
     run_page, _, mode = trained.printed("open it").partition("?")
 
     async def look() -> None:
         async with opened_browser() as page:
+            await page.log_in(mlflow_server["MLFLOW_TRACKING_USERNAME"], mlflow_server["MLFLOW_TRACKING_PASSWORD"])
             await page.remember("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")  # it takes a third of the page
             await page.open(trained.printed("open it"))
             text = await page.text_with(run_name, "Description", "Show more", "Metrics (")

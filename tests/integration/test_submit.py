@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.canaries import canary, found
 from tests.conftest import REPOSITORY, run_script
 
 pytestmark = [pytest.mark.servers, pytest.mark.ray]
 
+SECRET = canary("job")
 SCRIPT = """
 import os, sys, time
-print("greeting", os.environ.get("GREETING"), flush=True)
+print("greeting", os.environ.get("GREETING"), len(os.environ.get("SECRET", "")), flush=True)
 try:
     time.sleep(float(sys.argv[2]))
 except KeyboardInterrupt:
@@ -60,13 +62,14 @@ def wait_for_output(process: subprocess.Popen[str], text: str) -> None:
 
 
 def test_success_failure_and_environment(ray_hosts: dict[str, str], working_dir: Path) -> None:
-    asked = start(ray_hosts, working_dir, "--env", "GREETING", command=("0", "0"), GREETING="hush-hush")
+    named = ("--env", "GREETING", "--env", "SECRET")
+    asked = start(ray_hosts, working_dir, *named, command=("0", "0"), GREETING="hush-hush", SECRET=SECRET)
     unasked = start(ray_hosts, working_dir, command=("3", "0"), GREETING="hush-hush")
     code, out, err = outcome(asked)
-    assert (code, "greeting hush-hush" in out, "hush-hush" in err) == (0, True, False)
+    assert (code, f"greeting hush-hush {len(SECRET)}" in out, "hush-hush" in err) == (0, True, False)
     assert "succeeded" in err
     code, out, err = outcome(unasked)
-    assert (code, "greeting None" in out) == (3, True)
+    assert (code, "greeting None 0" in out) == (3, True)
     assert "failed with exit code 3" in err
 
 
@@ -111,3 +114,8 @@ def test_what_cannot_be_used_is_one_line(
     code, out, err = outcome(start({**ray_hosts, **changed}, working_dir, command=("0", "0")))
     assert (code, out) == (1, "")
     assert re.fullmatch(f"error: .*{re.escape(expected)}.*\n", err)
+
+
+def test_no_log_of_the_cluster_has_what_a_job_was_given(ray_hosts: dict[str, str]) -> None:
+    """Of the first job here. At level info Ray would have logged it once the job's last process had ended."""
+    assert found([SECRET], Path(ray_hosts["HOSTS_STATE"])) == []

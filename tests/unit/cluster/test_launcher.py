@@ -21,7 +21,7 @@ from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "cluster"
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
-FINDING = set(re.findall(r"RAY_health_check_\w+(?==\")", (FOLDER / "local_hosts.sh").read_text()))
+FINDING = set(re.findall(r"RAY_(?:health_check_\w+|LOGGER_LEVEL)(?==\")", (FOLDER / "local_hosts.sh").read_text()))
 NODE_CONFIG = {"InstanceType", "ImageId", "IamInstanceProfile", "BlockDeviceMappings", "InstanceMarketOptions"}
 
 Settings = dict[str, Any]
