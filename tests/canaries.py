@@ -17,7 +17,7 @@ def canary(name: str) -> str:
 
 
 _PROXY = f"http://me:{quote(canary('proxy'), safe='')}@127.0.0.1:9"
-PLANTED: Mapping[str, str] = {
+PLANTED = {
     "AWS_ACCESS_KEY_ID": randomness.token_hex(10),
     "AWS_SECRET_ACCESS_KEY": canary("s3"),
     "AWS_DEFAULT_REGION": "us-east-1",

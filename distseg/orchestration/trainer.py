@@ -18,6 +18,7 @@ The methods overridden here are private to Ray. A version of Ray without them ke
 
 import contextlib
 import errno
+import functools
 import importlib
 import logging
 import os
@@ -27,7 +28,6 @@ from typing import Any
 
 import ray
 import torch
-import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -115,16 +115,17 @@ class OneAddressConfig(TorchConfig):
 def listen_on_one_address() -> None:
     """Has the store that this process opens next listen on the address that it is given."""
     module = importlib.import_module(_STORE_MODULE)
-    if not hasattr(module, _STORE_NAME):
-        log.warning(
-            "torch %s has no %s.%s: its store listens on all interfaces", torch.__version__, _STORE_MODULE, _STORE_NAME
-        )
-        return
-    setattr(module, _STORE_NAME, _store)
+    opened = getattr(module, _STORE_NAME, None)
+    if opened is None:
+        missing = f"{_STORE_MODULE}.{_STORE_NAME}"
+        log.warning("torch %s has no %s: its store listens on all interfaces", torch.__version__, missing)
+    elif not isinstance(opened, functools.partial):
+        setattr(module, _STORE_NAME, functools.partial(_store, opened))
 
 
-def _store(host_name: str, port: int, *others: Any, is_master: bool = False, **options: Any) -> dist.TCPStore:
-    if is_master:
+def _store(opened: Any, host_name: str, port: int, **options: Any) -> Any:
+    """What `opened`, torch's own class, makes of it; rank 0's is given a socket that is bound already."""
+    if options.get("is_master"):
         try:
             family = socket.AF_INET6 if ":" in host_name else socket.AF_INET
             bound = socket.create_server((host_name, port), family=family)
@@ -133,4 +134,4 @@ def _store(host_name: str, port: int, *others: Any, is_master: bool = False, **o
             if error.errno != errno.EADDRNOTAVAIL:  # as behind a translation of addresses
                 raise
             log.warning("%s is no address of this machine: torch's store listens on all interfaces", host_name)
-    return dist.TCPStore(host_name, port, *others, is_master=is_master, **options)
+    return opened(host_name, port, **options)

@@ -202,8 +202,8 @@ def test_s3_runs_as_in_a_container_with_keys_that_it_is_given_until_it_is_told_t
     settings = {"S3_STATE": str(state), "S3_PORT": str(port), "S3_KEYS": str(secrets / "s3_keys")}
     try:
         with (tmp_path / "out").open("w") as out:
-            command = [REPOSITORY / "infra/s3_server.sh", "run"]
-            server = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=out)
+            script = str(REPOSITORY / "infra/s3_server.sh")
+            server = subprocess.Popen([script, "run"], env=os.environ | settings, stdout=out, stderr=out)
         end_s = time.monotonic() + 300
         while "next:" not in (tmp_path / "out").read_text():
             assert server.poll() is None and time.monotonic() < end_s, (tmp_path / "out").read_text()
@@ -214,7 +214,7 @@ def test_s3_runs_as_in_a_container_with_keys_that_it_is_given_until_it_is_told_t
         assert names == {"distseg", "mlflow"}
         server.terminate()
         assert server.wait(120) == 0
-        status = subprocess.run([command[0], "status"], env=os.environ | settings, capture_output=True, text=True)
+        status = subprocess.run([script, "status"], env=os.environ | settings, capture_output=True, text=True)
         assert (status.returncode, status.stdout.count("stopped")) == (1, 3)
     finally:
         run_script("infra/s3_server.sh", "wipe", env=settings)

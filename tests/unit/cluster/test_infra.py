@@ -5,7 +5,9 @@ docker-compose validates the one, kubernetes-validate and promtool the other. Ne
 """
 
 import copy
+import functools
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -169,16 +171,23 @@ def folder(setup: Setup) -> Path:
     return Path(setup.dashboards["options"]["path"])
 
 
-def of_manifests(setup: Setup) -> Iterator[str]:
+@functools.cache  # takes most of the time here
+def invalid(document: str) -> str:
     try:
         import kubernetes_validate
     except ImportError:
         not_installed("kubernetes-validate")
+    try:
+        kubernetes_validate.validate(json.loads(document), VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return str(error.message)
+    return ""
+
+
+def of_manifests(setup: Setup) -> Iterator[str]:
     for (kind, name), document in setup.kubernetes.items():
-        try:
-            kubernetes_validate.validate(document, VERSION, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            yield f"{kind} {name}: {error.message}"
+        if complaint := invalid(json.dumps(document)):
+            yield f"{kind} {name}: {complaint}"
     for generated in setup.kustomization["configMapGenerator"]:
         for file in generated["files"]:
             if not (INFRA / file.rpartition("=")[2]).exists():
@@ -228,7 +237,7 @@ def env(container: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def dockerfile_of(service: dict[str, Any]) -> str:
-    return (REPOSITORY / service["build"]["dockerfile"]).read_text()
+    return Path(REPOSITORY, service["build"]["dockerfile"]).read_text()
 
 
 def of_the_network(setup: Setup) -> Iterator[str]:
@@ -262,11 +271,13 @@ def test_nothing_is_wrong(setup: Setup) -> None:
 
 
 def server(setup: Setup, name: str) -> dict[str, Any]:
-    return dict(setup.compose["services"])[name]
+    found: dict[str, Any] = setup.compose["services"][name]
+    return found
 
 
 def pod(setup: Setup, name: str) -> dict[str, Any]:
-    return dict(setup.kubernetes["StatefulSet", name]["spec"]["template"]["spec"])
+    found: dict[str, Any] = setup.kubernetes["StatefulSet", name]["spec"]["template"]["spec"]
+    return found
 
 
 PLANTED: dict[str, Callable[[Setup], Any]] = {
