@@ -55,8 +55,9 @@ class Criteria:
         }
         if self.has_other:
             found["agreement"] = agreed / num
-        if labelled_K is not None and sum(labelled_K):
-            ratios_K = torch.tensor(labelled_K, dtype=torch.float64) / sum(labelled_K)
+        if labelled_K is not None and any(labelled_K):
+            pixels_K = torch.tensor(labelled_K, dtype=torch.float64)
+            ratios_K = pixels_K / pixels_K.sum()
             found["class_ratios"] = 1 - jensen_shannon(counts_K / num, ratios_K) / math.log(2)
         return found
 

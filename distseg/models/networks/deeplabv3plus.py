@@ -14,6 +14,7 @@ Size: 59.34M parameters on ResNet-101 at 21 classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,9 @@ class Options(ResNetOptions):
             "deeplabv3plus resnet50": cls(backbone="resnet50"),
             "deeplabv3plus resnet101": cls(backbone="resnet101"),
         }
+
+    def layout_on_cpu(self, precision: str) -> Literal["channels_last", "contiguous"]:
+        return "contiguous" if precision == "fp32" else "channels_last"
 
     def build(self, num_classes: int, *, aux: bool) -> SegmentationModel:
         return DeepLabV3Plus(self, num_classes)

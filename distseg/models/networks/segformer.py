@@ -107,7 +107,8 @@ class ReducedAttention(nn.Module):
         return out
 
     def _heads(self, x_BhwC: Tensor) -> Tensor:
-        return x_BhwC.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads_BNHc: Tensor = x_BhwC.flatten(1, 2).unflatten(-1, (self.num_heads, -1))
+        return heads_BNHc.transpose(1, 2)
 
 
 class MixFFN(nn.Module):
@@ -136,7 +137,8 @@ class Block(nn.Module):
 
     def forward(self, x_BhwC: Tensor) -> Tensor:
         x_BhwC = x_BhwC + self.kept(self.attn(self.norm1(x_BhwC)))
-        return x_BhwC + self.kept(self.mlp(self.norm2(x_BhwC)))
+        out: Tensor = x_BhwC + self.kept(self.mlp(self.norm2(x_BhwC)))
+        return out
 
 
 class Stage(nn.Module):

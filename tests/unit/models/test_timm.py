@@ -6,6 +6,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers.drop import DropPath
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from distseg.config import ModelConfig, model_config
@@ -103,7 +105,7 @@ def test_fused_norms_and_stochastic_depth_are_exchanged() -> None:
     assert torch.equal(net.eval()(images), before)
     kinds = {type(module) for module in net.modules()}
     assert StochasticDepth in kinds and nn.BatchNorm2d in kinds
-    assert not kinds & {timm.layers.BatchNormAct2d, timm.layers.DropPath}
+    assert not kinds & {BatchNormAct2d, DropPath}
 
 
 @pytest.mark.parametrize(
@@ -135,4 +137,4 @@ def test_options_that_it_does_not_have_are_refused() -> None:
         ({"name": "unet", "backbone": "resnet18"}, "model.backbone = 'resnet18': give timm:NAME, or leave it out"),
     ):
         with pytest.raises(ConfigError, match=message):
-            model_config(**options)  # type: ignore[arg-type]
+            model_config(**options)

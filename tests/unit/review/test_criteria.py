@@ -22,7 +22,7 @@ def test_what_each_figure_would_have_chosen_and_what_that_costs() -> None:
     assert (agreed.num_evaluations, agreed.step, agreed.correlation) == (2, 10, None)
     assert agreed.regret == pytest.approx(0.2)
     source = found["score on the source"]
-    assert (source.step, source.correlation) == (10, pytest.approx(-1.0))
+    assert source.step == 10 and source.correlation == pytest.approx(-1.0)
     assert found["the newest"].step == 30
 
 
