@@ -122,13 +122,13 @@ class Video:
             container.seek(from_pts, stream=stream)
         for frame in container.decode(stream):
             if frame.pts in wanted:
-                image = frame.to_image()
+                image = Image.fromarray(frame.to_ndarray(format="rgb24"))
                 yield frame.pts, image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
     def _opened(self) -> "InputContainer":
         import av
 
-        return av.open(io.BufferedReader(_File(self.uri), _BUFFER_BYTES))
+        return av.open(io.BufferedReader(_File(self.uri), _BUFFER_BYTES), mode="r")
 
     def _unreadable(self, error: Exception) -> DataError:
         return DataError(f"{self.uri}: not a readable video ({first_line(error)}); repair or convert it")

@@ -123,7 +123,7 @@ def _job_file(job: SegmentJob, saved: Checkpoint) -> _JobFile:
     digest = hashlib.sha256()
     for name, value in saved.evaluated.items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     how = f"{dataclasses.asdict(job.inference)} {job.precision}"
     return _JobFile(digest.hexdigest(), job.source.uri, getattr(job.source, "every", 1), how)
 
