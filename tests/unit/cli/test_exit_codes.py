@@ -1,6 +1,7 @@
 """Limits of the machine, met anywhere, are one line; errors of the program keep their traceback."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from distseg import cli
+from distseg.cli import exit_codes
 from distseg.data.shards import load_manifest
 from tests import programs
 from tests.raw_files import write_grey, write_photograph
@@ -45,6 +47,19 @@ def test_another_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ValueError, match="a bug"):
         cli.exit_code_of(main)
+
+
+def test_its_traceback_shows_no_password(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    monkeypatch.setattr(exit_codes, "_leave", lambda code: None)
+    monkeypatch.setattr("sys.argv", ["train"])
+    cli.run(lambda arguments: 0)
+    try:
+        raise ValueError("https://me:hunter2@host/ does not answer")
+    except ValueError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and err.endswith("ValueError: https://host/ does not answer\n")
 
 
 def test_where_python_knows_ascii_only_names_of_files_and_classes_stay_as_they_are(tmp_path: Path) -> None:
