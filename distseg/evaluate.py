@@ -43,6 +43,8 @@ class Arguments(cli.InferenceOptions):
     shifts also learn from them, to make the network surer (Wang et al. 2021), which may make it worse."""
     adapt_images: int = 64
     """How many images of each condition it adapts to, evenly spread."""
+    adapt_conditions: tuple[str, ...] = ()
+    """Adapt to these alone; none: to all. A condition that was trained on with labels needs no adaptation."""
     criteria: bool = False
     """Also figures that need no labels, of up to --adapt_images images of each condition: certainty and its like."""
     json: str | None = None
@@ -99,7 +101,14 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     num_images = sum(s.num_samples for s in shards) // world.size
     score: Callable[..., ConfusionMatrix] = evaluation.evaluate_shards
     if options.adapt != "none":
-        score = functools.partial(adaptation.evaluate_by_condition, num_images=options.adapt_images, how=options.adapt)
+        score = functools.partial(
+            adaptation.evaluate_by_condition,
+            num_images=options.adapt_images,
+            how=options.adapt,
+            adapted=options.adapt_conditions,
+        )
+    elif options.adapt_conditions:
+        raise ConfigError(f"--adapt_conditions {options.adapt_conditions[0]}: needs --adapt batchnorm or tent")
     with cli.progress("evaluating", "images") if world.rank == 0 else contextlib.nullcontext() as progress:
         counted = score(
             model,

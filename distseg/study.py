@@ -169,7 +169,7 @@ def run(study: Study, data_uri: str, options: Arguments) -> Results:
 
 
 def _adapted(checkpoint_uri: str, data_uri: str) -> dict[str, Any]:
-    """The table of `distseg.evaluate --adapt batchnorm`."""
+    """The table of `distseg.evaluate --adapt batchnorm --adapt_conditions …`, with all but dawn."""
     from distseg import evaluation  # here, since they import torch
     from distseg.deployment import load_model
     from distseg.training import adaptation, checkpoint
@@ -182,6 +182,7 @@ def _adapted(checkpoint_uri: str, data_uri: str) -> dict[str, Any]:
         manifest.select(saved.config.data.val_split),
         world,
         IMAGES_OF_STATISTICS,
+        adapted=TARGETS,
         precision=precision,
     )
     return evaluation.as_table(counted, manifest.label_space)

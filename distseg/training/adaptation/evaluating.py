@@ -24,6 +24,7 @@ def evaluate_by_condition(
     num_images: int,
     *,
     how: Literal["batchnorm", "tent"] = "batchnorm",
+    adapted: Sequence[str] = (),
     precision: str,
     inference: InferenceConfig = WHOLE_IMAGE,
     num_threads: int = 2,
@@ -34,28 +35,34 @@ def evaluate_by_condition(
 ) -> ConfusionMatrix:
     """As `evaluation.evaluate_shards`; before each condition the model adapts to up to `num_images` of its images.
 
-    `how`: batch norm's statistics alone, or Tent, see there. Each condition begins with the weights as they are given.
-    Labels are used for scoring alone. Leaves the model as it is for the last condition. Raises ConfigError naming the
-    condition if it has too few images, or the network no batch norm.
+    `how`: batch norm's statistics alone, or Tent, see there. `adapted`: the conditions to adapt to, by default all; the
+    others are evaluated as the model is given, which suits those that it was trained on with labels. Each condition
+    begins with the weights as they are given. Labels are used for scoring alone. Leaves the model as it is for the last
+    condition. Raises ConfigError naming the condition if it has too few images, or the network no batch norm; and for
+    one of `adapted` that is not evaluated.
     """
+    conditions = sorted({shard.condition for shard in shards})
+    if unknown := [name for name in adapted if name not in conditions]:
+        raise ConfigError(f"--adapt_conditions {unknown[0]}: is not evaluated; choose from {', '.join(conditions)}")
     before = copy.deepcopy(model.state_dict())
     counted = ConfusionMatrix.empty((), manifest.label_space.num_classes)
-    for condition in sorted({shard.condition for shard in shards}):
+    for condition in conditions:
         own = [shard for shard in shards if shard.condition == condition]
         model.load_state_dict(before)
-        try:
-            HOW[how](
-                model,
-                manifest,
-                own,
-                num_images,
-                device=world.device,
-                precision=precision,
-                num_threads=num_threads,
-                max_megapixels=max_megapixels,
-            )
-        except ConfigError as error:
-            raise ConfigError(f"--adapt {how}, condition {condition}: {error}") from None
+        if not adapted or condition in adapted:
+            try:
+                HOW[how](
+                    model,
+                    manifest,
+                    own,
+                    num_images,
+                    device=world.device,
+                    precision=precision,
+                    num_threads=num_threads,
+                    max_megapixels=max_megapixels,
+                )
+            except ConfigError as error:
+                raise ConfigError(f"--adapt {how}, condition {condition}: {error}") from None
         scored = evaluation.evaluate_shards(
             model,
             manifest,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from distseg import evaluation
 from distseg.config import model_config
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError
@@ -60,3 +61,23 @@ def test_each_condition_begins_with_the_weights_as_they_were_trained(tiny_town: 
         counted = evaluate_by_condition(model, manifest, shards, World(), 4, how="tent", precision="fp64")
         found.append(counted.by_condition()["night"].matrix_KK)
     assert torch.equal(*found) and found[0].sum() > 0
+
+
+def test_a_condition_that_needs_no_adaptation_is_evaluated_as_the_network_is(tiny_town: str) -> None:
+    manifest = load_manifest(tiny_town)
+    shards = manifest.select("val", ("fog", "night"))
+
+    def counted(*, adapted: tuple[str, ...] | None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = build_model(UNET, manifest.label_space.num_classes).double()
+        if adapted is None:
+            found = evaluation.evaluate_shards(model, manifest, shards, World(), precision="fp64")
+        else:
+            found = evaluate_by_condition(model, manifest, shards, World(), 4, adapted=adapted, precision="fp64")
+        return {name: each.matrix_KK for name, each in found.by_condition().items()}
+
+    plain, to_all, to_night = counted(adapted=None), counted(adapted=()), counted(adapted=("night",))
+    assert torch.equal(to_night["fog"], plain["fog"]) and not torch.equal(to_all["fog"], plain["fog"])
+    assert torch.equal(to_night["night"], to_all["night"])
+    with pytest.raises(ConfigError, match="--adapt_conditions dusk: is not evaluated; choose from fog, night"):
+        counted(adapted=("dusk",))
