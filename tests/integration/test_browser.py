@@ -41,8 +41,8 @@ def test_nothing_of_a_run_shows_what_it_was_given_to_reach_its_servers(
     run = client.get_run(trained.printed("MLflow run"))
     mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=str(tmp_path), tracking_uri=tracking_uri)
     assert len(list(files(tmp_path))) > 10 and "config.json" in {path.name for path in files(run_folder)}
-    model = client.search_logged_models([run.info.experiment_id])[0]
-    shown = {"of_the_run": json.dumps(run.to_dictionary()), "of_the_model": json.dumps(model.to_dictionary())}
+    models = [model.to_dictionary() for model in client.search_logged_models([run.info.experiment_id])]
+    shown = {"of_the_run": json.dumps(run.to_dictionary()), "of_its_models": json.dumps(models)}
     server = (Path(mlflow_server["MLFLOW_STATE"]) / "server.log").read_text()
     secrets = {*secrets_of(PLANTED), *secrets_of(mlflow_server)}
     assert found(secrets, run_folder, tmp_path, **shown, server=server, out=trained.out, err=trained.err) == []
