@@ -105,13 +105,25 @@ start_ray() {
   if ray_runs "$i"; then fail "Ray already runs on host $i; stop it first"; fi
   signal_ray KILL "$i" # what a raylet that was cut off left behind
   mkdir -p "$state/h$i/tmp" # as of a machine of its own: what one host leaves there no other one finds
+  : >"$state/start$i.log"
+  local attempt
+  for attempt in 1 2 3; do # Ray gives its own processes 30 s, which is too little on a machine that is busy
+    call_ray_start "$i" "${role[@]}" >>"$state/start$i.log" 2>&1 && return
+    signal_ray KILL "$i"
+    echo "local_hosts.sh: Ray did not start on host $i, attempt $attempt of 3" | tee -a "$state/start$i.log" >&2
+  done
+  tail -n 20 "$state/start$i.log" >&2
+  fail "Ray did not start on host $i: see $state/start$i.log and $state/h$i/session_latest/logs"
+}
+
+call_ray_start() { # I ROLE …: its agents have ports that are known, since a raylet waits 15 s for them to choose some
+  local i=$1
+  shift
   # The head's Python is the `python` of submitted jobs.
-  PATH=$(dirname "$ray"):$PATH TMPDIR=$state/h$i/tmp on_host "$i" "$ray" start "${role[@]}" --node-ip-address="$(address "$i")" \
+  PATH=$(dirname "$ray"):$PATH TMPDIR=$state/h$i/tmp on_host "$i" "$ray" start "$@" --node-ip-address="$(address "$i")" \
     --temp-dir="$state/h$i" --object-store-memory="${HOSTS_STORE_BYTES:-200000000}" --disable-usage-stats \
-    >"$state/start$i.log" 2>&1 || {
-    tail -n 20 "$state/start$i.log" >&2
-    fail "Ray did not start on host $i: see $state/start$i.log and $state/h$i/session_latest/logs"
-  }
+    --runtime-env-agent-port=6381 --dashboard-agent-grpc-port=6382 --metrics-export-port=6383 \
+    --dashboard-agent-listen-port=52365
 }
 
 # Ray's processes on host I and all they have started: jobs and workers too, but not other servers of that host.

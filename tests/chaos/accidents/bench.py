@@ -47,6 +47,10 @@ NUM_STEPS, SAVED_EVERY, EVALUATED_EVERY = 40, 10, 20
 BATCH = 4
 DISK_MIB = 256  # of a disk that becomes full
 HOSTS = ("0", "1", "2")
+PATIENT = {  # three checks of a second each, as cluster/local_hosts.sh has them, lose hosts of a machine that is busy
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "6",
+}
 NODE_ID = """
 import sys, ray
 ray.init(sys.argv[1], log_to_driver=False)
@@ -246,6 +250,8 @@ def ready(folder: Path) -> Iterator[Bench]:
     """`folder` keeps what jobs print; the environment of this process leads to S3 and MLflow during the block."""
     with contextlib.ExitStack() as up, pytest.MonkeyPatch.context() as patch:
         shared, temporary = (up.enter_context(_small_disk()) for _ in range(2))  # first: hosts see no later mounts
+        for name, value in PATIENT.items():
+            patch.setenv(name, value)
         hosts = up.enter_context(running_hosts())
         this_end = hosts["HOSTS_NET"] + ".1"
         s3 = up.enter_context(s3_service(this_end))
@@ -282,10 +288,9 @@ def _pack_town(bench: Bench) -> None:
 def full(disk: Path) -> Iterator[None]:
     """A disk on which not a byte is free."""
     filler = disk / "filler"
-    with filler.open("wb") as file, contextlib.suppress(OSError):
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1 << 16))
-            file.flush()
     try:
         yield
     finally:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from distseg import storage
 from distseg.training import checkpoint
 from tests import programs
-from tests.chaos.accidents.bench import HOSTS, SAVED_EVERY, Bench, full, out_of_memory
+from tests.chaos.accidents.bench import EVALUATED_EVERY, HOSTS, SAVED_EVERY, Bench, full, out_of_memory
 from tests.chaos.accidents.training import Result, Row, Training, compared
 from tests.recorded import only_run
 
 HIT = 2 * SAVED_EVERY + SAVED_EVERY // 2  # the step at which most of them happen
 LATER = HIT + SAVED_EVERY
-MINUTE_S, NOTICE_S, SHORT_CUT_S, LONG_CUT_S = 60.0, 30.0, 2.0, 15.0
+MINUTE_S, NOTICE_S, SHORT_CUT_S, LONG_CUT_S = 60.0, 20.0, 2.0, 30.0
 AGAIN = "starting again from the newest checkpoint"
 ON_ONE = f"{AGAIN} with 1 workers instead of 2"
 
@@ -126,14 +126,16 @@ def host_stopped(it: Training) -> str:
     return _host_dies(it, 1, "stop")
 
 
-@accident("the host of rank 1 is to be taken away in 30 s (`ray drain-node`), and is")
+@accident(
+    "the host of rank 1 is announced to be taken away (`ray drain-node`), and is three steps after it was heard",
+    {"checkpoint.every_steps": 0},  # evaluations save, too
+)
 def host_drained(it: Training) -> str:
-    it.wait_for_step(HIT)
+    it.wait_for_step(EVALUATED_EVERY)
     host = it.host_of_rank(1)
     it.strikes()
     it.bench.drain(host, NOTICE_S)
-    it.wait_for("a machine is to be taken away in .*: the newest step is saved")
-    time.sleep(NOTICE_S)
+    it.wait_for(r"(?s)a machine is to be taken away [^\n]*: the newest step is saved(.*\nstep \d+/){3}")
     it.bench.host("kill", host)
     it.wait_for(ON_ONE)
     it.ends()
@@ -174,7 +176,7 @@ def _cable_out_for_a_moment(it: Training, *, it_is_head: bool) -> str:
     return "goes on by itself"
 
 
-@accident("the cable of a worker is out for 15 s")
+@accident("the cable of a worker is out for 30 s")
 def worker_cut(it: Training) -> str:
     it.wait_for_step(HIT)
     host = it.host_of_rank(1)
@@ -188,7 +190,7 @@ def worker_cut(it: Training) -> str:
     return "goes on with the other worker"
 
 
-@accident("the cable of the head is out for 15 s")
+@accident("the cable of the head is out for 30 s")
 def head_cut(it: Training) -> str:
     it.wait_for_step(HIT)
     it.strikes()
@@ -206,6 +208,7 @@ def head_killed(it: Training) -> str:
     it.strikes()
     it.bench.host("kill", *HOSTS)  # the workers would wait for it for a minute
     it.jobs[-1].kill_all()
+    time.sleep(1.0)
     it.bench.host("start", *HOSTS)
     it.resume()
     return "the job is gone; once Ray is started again, a new job goes on with `--resume`"
@@ -228,7 +231,7 @@ def disk_full(it: Training) -> str:
     it.wait_for_step(HIT)
     it.strikes()
     with full(it.bench.shared):
-        it.fails("No space left")
+        it.fails("the disk is full")
     it.resume()
     return "exit 1, one line; goes on with `--resume` once there is room"
 
