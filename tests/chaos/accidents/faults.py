@@ -72,7 +72,7 @@ def try_accident(bench: Bench, name: str, expected: Result) -> Row:
         with it.around(bench), contextlib.closing(Training(bench, name, changes, variables)) as training:
             happened = it.act(training)
             return compared(it.fault, happened, training.result(), expected)
-    except BaseException:
+    except Exception:
         bench.mend()
         raise
 
