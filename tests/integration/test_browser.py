@@ -121,7 +121,8 @@ def test_the_gallery_that_predict_writes(trained: programs.Ended, tmp_path: Path
         async with opened_browser() as page:
             await opened(page, tmp_path / "predicted/index.html")
             text = await page.text_with("Mean confidence", "What to label next", "share of this image")
-            assert "truth:" not in text and "IoU" not in text and "errors" not in text
+            assert "IoU" not in text and "errors" not in text
+            assert await page.evaluate("document.querySelector('[name=layer][value=truth]')") is None
             assert len(await page.evaluate(LISTED)) == len(town.CONDITIONS)
             seen = await page.evaluate(PIXELS)
             await page.evaluate("document.querySelector('[name=layer][value=confidence]').click()")

@@ -24,7 +24,7 @@ def test_a_cluster_goes_on_and_gives_the_same_as_one_process(ray_cluster: Mappin
     receipts[0].unlink()  # as if it had been stopped
     receipts[1].unlink()
     options = ("--checkpoint", job.checkpoint, "--images", job.source.uri, "--out", job.out, "--precision", "fp32")
-    ended = programs.run(tmp_path, ray_cluster, "distseg.predict", *options, "--ray")
+    ended = programs.run(tmp_path / "driver", ray_cluster, "distseg.predict", *options, "--ray")
     assert ended.code == 0, ended.err
     assert f"{len(SIZES)} images segmented by {job.checkpoint}, 1 of them before" in ended.out
     assert expected.items() <= files_of(Path(job.out)).items()
