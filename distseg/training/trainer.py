@@ -63,8 +63,8 @@ def train_run(
     is of another run, and TrainingError if the loss, its gradient or the weights become NaN or infinite, of which
     nothing is saved. Returns what has been trained.
 
-    If a rank is asked to end (distseg.stopping), all save the newest step and raise StoppedError; an evaluation under
-    way is given up. If the loss of a rank is announced, all save the newest step and go on.
+    If a rank is asked to end (distseg.stopping), all give up an evaluation, save the newest step, raise StoppedError.
+    If the loss of a rank is announced, all save the newest step and go on.
     """
     keep_freed_memory(world.device)
     objective = objective_of(config)(config, world)
@@ -96,13 +96,12 @@ def train_run(
                 metrics = losses.check() | {metric_names.LEARNING_RATE: lr}
                 if world.rank == 0:
                     reporter.log(step, metrics | throughput.rates(step))
-            evaluated, save_now = None, losses.is_announced or _is_due(step, config.checkpoint.every_steps, max_steps)
+            save_now = losses.is_announced or _is_due(step, config.checkpoint.every_steps, max_steps)
             evaluate_now = _is_due(step, config.evaluate.every_steps, max_steps)
             if evaluate_now or save_now or losses.is_stopping:
                 losses.check()
                 losses.check_states(step, objective.update, micro_batches)
-            if evaluate_now:
-                evaluated = _evaluate(objective, step, reporter, losses)
+            evaluated = _evaluate(objective, step, reporter, losses) if evaluate_now else None
             if evaluated is not None or save_now or losses.is_stopping:
                 save(evaluated)
                 throughput.restart(step)

@@ -35,15 +35,13 @@ def evaluate_by_condition(
 ) -> ConfusionMatrix:
     """As `evaluation.evaluate_shards`; before each condition the model adapts to up to `num_images` of its images.
 
-    `how`: batch norm's statistics alone, or Tent, see there. `adapted`: the conditions to adapt to, by default all; the
-    others are evaluated as the model is given, which suits those that it was trained on with labels. Each condition
-    begins with the weights as they are given. Labels are used for scoring alone. Leaves the model as it is for the last
-    condition. Raises ConfigError naming the condition if it has too few images, or the network no batch norm; and for
-    one of `adapted` that is not evaluated.
+    `how`: batch norm's statistics alone, or Tent, see there. `adapted`: the conditions to adapt to, by default all;
+    others are evaluated as the model is given, which suits those it was trained on with labels. Each begins with the
+    weights as given. Labels are used for scoring alone. Leaves the model as it is for the last condition. Raises
+    ConfigError naming a condition that has too few images or is not evaluated, or if the network has no batch norm.
     """
     conditions = sorted({shard.condition for shard in shards})
-    if unknown := [name for name in adapted if name not in conditions]:
-        raise ConfigError(f"--adapt_conditions {unknown[0]}: is not evaluated; choose from {', '.join(conditions)}")
+    _check_evaluated(adapted, conditions)
     before = copy.deepcopy(model.state_dict())
     counted = ConfusionMatrix.empty((), manifest.label_space.num_classes)
     for condition in conditions:
@@ -78,6 +76,12 @@ def evaluate_by_condition(
         )
         counted = counted.joined(scored)
     return counted
+
+
+def _check_evaluated(adapted: Sequence[str], conditions: Sequence[str]) -> None:
+    for name in adapted:
+        if name not in conditions:
+            raise ConfigError(f"--adapt_conditions {name}: is not evaluated; choose from {', '.join(conditions)}")
 
 
 def _after(num_before: int, progress: Callable[[int], None] | None) -> Callable[[int], None] | None:
