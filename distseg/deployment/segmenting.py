@@ -10,6 +10,7 @@ receipt are not computed again, images without one do not count. The job says wh
 files are never taken for one's own. Each file appears whole or not at all (`distseg.storage`).
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -29,7 +30,7 @@ from distseg.data import LabelSpace, Progress, Runner
 from distseg.deployment.inputs import Place, Source
 from distseg.deployment.photographs import label_image, png_bytes, tinted
 from distseg.deployment.segmenter import load_model
-from distseg.errors import DataError
+from distseg.errors import DataError, StorageError
 from distseg.models import SegmentationModel
 from distseg.strict_json import Fraction, Sha256
 from distseg.training.checkpoint import Checkpoint, resolve
@@ -85,16 +86,21 @@ def segment_all(
 
     Raises DataError if `job.out` has results of another job, unless with `overwrite`: then nothing counts as done.
     """
+    is_new = not storage.folder_exists(job.out)
     storage.check_writable(job.out)
     found = _begin(job, saved, overwrite)
     left = [place for place in places if place.name not in found]
     tasks = tasks_of(left)
     num_before = num_done = len(places) - len(left)
     results = run(functools.partial(segment_task, job=job), tasks)
-    for task, images in zip(tasks, results, strict=True):
-        found |= {image.name: image for image in images}
-        num_done += len(task)
-        progress(num_done, len(places))
+    try:
+        for task, images in zip(tasks, results, strict=True):
+            found |= {image.name: image for image in images}
+            num_done += len(task)
+            progress(num_done, len(places))
+    except BaseException:
+        _tidy(job, is_new)
+        raise
     return [found[place.name] for place in places], num_before
 
 
@@ -107,7 +113,7 @@ def _begin(job: SegmentJob, saved: Checkpoint, overwrite: bool) -> dict[str, Seg
     """What is done already, by name. Leaves the job's file, without which no receipt counts."""
     uri = storage.join(job.out, STATE, "job.json")
     ours = _job_file(job, saved)
-    if storage.exists(uri) and not overwrite:
+    if _receipts(job) and storage.exists(uri) and not overwrite:  # a job that finished nothing is in nobody's way
         theirs: _JobFile = storage.read_json(_JobFile, uri, DataError, _AGAIN)
         for name, mine, other in zip(_JobFile._fields, ours, theirs, strict=True):
             if mine != other:
@@ -117,6 +123,15 @@ def _begin(job: SegmentJob, saved: Checkpoint, overwrite: bool) -> dict[str, Seg
     storage.delete_tree(storage.join(job.out, STATE))
     storage.write_bytes(uri, json.dumps(ours._asdict()).encode())
     return {}
+
+
+def _tidy(job: SegmentJob, is_new: bool) -> None:
+    """After a failure: finished tasks stay, to go on from; of a job that finished none, nothing is kept."""
+    with contextlib.suppress(StorageError):  # the failure itself is what the user must see
+        if not _receipts(job):
+            storage.delete_tree(storage.join(job.out, STATE))
+            if is_new:
+                storage.delete_empty(job.out)
 
 
 def _job_file(job: SegmentJob, saved: Checkpoint) -> _JobFile:
@@ -135,14 +150,14 @@ def _finished(job: SegmentJob) -> dict[str, SegmentedImage]:
         for folder in (storage.join(job.out, name) for name in ("label", "overlay", "confidence"))
     ]
     in_place = set.intersection(*there)
-    receipts = [
-        entry.uri
-        for entry in storage.list_files(storage.join(job.out, STATE))
-        if entry.uri.endswith(".json") and not entry.uri.endswith("/job.json")
-    ]
     with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
-        rows = threads.map(_read_receipt, receipts)
+        rows = threads.map(_read_receipt, _receipts(job))
         return {image.name: image for images in rows for image in images if result_name(image.name) in in_place}
+
+
+def _receipts(job: SegmentJob) -> list[str]:
+    found = (entry.uri for entry in storage.list_files(storage.join(job.out, STATE)))
+    return [uri for uri in found if uri.endswith(".json") and not uri.endswith("/job.json")]
 
 
 def _read_receipt(uri: str) -> tuple[SegmentedImage, ...]:
