@@ -46,6 +46,7 @@ NOT_BY_RECIPE |= {"auto"}  # it is sized by data, which must be there
 FUNCTION = re.compile(r"([\w/]+\.py):([\w.]+)")
 OWN_MODULE = re.compile(r"\bmy_\w+:\w+")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+MADE = {"infra/secrets"}  # by a script that the page names before
 FOLDERS = re.compile(r"(?:tests|docs|distseg|cluster|infra|tune_spaces|examples|\.ci)/[\w./-]*\w")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -72,7 +73,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
     texts = [*pages.code_spans(page), *(block.text for block in pages.blocks(page) if block.language == "bash")]
     for word in " ".join(texts).split():
         if FOLDERS.fullmatch(word):
-            assert (REPOSITORY / word).exists(), f"{page.name}: {word}: no such file"
+            assert word in MADE or (REPOSITORY / word).exists(), f"{page.name}: {word}: no such file"
 
 
 def test_functions_that_are_named_exist() -> None:

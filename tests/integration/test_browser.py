@@ -42,7 +42,7 @@ def test_nothing_of_a_run_shows_what_it_was_given_to_reach_its_servers(
     mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=str(tmp_path), tracking_uri=tracking_uri)
     assert len(list(files(tmp_path))) > 10 and "config.json" in {path.name for path in files(run_folder)}
     models = [model.to_dictionary() for model in client.search_logged_models([run.info.experiment_id])]
-    shown = {"of_the_run": json.dumps(run.to_dictionary()), "of_its_models": json.dumps(models)}
+    shown = {"of_the_run": json.dumps(run.to_dictionary()), "of_its_models": json.dumps(models, default=repr)}
     server = (Path(mlflow_server["MLFLOW_STATE"]) / "server.log").read_text()
     secrets = {*secrets_of(PLANTED), *secrets_of(mlflow_server)}
     assert found(secrets, run_folder, tmp_path, **shown, server=server, out=trained.out, err=trained.err) == []
@@ -111,7 +111,7 @@ def test_the_gallery_that_predict_writes(trained: programs.Ended, tmp_path: Path
     images = tmp_path / "images"
     for shard in sorted(data.glob("val/*-highway-*.tar")):
         with tarfile.open(shard) as tar:
-            photographs = [each for each in tar if each.name.endswith(".jpg")]
+            photographs = [each for each in tar if re.fullmatch(r"[^.]+\.(jpg|png)", each.name)]
             tar.extractall(images / shard.name.partition("-highway")[0], photographs, filter="data")
     options = ("--checkpoint", trained.printed("run"), "--images", str(images), "--out", "predicted")
     ended = programs.run(tmp_path, programs.plain_environment(), "distseg.predict", *options)
