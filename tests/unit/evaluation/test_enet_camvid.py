@@ -31,6 +31,16 @@ def test_it_is_a_small_file_that_says_what_it_is() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) < 365_000
 
 
+@pytest.mark.parametrize("name", ["day", "dusk"])
+def test_those_of_day_and_of_dusk_say_what_they_were_trained_on(name: str) -> None:
+    file = WEIGHTS.with_name(f"enet_camvid_{name}.pt")
+    _, saved = checkpoint.resolve(str(file))
+    assert file.stat().st_size < 2_000_000 and saved.label_space.classes == camvid.LABELS.classes
+    assert saved.config.data.train_conditions == ("day",)
+    assert saved.config.adapt.conditions == (("dusk",) if name == "dusk" else ())
+    load_model(saved, torch.device("cpu"), "fp32")
+
+
 def test_it_segments_camvid() -> None:
     root = os.environ.get("CAMVID_ROOT")
     if root is None or not Path(root, "val").is_dir():
