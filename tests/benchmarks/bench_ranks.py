@@ -1,6 +1,6 @@
 """What a second rank, and what batch norm over both ranks, cost on CPUs: training steps of PSPNet, three in turn.
 
-    python -m tests.benchmarks.bench_ranks [--quick] [--steps 10] [--cases resnet18 resnet50] [--precision fp32]
+    python -m tests.benchmarks.bench_ranks [--quick] [--steps 10] [--cases resnet18 resnet50] [--precision auto]
 
 Two gloo ranks on loopback, one thread each. Each of them trains as a rank that is alone, as one of two with plain batch
 norm, and as one of two with the synchronised one; all have the same number of images. The three are interleaved step by
@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from distseg.config import LossConfig, ModelConfig, OptimConfig, model_config
-from distseg.evaluation import World, autocast
+from distseg.evaluation import World, autocast, resolve_precision
 from distseg.models import build_model
 from distseg.training.batchnorm import synchronise
 from distseg.training.losses import SegmentationLoss
 from distseg.training.optim import build_optimizer
-from distseg.training.process import over_ranks
+from distseg.training.process import layout_of, over_ranks
 from tests.benchmarks.cases import Line
 
 WORLD = 2
@@ -66,7 +66,7 @@ class Trainer:
 
     def __init__(self, case: Case, kind: Kind, rank: int, precision: str) -> None:
         torch.manual_seed(0)
-        model = build_model(case.model, NUM_CLASSES).to(memory_format=torch.channels_last)
+        model = build_model(case.model, NUM_CLASSES).to(memory_format=layout(case, precision))
         if kind == "synchronised":
             synchronise(model)
         self.world = World() if kind == "alone" else World(rank, WORLD)
@@ -84,13 +84,19 @@ class Trainer:
         return Seconds(time.process_time() - start.cpu, time.perf_counter() - start.wall)
 
 
+def layout(case: Case, precision: str) -> torch.memory_format:
+    """As a training chooses it."""
+    chosen = layout_of("auto", case.model, precision, torch.device("cpu"))
+    return torch.channels_last if chosen == "channels_last" else torch.contiguous_format
+
+
 def measure(rank: int, port: int, name: str, precision: str, num_steps: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=WORLD)
     case, generator = CASES[name], torch.Generator().manual_seed(rank)
     images = torch.randn(case.images_per_rank, 3, *case.size_px, generator=generator)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=layout(case, precision))
     labels = torch.randint(NUM_CLASSES, (case.images_per_rank, *case.size_px), generator=generator, dtype=torch.uint8)
     trainers = {kind: Trainer(case, kind, rank, precision) for kind in KINDS}
     took: dict[Kind, list[Seconds]] = {kind: [] for kind in KINDS}
@@ -125,11 +131,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="10, with --quick 4")
     parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=["resnet18"])
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp64"], default="bf16")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp64"], default="auto")
     arguments = parser.parse_args()
+    precision = resolve_precision(arguments.precision, torch.device("cpu"))
     num_steps = arguments.steps or (4 if arguments.quick else 10)
     for name in arguments.cases:
-        spawn(measure, (free_port(), name, arguments.precision, num_steps), nprocs=WORLD)
+        spawn(measure, (free_port(), name, precision, num_steps), nprocs=WORLD)
 
 
 if __name__ == "__main__":
