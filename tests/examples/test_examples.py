@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 EXAMPLES = REPOSITORY / "examples"
 NOTEBOOK = EXAMPLES / "own_images.ipynb"
-TESTED_ELSEWHERE = {"own_dataset.py", "own_store.py"}  # in tests/unit/data/datasets and tests/unit/storage
+# In tests/unit/data/datasets, in tests/unit/storage, and in test_to_cvat.py.
+TESTED_ELSEWHERE = {"own_dataset.py", "own_store.py", "to_cvat.py"}
 NUM_TRAIN, NUM_VAL, SIZE_HW = 18, 18, (48, 64)
 
 

@@ -46,19 +46,14 @@ def images_of_run(
     by_key: dict[str, list[Overlay]] = {}
     for image in sorted(overlays, key=lambda image: image.kind == "fixed"):
         by_key.setdefault(image.key, []).append(image)
-    shown = in_turn([[images[0]] for images in by_key.values()], miou, _panel_bytes)
-    if not shown:
-        return None
-    return Gallery(
+    return _gallery(
+        [[images[0]] for images in by_key.values()],
+        miou,
         title="Images of each condition",
         note=NOTE_OF_RUN,
         legend=legend(classes, palette),
-        blocks=[
-            (f"{condition}: {score(condition, miou)}", [_card(i, kinds(by_key[i.key])) for (i,) in rows])
-            for condition, rows in by_condition(shown, miou).items()
-        ],
-        num_shown=len(shown),
-        num_images=len(by_key),
+        heading=lambda condition: f"{condition}: {score(condition, miou)}",
+        cards=lambda row: [_card(image, kinds(by_key[image.key])) for image in row],
     )
 
 
@@ -67,20 +62,40 @@ def images_compared(
 ) -> Gallery | None:
     """Of each condition images that all `runs` have, run after run; None if there are none."""
     fixed = [{image.key: image for image in overlays if image.kind == "fixed"} for overlays in runs.values()]
-    of_all = [[images[key] for images in fixed] for key in fixed[0] if all(key in images for images in fixed)]
-    shown = in_turn(of_all, miou, _panel_bytes)
-    if not shown:
-        return None
-    return Gallery(
+    return _gallery(
+        [[images[key] for images in fixed] for key in fixed[0] if all(key in images for images in fixed)],
+        miou,
         title="The same images, run by run",
         note=_COMPARED,
         legend=legend(classes, palette),
+        heading=lambda condition: condition,
+        cards=lambda row: [_card(image, run) for run, image in zip(runs, row, strict=True)],
+    )
+
+
+def _gallery(
+    rows: Sequence["_Row"],
+    miou: Mapping[str, float],
+    *,
+    title: str,
+    note: str,
+    legend: Sequence[tuple[str, Sequence[int]]],
+    heading: Callable[[str], str],  # of a condition
+    cards: Callable[["_Row"], Sequence[Card]],
+) -> Gallery | None:
+    shown = in_turn(rows, miou, _panel_bytes)
+    if not shown:
+        return None
+    return Gallery(
+        title=title,
+        note=note,
+        legend=legend,
         blocks=[
-            (condition, [_card(image, run) for row in rows for run, image in zip(runs, row, strict=True)])
-            for condition, rows in by_condition(shown, miou).items()
+            (heading(condition), [card for row in of_it for card in cards(row)])
+            for condition, of_it in by_condition(shown, miou).items()
         ],
         num_shown=len(shown),
-        num_images=len(of_all),
+        num_images=len(rows),
     )
 
 
