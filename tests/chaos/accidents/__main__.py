@@ -10,6 +10,7 @@ after each accident. Exit status 1 if one was not survived, or lost a sample or 
 import argparse
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from tests.chaos.accidents.bench import NotTriedError, ready
@@ -41,9 +42,10 @@ def main() -> int:
             except NotTriedError as error:
                 say(f"{name}: not tried: {error}")
                 continue
-            except Exception as error:
+            except Exception:
                 num_failed += 1
-                say(f"{name}: NOT SURVIVED: {error}")
+                say(f"{name}: NOT SURVIVED")
+                traceback.print_exc()
                 continue
             rows.append(row)
             say(as_table([row]))

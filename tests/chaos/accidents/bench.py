@@ -5,6 +5,7 @@ All of it is brought up once. `mend` makes it whole again after an accident that
 
 import contextlib
 import functools
+import json
 import os
 import re
 import signal
@@ -97,6 +98,12 @@ class Bench:
         name = subprocess.run(["ip", "netns", "identify", str(pid)], capture_output=True, text=True, check=True).stdout
         return name.strip().removeprefix(self.hosts["HOSTS_NAME"])
 
+    def unplug(self, host: str, seconds: float) -> None:
+        """Its cable is out for so long."""
+        self.host("cut", host)
+        time.sleep(seconds)
+        self.host("heal", host)
+
     def join_again(self, *hosts: str) -> None:
         """After the cable is back: Ray gives up on a host that was cut off, which is then started by hand."""
         for number in hosts:
@@ -127,14 +134,11 @@ class Bench:
         why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "accident")
         self.on_host(host, sys.executable, "-m", "ray.scripts.scripts", "drain-node", *which, *why)
 
-    def start_with_own_clock(self, host: str) -> None:
-        """Ray on the host anew, with a clock that `set_clock` sets while it runs (libfaketime)."""
-        libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        if not libraries:
-            raise NotTriedError("libfaketime is not installed")
+    def start_with_own_clock(self, host: str, library: Path) -> None:
+        """Ray on the host anew, with a clock that `set_clock` sets while it runs. `library`: of `fake_clock`."""
         self.set_clock(host, 0)
         fake = {
-            "LD_PRELOAD": str(libraries[0]),
+            "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self._clock(host)),
             "FAKETIME_CACHE_DURATION": "1",  # seconds, until the file is read again
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -159,22 +163,28 @@ class Bench:
 
     # ---- servers
 
-    def forbid(self, bucket: str, *actions: str) -> None:
-        """Puts a policy on the bucket that forbids this to everybody; without actions, removes it."""
+    @contextlib.contextmanager
+    def forbidden(self, bucket: str, *actions: str) -> Iterator[None]:
+        """The bucket has a policy that forbids this to everybody."""
         client = boto3.Session().client("s3")
-        if not actions:
+        everybody = {"Effect": "Deny", "Principal": "*", "Resource": f"arn:aws:s3:::{bucket}/*"}
+        denied = everybody | {"Action": [f"s3:{action}" for action in actions]}
+        client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]}))
+        try:
+            yield
+        finally:
             client.delete_bucket_policy(Bucket=bucket)
-            return
-        quoted = ", ".join(f'"s3:{action}"' for action in actions)
-        resource = f'"Resource": "arn:aws:s3:::{bucket}/*"'
-        client.put_bucket_policy(
-            Bucket=bucket,
-            Policy=f'{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny", "Principal": "*", '
-            f'"Action": [{quoted}], {resource}}}]}}',
-        )
 
-    def s3_key(self, command: str) -> None:
-        """`rm` or `create`: the key that jobs and MLflow use."""
+    @contextlib.contextmanager
+    def key_withdrawn(self) -> Iterator[None]:
+        """That of jobs and MLflow."""
+        self._s3_key("rm")
+        try:
+            yield
+        finally:
+            self._s3_key("create")
+
+    def _s3_key(self, command: str) -> None:
         keys = self.s3.environment
         given = [f"--access-key={keys['AWS_ACCESS_KEY_ID']}", f"--secret-key={keys['AWS_SECRET_ACCESS_KEY']}"]
         admin = ["radosgw-admin", "--conf", str(self.s3.state / "ceph.conf"), "--name", "client.rgw.a"]
@@ -310,6 +320,14 @@ def out_of_memory(pid: int) -> Iterator[None]:
     finally:
         until(lambda: not psutil.pid_exists(pid) or not (group / "cgroup.procs").read_text(), "it lives")
         group.rmdir()
+
+
+def fake_clock() -> Path:
+    """The library that gives a process a clock of its own (libfaketime)."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not libraries:
+        raise NotTriedError("libfaketime is not installed")
+    return libraries[0]
 
 
 def with_changes(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:

@@ -21,6 +21,8 @@ from tests.chaos.conftest import write_config
 from tests.recorded import Recorded, only_run
 
 SAME_LOSS, SAME_WEIGHTS = 2e-5, 1e-6  # relative; losses are logged with six digits
+AGAIN = "starting again from the newest checkpoint"
+ON_ONE = f"{AGAIN} with 1 workers instead of 2"
 _LOSS = "train/loss"
 _ONCE_PER_RESUMPTION = "train/resumed_at"
 
@@ -55,7 +57,7 @@ class Training:
 
     def strikes(self) -> None:
         """To be called just before the accident happens."""
-        self.struck_s = self.struck_s or time.time()
+        self.struck_s = time.time()
 
     def fails(self, pattern: str) -> None:
         """Waits for the job's end with exit code 1 and one line of error that matches."""
@@ -66,6 +68,11 @@ class Training:
         assert len(errors) == 1 and re.search(pattern, errors[0]), said
         assert "Traceback" not in said, said
 
+    def is_stopped(self) -> None:
+        """By Ctrl-C."""
+        programs.interrupt(self.jobs[-1])
+        assert self.jobs[-1].wait().code == 130
+
     def resume(self, *arguments: str) -> None:
         """By a new job."""
         self._submit("--resume", self.run_uri, *arguments)
@@ -75,6 +82,11 @@ class Training:
         ended = self.jobs[-1].wait()
         assert ended.code == 0, ended.out + ended.err
         return ended
+
+    def goes_on_by_itself(self) -> None:
+        """Waits for its end; its workers may not have been started again."""
+        self.ends()
+        assert not re.search(AGAIN, self.jobs[-1].out)
 
     def sync(self) -> None:
         """`python -m distseg.sync RUN`."""
@@ -93,9 +105,6 @@ class Training:
 
     def host_of_rank(self, rank: int) -> str:
         return self.bench.host_of(self.worker_pid(rank))
-
-    def seen(self, pattern: str) -> bool:
-        return any(re.search(pattern, job.out) for job in self.jobs)
 
     # ---- what it came to
 
