@@ -14,7 +14,8 @@ from distseg.errors import TrackingError
 from distseg.storage import retries
 from tests.canaries import PLANTED, canary, secrets_of, spellings
 from tests.conftest import use_environment
-from tests.integration.test_bad_input import TRAIN, Places, call
+from tests.integration.bad_input.calling import TRAIN, call
+from tests.integration.bad_input.places import Places
 
 PASSWORD = canary("address").replace("/", "_")  # a slash would end an address
 ADDRESSED = f"http://me:{PASSWORD}@127.0.0.1:1"

@@ -84,67 +84,8 @@ class FlakyS3:
         self.requests: list[str] = []  # method and range
         self.num_connections = 0
         self.released = threading.Event()
-        flaky = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def setup(self) -> None:
-                super().setup()
-                flaky.num_connections += 1
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-            def do_PUT(self) -> None:
-                data = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.meet_fault():
-                    return
-                flaky.data = data
-                self.answer(200, b"", ETag=flaky.etag)
-
-            def do_GET(self) -> None:
-                if self.meet_fault():
-                    return
-                size = len(flaky.data)
-                if self.headers["If-Match"] not in (None, flaky.etag):
-                    self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
-                    return
-                first, last = self.byte_range(size)
-                headers = {"ETag": flaky.etag, "Content-Range": f"bytes {first}-{last}/{size}"}
-                self.answer(206, flaky.data[first : last + 1], **headers)
-
-            def byte_range(self, size: int) -> tuple[int, int]:
-                found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "bytes=0-")
-                assert found
-                return int(found[1]), min(int(found[2] or size), size - 1)
-
-            def meet_fault(self) -> bool:
-                flaky.requests.append(f"{self.command} {self.headers['Range'] or ''}".strip())
-                fault = flaky.faults.popleft() if flaky.faults else None
-                self.spoil = fault if fault in ("cut", "stall") else None
-                if fault == "reset":
-                    self.close_connection = True
-                elif isinstance(fault, int):
-                    self.answer(fault, b"<Error><Code>SlowDown</Code></Error>" if fault == 503 else b"")
-                return fault is not None and self.spoil is None
-
-            def answer(self, status: int, body: bytes, **headers: str) -> None:
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if getattr(self, "spoil", None):
-                    self.wfile.write(body[: len(body) // 2])
-                    self.wfile.flush()
-                    if self.spoil == "stall":
-                        flaky.released.wait(20)
-                    self.close_connection = True
-                    return
-                self.wfile.write(body)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (FlakyHandler,), {"flaky": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
         self.thread.start()
@@ -158,6 +99,66 @@ class FlakyS3:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+class FlakyHandler(BaseHTTPRequestHandler):
+    flaky: FlakyS3  # set by a class of its own for each server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.flaky.num_connections += 1
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.meet_fault():
+            return
+        self.flaky.data = data
+        self.answer(200, b"", ETag=self.flaky.etag)
+
+    def do_GET(self) -> None:
+        if self.meet_fault():
+            return
+        size = len(self.flaky.data)
+        if self.headers["If-Match"] not in (None, self.flaky.etag):
+            self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return
+        first, last = self.byte_range(size)
+        headers = {"ETag": self.flaky.etag, "Content-Range": f"bytes {first}-{last}/{size}"}
+        self.answer(206, self.flaky.data[first : last + 1], **headers)
+
+    def byte_range(self, size: int) -> tuple[int, int]:
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "bytes=0-")
+        assert found
+        return int(found[1]), min(int(found[2] or size), size - 1)
+
+    def meet_fault(self) -> bool:
+        self.flaky.requests.append(f"{self.command} {self.headers['Range'] or ''}".strip())
+        fault = self.flaky.faults.popleft() if self.flaky.faults else None
+        self.spoil = fault if fault in ("cut", "stall") else None
+        if fault == "reset":
+            self.close_connection = True
+        elif isinstance(fault, int):
+            self.answer(fault, b"<Error><Code>SlowDown</Code></Error>" if fault == 503 else b"")
+        return fault is not None and self.spoil is None
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if getattr(self, "spoil", None):
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            if self.spoil == "stall":
+                self.flaky.released.wait(20)
+            self.close_connection = True
+            return
+        self.wfile.write(body)
 
 
 @pytest.fixture
