@@ -60,16 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = evaluation.resolve_precision(options.precision, device)
     model = load_model(saved, device, precision)
-    num_images = adaptation.recalibrate_on_(
-        model,
-        manifest,
-        shards,
-        options.images,
-        device=device,
-        precision=precision,
-        num_threads=options.num_threads,
-        max_megapixels=options.max_megapixels,
+    images = adaptation.spread_by_size(
+        manifest, shards, options.images, num_threads=options.num_threads, max_megapixels=options.max_megapixels
     )
+    num_images = adaptation.recalibrate_on_(model, images, device=device, precision=precision)
     statistics = {name: value for name, value in model.state_dict().items() if name.endswith(_STATISTICS)}
     like = saved.evaluated
     adapted = like | {name: value.to(like[name]) for name, value in statistics.items()}

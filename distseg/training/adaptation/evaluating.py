@@ -10,7 +10,7 @@ from distseg.data.shards import Manifest, Shard
 from distseg.errors import ConfigError
 from distseg.evaluation import WHOLE_IMAGE, ConfusionMatrix, InferenceConfig, World
 from distseg.models import SegmentationModel
-from distseg.training.adaptation.statistics import recalibrate_on_
+from distseg.training.adaptation.statistics import recalibrate_on_, spread_by_size
 from distseg.training.adaptation.tent import tent_on_
 
 HOW = {"batchnorm": recalibrate_on_, "tent": tent_on_}
@@ -49,16 +49,10 @@ def evaluate_by_condition(
         model.load_state_dict(before)
         if not adapted or condition in adapted:
             try:
-                HOW[how](
-                    model,
-                    manifest,
-                    own,
-                    num_images,
-                    device=world.device,
-                    precision=precision,
-                    num_threads=num_threads,
-                    max_megapixels=max_megapixels,
+                images = spread_by_size(
+                    manifest, own, num_images, num_threads=num_threads, max_megapixels=max_megapixels
                 )
+                HOW[how](model, images, device=world.device, precision=precision)
             except ConfigError as error:
                 raise ConfigError(f"--adapt {how}, condition {condition}: {error}") from None
         scored = evaluation.evaluate_shards(

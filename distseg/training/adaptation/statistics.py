@@ -20,6 +20,7 @@ from distseg.training.restyling import TowardsSource
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+ImagesBySize = dict[tuple[int, ...], list[Tensor]]  # shape -> images_3HW of it, uint8
 
 
 @torch.no_grad()
@@ -72,38 +73,32 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in model.modules() if isinstance(layer, _KINDS) and layer.track_running_stats]
 
 
-def recalibrate_on_(
-    model: SegmentationModel,
-    manifest: Manifest,
-    shards: Sequence[Shard],
-    num_images: int,
-    *,
-    device: torch.device,
-    precision: str,
-    num_threads: int = 2,
-    max_megapixels: float = MAX_MEGAPIXELS,
-) -> int:
-    """`recalibrate_` on up to so many images of the shards, evenly spread; their labels are not used.
-
-    Every rank takes the same images, so that the statistics are the same on any number of them.
-    """
-    of_size = spread_by_size(manifest, shards, num_images, num_threads=num_threads, max_megapixels=max_megapixels)
+def recalibrate_on_(model: SegmentationModel, images: ImagesBySize, *, device: torch.device, precision: str) -> int:
+    """`recalibrate_` on all images together. Returns their number."""
     own = model.model if isinstance(model, TowardsSource) else model  # its style network keeps its statistics
     batches = (
         batch.to(device)
-        for same in of_size.values()
+        for same in images.values()
         for batch in batches_of_one_size(same, max(2, evaluation.max_batch_pixels(device) // same[0][0].numel()))
     )
     return recalibrate_(own, batches, lambda batch: evaluation.predict(model, batch, precision))
 
 
 def spread_by_size(
-    manifest: Manifest, shards: Sequence[Shard], num_images: int, *, num_threads: int, max_megapixels: float
-) -> dict[tuple[int, ...], list[Tensor]]:
-    """Up to so many images, evenly spread, the same on every rank: those of one size together."""
-    images = spread_samples(manifest, shards, num_images, num_threads=num_threads, max_megapixels=max_megapixels)
-    of_size: dict[tuple[int, ...], list[Tensor]] = {}
-    for sample in images:
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    num_images: int,
+    *,
+    num_threads: int = 2,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> ImagesBySize:
+    """Up to so many images of the shards, evenly spread, those of one size together; their labels are not used.
+
+    Every rank takes the same images, so that what a network learns of them is the same on any number of ranks.
+    """
+    samples = spread_samples(manifest, shards, num_images, num_threads=num_threads, max_megapixels=max_megapixels)
+    of_size: ImagesBySize = {}
+    for sample in samples:
         of_size.setdefault(tuple(sample.image_3HW.shape), []).append(sample.image_3HW)
     return of_size
 

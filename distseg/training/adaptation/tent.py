@@ -9,21 +9,19 @@ order and on any number of ranks. The risk is theirs: nothing says that a surer 
 steps or too large a rate it predicts few classes everywhere, rare ones first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from distseg import evaluation
-from distseg.config import MAX_MEGAPIXELS
-from distseg.data.shards import Manifest, Shard
 from distseg.errors import ConfigError
 from distseg.models import SegmentationModel
 from distseg.training.adaptation.statistics import (
+    ImagesBySize,
     batch_norms,
     batches_of_one_size,
     recalibrate_on_,
-    spread_by_size,
     use_batch_statistics_,
 )
 from distseg.training.restyling import TowardsSource
@@ -34,36 +32,21 @@ LEARNING_RATE = 1e-3  # Adam; as Wang et al. have it for the smaller of their im
 
 def tent_on_(
     model: SegmentationModel,
-    manifest: Manifest,
-    shards: Sequence[Shard],
-    num_images: int,
+    images: ImagesBySize,
     *,
     device: torch.device,
     precision: str,
-    num_threads: int = 2,
-    max_megapixels: float = MAX_MEGAPIXELS,
     learning_rate: float = LEARNING_RATE,
 ) -> int:
-    """One pass over up to so many images of the shards, evenly spread, then `recalibrate_on_` them.
+    """One pass over the images, then `recalibrate_on_` them. Returns their number.
 
-    Returns their number. Every rank takes the same images. Raises ConfigError if the network has no batch norm, or if
-    there are too few images.
+    Raises ConfigError if the network has no batch norm, or if there are too few images.
     """
     if isinstance(model, TowardsSource):
         raise ConfigError("style.direction = to_source evaluates with a second network; adapt by batchnorm")
-    of_size = spread_by_size(manifest, shards, num_images, num_threads=num_threads, max_megapixels=max_megapixels)
-    batches = (batch.to(device) for same in of_size.values() for batch in batches_of_one_size(same, BATCH_SIZE))
+    batches = (batch.to(device) for same in images.values() for batch in batches_of_one_size(same, BATCH_SIZE))
     minimise_entropy_(model, batches, precision, learning_rate)
-    return recalibrate_on_(
-        model,
-        manifest,
-        shards,
-        num_images,
-        device=device,
-        precision=precision,
-        num_threads=num_threads,
-        max_megapixels=max_megapixels,
-    )
+    return recalibrate_on_(model, images, device=device, precision=precision)
 
 
 def minimise_entropy_(model: nn.Module, batches: Iterator[Tensor], precision: str, learning_rate: float) -> list[float]:

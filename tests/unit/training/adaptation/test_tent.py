@@ -1,6 +1,8 @@
 """Entropy minimisation at test time."""
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +10,13 @@ from torch import nn
 
 from distseg import evaluation
 from distseg.config import model_config
-from distseg.data.shards import load_manifest
+from distseg.data.loading import EvalSample, spread_samples
+from distseg.data.shards import Manifest, Shard, load_manifest
 from distseg.errors import ConfigError
 from distseg.evaluation import World
 from distseg.models import build_model
-from distseg.training.adaptation import evaluate_by_condition
-from distseg.training.adaptation.tent import mean_entropy, minimise_entropy_
+from distseg.training.adaptation import evaluate_by_condition, recalibrate_on_, spread_by_size, statistics
+from distseg.training.adaptation.tent import LEARNING_RATE, mean_entropy, minimise_entropy_
 
 UNET = model_config("unet", width=1 / 16)
 
@@ -61,6 +64,33 @@ def test_each_condition_begins_with_the_weights_as_they_were_trained(tiny_town: 
         counted = evaluate_by_condition(model, manifest, shards, World(), 4, how="tent", precision="fp64")
         found.append(counted.by_condition()["night"].matrix_KK)
     assert torch.equal(*found) and found[0].sum() > 0
+
+
+def test_what_it_learns_from_is_decoded_once_and_read_again_gives_the_same(
+    tiny_town: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = load_manifest(tiny_town)
+    shards = manifest.select("train", ("night",))
+    num_asked: list[int] = []
+
+    def counted(manifest: Manifest, shards: Sequence[Shard], num: int, **options: Any) -> Iterator[EvalSample]:
+        num_asked.append(num)
+        return spread_samples(manifest, shards, num, **options)
+
+    monkeypatch.setattr(statistics, "spread_samples", counted)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(build_model(UNET, manifest.label_space.num_classes).double())
+    once, again = models
+    evaluate_by_condition(once, manifest, shards, World(), 3, how="tent", precision="fp64")
+    assert num_asked == [3]
+    learnt = (torch.stack(same) for same in spread_by_size(manifest, shards, 3).values())
+    minimise_entropy_(again, learnt, "fp64", LEARNING_RATE)
+    device = torch.device("cpu")
+    assert recalibrate_on_(again, spread_by_size(manifest, shards, 3), device=device, precision="fp64") == 3
+    expected = again.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in once.state_dict().items())
 
 
 def test_a_condition_that_needs_no_adaptation_is_evaluated_as_the_network_is(tiny_town: str) -> None:
