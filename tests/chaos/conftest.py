@@ -27,6 +27,13 @@ from tests.chaos.tracking_server import Server
 from tests.recorded import Recorded
 from tests.toy_data import LABELS, toy_samples
 
+NIGHTLY_ON_HOSTS = [  # the marks of tests that bring up hosts of their own, and take minutes
+    pytest.mark.chaos,
+    pytest.mark.servers,
+    pytest.mark.ray,
+    pytest.mark.nightly,
+    pytest.mark.timeout(1800),
+]
 NUM_STEPS = 24
 SAVED_EVERY = 6  # steps
 

@@ -7,15 +7,9 @@ import pytest
 from tests.chaos.accidents.bench import Bench, NotTriedError, ready
 from tests.chaos.accidents.faults import ACCIDENTS, try_accident, undisturbed
 from tests.chaos.accidents.training import Result, Row
-from tests.chaos.conftest import print_table
+from tests.chaos.conftest import NIGHTLY_ON_HOSTS, print_table
 
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.servers,
-    pytest.mark.ray,
-    pytest.mark.nightly,
-    pytest.mark.timeout(1800),
-]
+pytestmark = NIGHTLY_ON_HOSTS
 
 
 @pytest.fixture(scope="module")

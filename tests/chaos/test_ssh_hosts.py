@@ -12,15 +12,10 @@ import pytest
 import yaml
 
 from tests import programs
+from tests.chaos.conftest import NIGHTLY_ON_HOSTS
 from tests.conftest import REPOSITORY, free_network, lacking, run_script, short_directory, sourced
 
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.servers,
-    pytest.mark.ray,
-    pytest.mark.nightly,
-    pytest.mark.timeout(1800),
-]
+pytestmark = NIGHTLY_ON_HOSTS
 
 SUPERVISED = {"/raylet ", "/gcs_server ", "/ssh.sh loop"}
 

@@ -1,5 +1,6 @@
 """Small packed data that many unit tests train and evaluate on."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def light_config(tiny_config: RunConfig) -> RunConfig:
     """The same with a network of a twentieth of the weights, for what does not depend on the network."""
     unet = model_config("unet", width=0.125)
     return replace(tiny_config, model=unet, loss=replace(tiny_config.loss, aux_weight=0.0))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables: to make them takes seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> str:
+    """The tracking URI of an MLflow of the test's own, with no run in it."""
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
 
 
 @pytest.fixture

@@ -3,18 +3,10 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from distseg.config import (
-    AugmentConfig,
-    DataConfig,
-    EvaluateConfig,
-    LossConfig,
-    OptimConfig,
-    RunConfig,
-    ScalingConfig,
-    model_config,
-)
+from distseg.config import RunConfig
+from distseg.config.recipes.on_camvid import pspnet_camvid
 from distseg.errors import ConfigError
 
 _MAX_CROP_PX, _MIN_SIDE_PX, _MULTIPLE_PX = 240 * 320, 32, 8
@@ -38,16 +30,9 @@ def auto() -> RunConfig:
     steps: minutes for a few images, an hour or two for a thousand, on two cores. AdamW and class weights as in
     `pspnet_camvid`. Every field can still be given, and `--print-config` shows what was chosen.
     """
-    return RunConfig(
-        name="auto",
-        model=model_config(backbone="resnet18"),
-        loss=LossConfig(class_weights="inverse_sqrt"),
-        optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-2, head_lr_scale=1.0, warmup_steps=50, max_steps=1600),
-        data=DataConfig(batch_size=8, crop_px=(240, 320)),
-        augment=AugmentConfig(scale=(0.75, 1.5), rotate_deg=0.0, blur=0.0, jitter=0.2),
-        scaling=ScalingConfig(num_workers=2),
-        evaluate=EvaluateConfig(every_steps=400),
-    )
+    camvid = pspnet_camvid()
+    augment, evaluate = replace(camvid.augment, scale=(0.75, 1.5)), replace(camvid.evaluate, every_steps=400)
+    return replace(camvid, name="auto", augment=augment, evaluate=evaluate)
 
 
 def sizes(data: PackedData, uri: str) -> dict[str, object]:

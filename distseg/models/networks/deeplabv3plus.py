@@ -41,11 +41,7 @@ class Options(ResNetOptions):
 
     @classmethod
     def variants(cls) -> dict[str, ModelConfig]:
-        return {
-            "deeplabv3plus resnet18": cls(backbone="resnet18"),
-            "deeplabv3plus resnet50": cls(backbone="resnet50"),
-            "deeplabv3plus resnet101": cls(backbone="resnet101"),
-        }
+        return {f"deeplabv3plus {name}": cls(backbone=name) for name in ("resnet18", "resnet50", "resnet101")}
 
     def layout_on_cpu(self, precision: str) -> Literal["channels_last", "contiguous"]:
         return "contiguous" if precision == "fp32" else "channels_last"

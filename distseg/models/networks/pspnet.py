@@ -71,10 +71,9 @@ class Options(ResNetOptions):
 
     @classmethod
     def variants(cls) -> dict[str, ModelConfig]:
+        published = {f"pspnet {name}": cls(backbone=name) for name in ("resnet18", "resnet50", "resnet101")}
         return {
-            "pspnet resnet18": cls(backbone="resnet18"),
-            "pspnet resnet50": cls(backbone="resnet50"),
-            "pspnet resnet101": cls(backbone="resnet101"),
+            **published,
             "pspnet resnet269": cls(backbone="resnet269", stem="deep"),
             "se-pspnet resnet50": cls(backbone="resnet50", se_ratio=16),
         }

@@ -50,8 +50,8 @@ def test_what_loads_a_model_loads_no_programs(module: str) -> None:
     assert (ended.returncode, ended.stdout.split(), ended.stderr) == (0, [], "")
 
 
-def test_a_run_made_before_is_sent_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_uri, store = str(tmp_path / "runs" / NAME), f"sqlite:///{tmp_path}/mlflow.db"
+def test_a_run_made_before_is_sent_whole(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_uri = str(tmp_path / "runs" / NAME)
     shutil.copytree(BEFORE / "run", run_uri)
     assert find_run_in(str(tmp_path / "runs")) == run_uri
     assert sync.main([run_uri, "--uri", store]) == 0

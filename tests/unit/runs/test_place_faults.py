@@ -57,11 +57,11 @@ def only_run_of(config: RunConfig) -> str:
     ids=["full", "read-only", "limit of size"],
 )
 def test_a_place_that_takes_nothing_more_ends_the_training_and_keeps_what_it_has(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+    config: RunConfig, store: str, monkeypatch: pytest.MonkeyPatch, number: int, said: str
 ) -> None:
     is_tracked = number == errno.ENOSPC  # that costs seconds
     if is_tracked:
-        config = replace(config, tracking=replace(config.tracking, uri=f"sqlite:///{tmp_path / 'mlflow.db'}"))
+        config = replace(config, tracking=replace(config.tracking, uri=store))
 
     def refuse(_: int) -> None:
         raise OSError(number, os.strerror(number))

@@ -53,9 +53,8 @@ def test_gpus_are_named_and_a_damaged_file_is_refused() -> None:
 
 
 def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
-    light_config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    light_config: RunConfig, store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = f"sqlite:///{tmp_path}/mlflow.db"
     settings = replace(light_config.tracking, uri=store, register="tiny")
     config = replace(
         light_config,

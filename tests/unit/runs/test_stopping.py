@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 
 from distseg import stopping, sync, tracking
@@ -26,24 +24,14 @@ EXPERIMENT, NUM_STEPS = "stopped", 4
 SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def config(light_config: RunConfig, data_uri: str, empty_store: Path, tmp_path: Path) -> RunConfig:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+def config(light_config: RunConfig, data_uri: str, store: str, tmp_path: Path) -> RunConfig:
     return replace(
         light_config,
         optim=replace(light_config.optim, max_steps=NUM_STEPS),
         data=replace(light_config.data, uri=data_uri, batch_size=2, crop_px=(32, 32)),
         checkpoint=CheckpointConfig(uri=str(tmp_path / "runs")),
-        tracking=TrackingConfig(
-            uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment=EXPERIMENT, log_every_steps=1, log_model=False
-        ),
+        tracking=TrackingConfig(uri=store, experiment=EXPERIMENT, log_every_steps=1, log_model=False),
     )
 
 

@@ -26,20 +26,6 @@ from tests.recorded import Recorded, only_run
 DEAD = "http://127.0.0.1:9"  # nobody listens on `discard`
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables: to make them takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> str:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
 @pytest.fixture
 def config(store: str, tmp_path: Path, tiny_town: str) -> RunConfig:
     return scripted.config_of(str(tmp_path / "runs"), store, tiny_town)

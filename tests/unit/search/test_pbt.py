@@ -114,8 +114,8 @@ def test_a_space_that_cannot_change_meanwhile_is_refused() -> None:
         Population({"model.bins": tune.choice(((1,),)), "data.crop_px": tune.choice((32,))}, 4, 40, seed=0)
 
 
-def test_a_trial_goes_on_as_another_with_values_of_its_own(tiny_town: str, tmp_path: Path) -> None:
-    store, uri = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "search")
+def test_a_trial_goes_on_as_another_with_values_of_its_own(tiny_town: str, store: str, tmp_path: Path) -> None:
+    uri = str(tmp_path / "search")
 
     def config_of(trial_id: str) -> RunConfig:
         return scripted.config_of(records.trial_folder(uri, trial_id), store, tiny_town)

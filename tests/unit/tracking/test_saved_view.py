@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ TOWN = ComparisonView(dataset="town", conditions=town.CONDITIONS)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('store'))}"
     tracking.open_run(uri, "exp", "run", RunConfig(), {})
     return uri
 
