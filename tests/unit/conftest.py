@@ -17,7 +17,6 @@ from distseg.config import (
     model_config,
 )
 from distseg.data.datasets import town
-from distseg.data.processes import in_processes
 from distseg.data.shards import pack
 from tests.small_network import Small
 
@@ -33,16 +32,16 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> str:
         "train": town.samples("train", num_frames=36, size=(64, 96)),
         "val": town.samples("val", num_frames=18, size=(64, 96)),
     }
-    pack(splits, town.LABELS, uri, dataset="town", run=in_processes(2))
+    pack(splits, town.LABELS, uri, dataset="town")
     return uri
 
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_town: str) -> RunConfig:
-    """A training of seconds: PSPNet-18 in fp64, with the recipes' own dropout, 20 steps, every step logged."""
+    """A training of seconds: a narrow PSPNet-18 in fp64, the recipes' own dropout, 20 steps, every step logged."""
     return RunConfig(
         name="tiny",
-        model=model_config(backbone="resnet18"),
+        model=model_config(backbone="resnet18", width=0.25),
         loss=LossConfig(class_weights="inverse_sqrt"),
         optim=OptimConfig(lr=0.01, head_lr_scale=1.0, max_steps=20),
         data=DataConfig(uri=tiny_town, batch_size=4, crop_px=(33, 49), num_threads=1),
@@ -54,7 +53,7 @@ def tiny_config(tiny_town: str) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def light_config(tiny_config: RunConfig) -> RunConfig:
-    """The same with a network of a twentieth of the weights, for what does not depend on the network."""
+    """The same with a U-Net of 0.5M weights and no auxiliary head, for what does not depend on the network."""
     unet = model_config("unet", width=0.125)
     return replace(tiny_config, model=unet, loss=replace(tiny_config.loss, aux_weight=0.0))
 

@@ -74,7 +74,7 @@ def test_every_3x3_of_a_stage_is_dilated(name: str, dilations: tuple[int, int, i
     [("resnet18", 3, 17), ("resnet18", 4, 33), ("resnet50", 3, 25), ("resnet50", 4, 25)],
 )
 def test_receptive_field_of_the_dilated_stages(name: str, stage: int, field_cells: int) -> None:
-    resnet = build_resnet(name, (1, 2, 4)).eval().requires_grad_(False)
+    resnet = build_resnet(name, (1, 2, 4), width=1 / 16).eval().requires_grad_(False)
     layer = getattr(resnet, f"layer{stage}")
     for parameter in layer.parameters():  # all paths positive, so that none cancels
         nn.init.constant_(parameter, 0.1)

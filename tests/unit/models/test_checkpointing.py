@@ -11,8 +11,8 @@ from distseg.errors import ConfigError
 from distseg.models import Blocks, SegmentationModel, build_model, drop_by_sample
 
 NETWORKS = [
-    model_config(backbone="resnet18", dropout=0.5),
-    model_config(backbone="resnet50", bins=(2,), dropout=0.5),
+    model_config(backbone="resnet18", width=0.25, dropout=0.5),
+    model_config(backbone="resnet50", width=0.25, bins=(2,), dropout=0.5),
     model_config("fcn", backbone="resnet18"),
     model_config("enet", dropout=0.3),
     model_config("unet", width=1 / 16),

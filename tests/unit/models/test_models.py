@@ -227,7 +227,7 @@ def authors_state(model: PSPNet) -> dict[str, Tensor]:
 
 
 def test_a_whole_pspnet_of_the_authors_loads_exactly() -> None:
-    config = model_config(stem="deep")
+    config = model_config(stem="deep", width=0.25)
     torch.manual_seed(0)
     theirs = build_model(config, 5)
     assert isinstance(theirs, PSPNet)
@@ -240,14 +240,15 @@ def test_a_whole_pspnet_of_the_authors_loads_exactly() -> None:
 
 
 def test_weights_of_the_authors_that_do_not_fit_are_named() -> None:
-    model = build_model(model_config(stem="deep"), 5)
+    config = model_config(stem="deep", width=0.25)
+    model = build_model(config, 5)
     assert isinstance(model, PSPNet)
     state = authors_state(model)
     del state["module.layer3.5.bn2.weight"]
     state["module.layer5.0.weight"] = torch.zeros(1)
-    state["module.cls.4.weight"] = torch.zeros(6, 512, 1, 1)
+    state["module.cls.4.weight"] = torch.zeros(6, 128, 1, 1)
     with pytest.raises(ValueError, match=r"1 missing \(backbone.layer3.5.bn2.weight\); 1 unexpected .*; 1 of another"):
-        build_model(model_config(stem="deep"), 5, weights=state)
+        build_model(config, 5, weights=state)
 
 
 def test_a_mit_of_its_authors_and_one_of_transformers_load_exactly() -> None:

@@ -13,6 +13,7 @@ from distseg.config import ModelConfig, model_config, network_names
 from distseg.deployment import exporting
 from distseg.errors import DistsegError
 from distseg.models import SegmentationModel, build_model
+from distseg.models.networks import fcn
 
 NUM_CLASSES = 7
 
@@ -42,6 +43,13 @@ for network in network_names():  # one that is added is tested with no edit here
     if network not in {config.name for config in VARIANTS.values()} and not model_config(network).is_style_network:
         VARIANTS[network] = model_config(network)
 DEEP = ("resnet34", "resnet101", "resnet152")
+
+
+@pytest.fixture(autouse=True)
+def narrow_fc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VGG16's fully connected layers have nine of ten of its weights, and nothing here asks for their number."""
+    monkeypatch.setattr(fcn, "FC_CHANNELS", 128)
+
 
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 

@@ -1,11 +1,15 @@
 """A user's own network, named `module:Class` on the command line, is trained like those of distseg."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from distseg import train
 from distseg.config import CheckpointConfig, RunConfig, to_dict
-from tests import programs
+from distseg.models import __main__ as models
 
 NETWORK = '''
 from dataclasses import dataclass
@@ -40,14 +44,25 @@ class TinyNet(SegmentationModel):
 '''
 
 
-def test_it_trains_and_is_listed_from_the_working_directory(tmp_path: Path, tiny_config: RunConfig) -> None:
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_nets.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+    return tmp_path
+
+
+def test_it_trains_and_is_listed_from_the_working_directory(
+    working_directory: Path, tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: `test_user_modules` names one to real ones."""
     optim, place = replace(tiny_config.optim, max_steps=2), CheckpointConfig(uri="checkpoints")
-    (tmp_path / "base.json").write_text(json.dumps(to_dict(replace(tiny_config, optim=optim, checkpoint=place))))
+    Path("base.json").write_text(json.dumps(to_dict(replace(tiny_config, optim=optim, checkpoint=place))))
     options = ("--model.name", "my_nets:Tiny", "--model.channels", "4", "--loss.aux_weight", "0")
-    trained = programs.run(tmp_path, programs.alone(), "distseg.train", "--config", "base.json", *options)
-    assert trained.code == 0, trained.err
-    (saved,) = (tmp_path / "checkpoints").glob("*/config.json")
+    monkeypatch.setenv("RANK", "0")  # without Ray
+    assert train.main(["--config", "base.json", *options]) == 0
+    (saved,) = working_directory.glob("checkpoints/*/config.json")
     assert json.loads(saved.read_text())["model"] == {
         "name": "my_nets:Tiny",
         "pretrained": None,
@@ -55,6 +70,6 @@ def test_it_trains_and_is_listed_from_the_working_directory(tmp_path: Path, tiny
         "checkpointing": False,
         "channels": 4,
     }
-    rows = programs.run(tmp_path, programs.plain_environment(), "distseg.models", "--only", "my_nets:Tiny")
-    assert rows.code == 0, rows.err
-    assert "my_nets:Tiny" in rows.out
+    capsys.readouterr()
+    assert models.main(["--only", "my_nets:Tiny"]) == 0
+    assert "my_nets:Tiny" in capsys.readouterr().out

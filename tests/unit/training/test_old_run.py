@@ -10,7 +10,6 @@ import pytest
 
 from distseg import evaluate, tracking, train
 from distseg.data.datasets import town
-from distseg.data.processes import in_processes
 from distseg.data.shards import load_manifest, pack
 from distseg.training import checkpoint
 from tests.conftest import REPOSITORY
@@ -26,7 +25,7 @@ def old_town(tmp_path_factory: pytest.TempPathFactory) -> str:
     """`pack town --train 18 --val 18 --size 64 96`"""
     uri = str(tmp_path_factory.mktemp("old-town"))
     splits = {split: town.samples(split, num_frames=18, size=(64, 96)) for split in ("train", "val")}
-    pack(splits, town.LABELS, uri, dataset="town", run=in_processes(2))
+    pack(splits, town.LABELS, uri, dataset="town")
     return uri
 
 

@@ -1,8 +1,11 @@
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 from PIL import Image
 
 from distseg import cli, pack
+from distseg.cli import workers
+from distseg.data import Runner
 from distseg.data.shards import load_manifest
 from distseg.errors import ConfigError, DataError
 from tests.raw_files import write_grey, write_photograph, write_synthia
@@ -58,6 +63,14 @@ def test_camvid_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert load_manifest(str(tmp_path / "out")).splits == ("train", "val")
 
 
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Runner]:
+    """A process that was started in another directory, as those of a cluster are; one for all data sets."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(os.getpid).result()
+        yield lambda function, tasks: pool.map(function, tasks)
+
+
 @pytest.mark.parametrize(
     ("command", "name", "options"),
     [
@@ -73,9 +86,10 @@ def test_camvid_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_raw_data_sets_are_packed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str, options: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: Runner, command: str, name: str, options: list[str]
 ) -> None:
     """With the options of each; names of directories are relative to here, wherever the work is done."""
+    monkeypatch.setattr(workers, "in_processes", lambda _: elsewhere)
     data_set = DATA_SETS[name]
     data_set.write(tmp_path / "raw")
     monkeypatch.chdir(tmp_path)
