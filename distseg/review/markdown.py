@@ -8,7 +8,7 @@ from distseg.review.text import markdown_table, md
 
 
 def run_markdown(review: RunReview, *, figure_url: str = "", links: Mapping[str, str] | None = None) -> str:
-    """The description of an MLflow run, its summary in the first line.
+    """The description of an MLflow run: its summary, then `links`, which MLflow shows before "Show more".
 
     `figure_url`: of the conditions plot, as `get-artifact?path=plots/condition_miou.png&run_uuid=ID`; `links`: text ->
     URL.
@@ -16,11 +16,11 @@ def run_markdown(review: RunReview, *, figure_url: str = "", links: Mapping[str,
     intervals = review.intervals
     parts = [
         md(summary(review.table, intervals, review.trained_on)),
+        " · ".join(f"[{md(text)}]({url})" for text, url in (links or {}).items()),
         md(" ".join(remarks(review.table, intervals))),
         f"![mIoU per condition]({figure_url})" if figure_url else "",
         markdown_table(*condition_rows(review)),
         md(f"Cost: {review.cost.brief()}. Data: {data_line(review)}. Code: {review.code_version or 'unknown'}."),
-        " · ".join(f"[{md(text)}]({url})" for text, url in (links or {}).items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -85,12 +85,15 @@ def _machine(result: RunResult) -> dict[str, str]:
 CLOSING_TAGS: tuple[Callable[[RunResult], Mapping[str, str]], ...] = (_machine, _worst_condition)
 
 
-def description(result: RunResult, run_id: str) -> str:
-    """Markdown for the top of the run's page, with the plot of its conditions; empty without an evaluation."""
+def description(result: RunResult, run_id: str, page_link: Callable[[], str]) -> str:
+    """Markdown for the top of the run's page, with the plot of its conditions; empty without an evaluation.
+
+    `page_link`: gives the URL of the run's report.
+    """
     if result.review is None:
         return ""
     plot = f"get-artifact?path={CONDITIONS_PLOT}&run_uuid={run_id}"
-    return run_markdown(result.review, figure_url=plot)
+    return run_markdown(result.review, figure_url=plot, links={"The whole report, with images": page_link()})
 
 
 def pictures(uri: str, best: Checkpoint | None) -> dict[int, dict[str, bytes]]:

@@ -1,5 +1,6 @@
 """Ends a run: writes its report and sends its end to MLflow. What was not sent then, `distseg.sync` sends later."""
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -204,7 +205,8 @@ def _send_pictures(run: Run, run_id: str, best: Checkpoint | None) -> int:
 def _send_end(run: Run, run_id: str, ended: RunContents) -> None:
     """Sends files, tags, description and status. Raises TrackingError."""
     tags = dict(ended.tags)
-    if text := contents.description(ended.result, run_id):
+    page_link = functools.partial(tracking.artifact_link, run.tracking_uri, run_id, RUN_PAGE)
+    if text := contents.description(ended.result, run_id, page_link):
         tags[tracking.DESCRIPTION_TAG] = text
     tracking.finish_run(run.tracking_uri, run_id, run.status, ended.files, tags, ended_ms=run.ended_ms)
 

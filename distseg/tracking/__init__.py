@@ -63,7 +63,7 @@ from distseg.tracking.mlflow_runs import (
 )
 from distseg.tracking.picture_log import PictureLog, send_pictures
 from distseg.tracking.registry import ModelToLog, RegisteredVersion, log_model, register_model
-from distseg.tracking.saved_view import ComparisonView, save_view
+from distseg.tracking.saved_view import ComparisonView, artifact_link, save_view
 
 __all__ = [
     "CLOSE_WAIT_S",
@@ -83,6 +83,7 @@ __all__ = [
     "ModelToLog",
     "PictureLog",
     "RegisteredVersion",
+    "artifact_link",
     "begin_to_connect",
     "call_with_timeout",
     "checked_uri",

@@ -22,7 +22,7 @@ from distseg.tracking.address import is_local_file, without_password
 from distseg.tracking.client import connect, server_errors
 from distseg.tracking.mlflow_formats import knows_page_of_runs
 
-VERSION = 2
+VERSION = 3
 TAG = "mlflow.sharedViewState."
 UI = "http://127.0.0.1:5000"  # the address of `mlflow ui`
 USUAL_PARAMS = ("optim.lr", "loss.aux_weight", "model.bins", "model.se_ratio", "model.backbone", "data.batch_size")
@@ -75,6 +75,15 @@ def view_link(uri: str, experiment_id: str, view: ComparisonView) -> str:
     # Without workflowType the page opens in a mode that has no charts.
     query = {"workflowType": "machine_learning", "viewStateShareKey": view.key, "compareRunsMode": "CHART"}
     return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+
+
+def artifact_link(uri: str, run_id: str, path: str) -> str:
+    """From a run's description to the page of one of its artifacts. Raises TrackingError."""
+    try:
+        experiment_id = connect(uri).get_run(run_id).info.experiment_id
+    except server_errors() as error:
+        raise TrackingError(f"MLflow at {without_password(uri)}: {first_line(error)}") from None
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{path}?workflowType=machine_learning"
 
 
 def encoded(view: ComparisonView) -> str:
@@ -162,7 +171,7 @@ def _charts(view: ComparisonView) -> list[JSON]:
             "SCATTER",
             "robust",
             "Mean against worst condition",
-            {"xaxis": _axis("mIoU of all images", MIOU), "yaxis": _axis("of the worst condition", MIOU_WORST)},
+            {"xaxis": _axis("mIoU", MIOU), "yaxis": _axis("worst condition", MIOU_WORST)},
         ),
         _bar("robust", "worst condition", MIOU_WORST),
         *(_bar("conditions", condition, condition_miou(condition)) for condition in conditions),
@@ -185,7 +194,7 @@ def _chart(kind: str, section: str, title: str, rest: Mapping[str, object]) -> J
 
 
 def _axis(title: str, metric: str) -> JSON:
-    """The page reads the values of `dataAccessKey`, and shows `key`."""
+    """The page reads the values of `dataAccessKey`, and shows `key`; it cuts a title of two long ones."""
     return {"key": title, "dataAccessKey": metric, "type": "METRIC"}
 
 

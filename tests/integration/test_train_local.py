@@ -105,7 +105,7 @@ def test_mlflow_has_the_model_the_inputs_and_the_environment_of_the_workers(
     assert {used.dataset.name for used in run.inputs.dataset_inputs} == {"town train", "town val"}
     assert recorded.artifacts("config") == {"config/resolved.json", "config/environment.json"}
     assert recorded.table("config/environment.json")["ray_job_id"] == run.data.tags["ray.job_id"]
-    assert "viewStateShareKey=distseg-train-v2-" in trained.printed("compare it")
+    assert "viewStateShareKey=distseg-train-v3-" in trained.printed("compare it")
 
 
 def test_mlflow_has_the_review(recorded: Recorded, trained: programs.Ended) -> None:

@@ -115,7 +115,7 @@ def test_description_begins_with_the_verdict_and_embeds_the_figure() -> None:
     text = run_markdown(review(), figure_url=FIGURE_URL, links={"whole report": "#/report"})
     assert text.startswith("Trained on dawn: works best at dawn (mIoU 0.8")
     assert f"![mIoU per condition]({FIGURE_URL})" in text
-    assert "[whole report](#/report)" in text
+    assert text.splitlines()[2] == "[whole report](#/report)"
     header, _, *body = rows(text)
     assert header[:5] == ["condition", "images", "mIoU", "95 % interval", "to best"]
     assert [row[0] for row in body] == ["night", "fog", "dawn", "all images together"]

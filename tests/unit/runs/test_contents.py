@@ -27,7 +27,9 @@ def test_a_run_shows_its_files_tags_pictures_and_description(run: Run) -> None:
     assert ended.files.keys() | {"config/resolved.json"} == scripted.ARTIFACTS
     assert ended.tags.keys() == {"env.python", "env.torch", "env.device", "worst_condition"}
     assert [record["step"] for record in ended.result.records] == [1, 2, 2]
-    assert "get-artifact?path=plots/condition_miou.png&run_uuid=ab12" in contents.description(ended.result, "ab12")
+    described = contents.description(ended.result, "ab12", lambda: "#/report")
+    assert "get-artifact?path=plots/condition_miou.png&run_uuid=ab12" in described
+    assert described.splitlines()[2] == "[The whole report, with images](#/report)", "MLflow shows three lines"
     assert contents.pictures(run.uri, best_of(run)).keys() == {2}
 
 
@@ -53,7 +55,9 @@ def test_a_run_that_was_not_evaluated_shows_what_it_has(run: Run) -> None:
     for best in (None, replace(best_of(run), tables={})):
         ended = contents.read_contents(run, best)
         assert ended.files.keys() == {"config/environment.json"}
-        assert "worst_condition" not in ended.tags and contents.description(ended.result, "ab12") == ""
+        assert (
+            "worst_condition" not in ended.tags and contents.description(ended.result, "ab12", lambda: "#/report") == ""
+        )
 
 
 def test_a_damaged_environment_is_left_out_with_a_warning(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -88,4 +88,4 @@ def test_a_tracked_run_ends_with_inputs_environment_model_and_view(
     model = client.get_logged_model(handed.model_uri.removeprefix("models:/"))
     assert model.status == "READY" and model.params["model.name"] == "unet"
     assert "model.bins" not in model.params.keys() | run.data.params.keys(), "it has none"
-    assert "viewStateShareKey=distseg-train-v2-" in handed.view_link
+    assert "viewStateShareKey=distseg-train-v3-" in handed.view_link
