@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 ALWAYS: Mapping[str, str] = {
     # A checkpoint counts only once Ray Train's controller has polled for it (its default: 2 s).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # How often Ray Train asks whether a machine is to be taken away (its default: 5 s). Some clouds give 30 s in all.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }
 
 NEW_CLUSTER: Mapping[str, str] = {

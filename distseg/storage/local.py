@@ -93,6 +93,15 @@ class LocalStore(Store):
             for part in Path(uri).rglob(f".*{UNFINISHED}"):
                 part.unlink(missing_ok=True)
 
+    def check_writable(self, uri: str, deadline_s: float) -> None:
+        folder = Path(uri)
+        made = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110 — without permission, too
+        try:
+            super().check_writable(uri, deadline_s)
+        finally:
+            for each in made:  # a caller that fails before it writes anything leaves nothing
+                self.delete_empty(str(each))
+
     def delete_empty(self, uri: str) -> None:
         with contextlib.suppress(OSError):
             Path(uri).rmdir()

@@ -2,18 +2,16 @@
 person would have to mend, asserts what the user was told, and returns what happened, for the table.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tests.chaos.accidents.bench import SAVED_EVERY, Bench
+from tests.chaos.accidents.bench import SAVED_EVERY
 from tests.chaos.accidents.training import Training
 
 HIT = 2 * SAVED_EVERY + SAVED_EVERY // 2  # the step at which most of them happen
 LATER = HIT + SAVED_EVERY
 
 Act = Callable[[Training], str]
-Around = Callable[[Bench], contextlib.AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class Accident:
     step: int
     changes: Mapping[str, object]  # of the configuration
     variables: Mapping[str, str]  # of the job
-    around: Around  # what is there while the job runs
 
 
 class Accidents(dict[str, Accident]):
@@ -37,12 +34,11 @@ class Accidents(dict[str, Accident]):
         variables: Mapping[str, str] | None = None,
         *,
         step: int = HIT,
-        around: Around = lambda _: contextlib.nullcontext(),
     ) -> Callable[[Act], Act]:
         """A decorator. In the values, {SHARED} and {TEMPORARY} stand for the bench's two small disks."""
 
         def register(act: Act) -> Act:
-            self[act.__name__] = Accident(act.__name__, fault, act, step, changes or {}, variables or {}, around)
+            self[act.__name__] = Accident(act.__name__, fault, act, step, changes or {}, variables or {})
             return act
 
         return register

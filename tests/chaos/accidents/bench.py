@@ -134,24 +134,6 @@ class Bench:
         why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "accident")
         self.on_host(host, sys.executable, "-m", "ray.scripts.scripts", "drain-node", *which, *why)
 
-    def start_with_own_clock(self, host: str, library: Path) -> None:
-        """Ray on the host anew, with a clock that `set_clock` sets while it runs. `library`: of `fake_clock`."""
-        self.set_clock(host, 0)
-        fake = {
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(self._clock(host)),
-            "FAKETIME_CACHE_DURATION": "1",  # seconds, until the file is read again
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        self.host("stop", host)
-        run_script("cluster/local_hosts.sh", "start", host, env=self.hosts | fake)
-
-    def set_clock(self, host: str, ahead_s: int) -> None:
-        self._clock(host).write_text(f"+{ahead_s}\n")
-
-    def _clock(self, host: str) -> Path:
-        return Path(self.hosts["HOSTS_STATE"]) / f"clock{host}"
-
     def slow_link(self, host: str, rate: str) -> None:
         """Limits what the host sends (a token bucket of Linux's tc)."""
         limits = ("rate", rate, "burst", "64kb", "latency", "400ms")
@@ -320,14 +302,6 @@ def out_of_memory(pid: int) -> Iterator[None]:
     finally:
         until(lambda: not psutil.pid_exists(pid) or not (group / "cgroup.procs").read_text(), "it lives")
         group.rmdir()
-
-
-def fake_clock() -> Path:
-    """The library that gives a process a clock of its own (libfaketime)."""
-    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not libraries:
-        raise NotTriedError("libfaketime is not installed")
-    return libraries[0]
 
 
 def with_changes(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:

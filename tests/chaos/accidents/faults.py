@@ -23,7 +23,7 @@ def try_accident(bench: Bench, name: str, expected: Result) -> Row:
     changes = {n: value.format(**places) if isinstance(value, str) else value for n, value in it.changes.items()}
     variables = {n: value.format(**places) for n, value in it.variables.items()}
     try:
-        with it.around(bench), contextlib.closing(Training(bench, name, changes, variables)) as training:
+        with contextlib.closing(Training(bench, name, changes, variables)) as training:
             training.wait_for_step(it.step)
             training.strikes()
             happened = it.act(training)

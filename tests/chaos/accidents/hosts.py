@@ -1,13 +1,11 @@
-"""Accidents to processes, hosts, their cables and their clocks."""
+"""Accidents to processes, hosts and their cables."""
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 from tests.chaos.accidents.accident import LATER, Accidents
-from tests.chaos.accidents.bench import EVALUATED_EVERY, HOSTS, Bench, fake_clock, out_of_memory
+from tests.chaos.accidents.bench import HOSTS, out_of_memory
 from tests.chaos.accidents.training import AGAIN, ON_ONE, Training
 
 MINUTE_S, NOTICE_S, SHORT_CUT_S, LONG_CUT_S = 60.0, 20.0, 2.0, 30.0
@@ -73,7 +71,7 @@ def _host_dies(it: Training, rank: int, how: str) -> str:
 @accident(
     "the host of rank 1 is announced to be taken away (`ray drain-node`), and is three steps after it was heard",
     {"checkpoint.every_steps": 0},  # evaluations save, too
-    step=EVALUATED_EVERY,
+    step=2,  # the programs that tell Ray take as long as many steps
 )
 def host_drained(it: Training) -> str:
     host = it.host_of_rank(1)
@@ -139,35 +137,3 @@ def link_slow(it: Training) -> str:
     it.bench.full_speed(host)
     it.goes_on_by_itself()
     return "goes on, slower"
-
-
-# ---- clocks
-
-
-@contextlib.contextmanager
-def own_clocks(bench: Bench) -> Iterator[None]:
-    library = fake_clock()
-    try:
-        for host in HOSTS[1:]:
-            bench.start_with_own_clock(host, library)
-        yield
-    finally:
-        bench.host("stop", *HOSTS[1:])
-        bench.host("start", *HOSTS[1:])
-
-
-@accident("the clock of a worker's host is set five minutes ahead", around=own_clocks)
-def clock_minutes_ahead(it: Training) -> str:
-    it.bench.set_clock(it.host_of_rank(1), 5 * 60)
-    it.goes_on_by_itself()
-    return "nothing"
-
-
-@accident("the clock of a worker's host is set an hour ahead", around=own_clocks)
-def clock_an_hour_ahead(it: Training) -> str:
-    host = it.host_of_rank(1)
-    it.bench.set_clock(host, 60 * 60)
-    it.fails("the clocks of this machine and .* differ")
-    it.bench.set_clock(host, 0)
-    it.resume()
-    return "S3 refuses it: exit 1, one line that names the clocks; goes on with `--resume` once it is right"

@@ -71,3 +71,11 @@ def test_files_get_the_usual_mode(tmp_path: Path) -> None:
     storage.write_bytes(str(tmp_path / "ours"), b"")
     (tmp_path / "usual").touch()
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_check_writable_leaves_no_directory_that_it_made(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    storage.check_writable(str(there))
+    storage.check_writable(str(tmp_path / "not" / "there"))
+    assert list(tmp_path.iterdir()) == [there]
