@@ -93,7 +93,8 @@ def close_early(run: Run) -> None:
 def finalize_run(run: Run, status: str) -> Outcome:
     """Ends a run as FINISHED, FAILED or KILLED: writes its report, closes its MLflow run, returns what is left behind.
 
-    A server that fails costs a warning, after at most tracking.FINISH_WAIT_S (and MODEL_WAIT_S for the model).
+    A server that fails costs a warning, at most tracking.FINISH_WAIT_S after it took the last part (MODEL_WAIT_S for
+    the model).
     """
     run.status, run.ended_ms = status, now_ms()
     uri, best = "", None
@@ -131,17 +132,30 @@ def _finish(run: Run, config: RunConfig, best: Checkpoint | None) -> LoggedNetwo
     end = tracking.read_journal_end(run.uri)
     known = [run.run_id] if run.run_id else []
 
-    def send() -> None:
-        run_id = known.pop() if known else run.find_or_create(config)  # a second try asks the server for its id
+    def send_records(run_id: str) -> None:
         records = ended.result.records
         if end is None or end[:4] != (run.tracking_uri, run_id, len(records), 0):
             tracking.send_records(run.tracking_uri, run_id, records)
+
+    def send_pictures(run_id: str) -> None:
         if end is None or end.has_pictures_left:
             _send_pictures(run, run_id, best)
-        _send_end(run, run_id, ended)
-        run.run_id = run_id
 
-    tracking.call_with_timeout(tracking.FINISH_WAIT_S, run.tracking_uri, send, attempts=3)
+    parts = (send_records, send_pictures, lambda run_id: _send_end(run, run_id, ended))
+    sent_to: dict[int, str] = {}
+
+    def send(count: int) -> None:
+        run_id = known.pop() if known else run.find_or_create(config)  # a second try asks the server for its id
+        for i, part in enumerate(parts[:count]):
+            if sent_to.get(i) != run_id:
+                part(run_id)
+                sent_to[i] = run_id
+        known.append(run_id)
+
+    # Each part has its own time: a server that is slow, but takes them, gets them all.
+    for count, _ in enumerate(parts, start=1):
+        tracking.call_with_timeout(tracking.FINISH_WAIT_S, run.tracking_uri, functools.partial(send, count), attempts=3)
+    run.run_id = known[0]
     return tracking.call_with_timeout(
         tracking.MODEL_WAIT_S, run.tracking_uri, lambda: _log_network(run, config, run.run_id, ended)
     )

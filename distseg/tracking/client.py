@@ -5,7 +5,7 @@ Whatever the server does, nobody waits for it longer than the times below. Each 
     OPEN_WAIT_S       once, when a training begins
     CLOSE_EARLY_S     once, when it is stopped from outside, for the status alone
     CLOSE_WAIT_S      once, when it ends, for the metrics in the queue; if all have arrived, as long for the pictures
-    FINISH_WAIT_S     once after that, for the report, the tags and the status
+    FINISH_WAIT_S     after that, for each of: metrics that are left; pictures that are left; report, tags and status
     MODEL_WAIT_S      once after that, if the server has taken all the rest, for the model and its registration
 
 In between, a training never waits: metrics go through a queue. What was not sent in time is in the run's directory, and
