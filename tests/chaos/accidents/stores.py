@@ -1,12 +1,14 @@
 """Accidents to disks, S3 and MLflow, and what people do to jobs."""
 
 import time
+from collections.abc import Callable
 
 from distseg import storage
 from distseg.training import checkpoint
 from tests.chaos.accidents.accident import LATER, Accidents
 from tests.chaos.accidents.bench import full
 from tests.chaos.accidents.training import Training
+from tests.conftest import Service
 from tests.recorded import only_run
 
 MINUTE_S = 60.0
@@ -79,17 +81,18 @@ def checkpoint_damaged(it: Training) -> str:
 
 @accident("MLflow gets SIGKILL and is started again ten steps later")
 def mlflow_killed(it: Training) -> str:
-    it.bench.kill_mlflow()
-    it.wait_for_step(LATER)
-    it.bench.mlflow.call("start")
-    return _all_is_sent(it)
+    return _away_for_ten_steps(it, it.bench.kill_mlflow, it.bench.mlflow)
 
 
 @accident("PostgreSQL gets SIGKILL and is started again ten steps later")
 def postgres_killed(it: Training) -> str:
-    it.bench.kill_postgres()
+    return _away_for_ten_steps(it, it.bench.kill_postgres, it.bench.postgres)
+
+
+def _away_for_ten_steps(it: Training, kill: Callable[[], None], server: Service) -> str:
+    kill()
     it.wait_for_step(LATER)
-    it.bench.postgres.call("start")
+    server.call("start")
     return _all_is_sent(it)
 
 
