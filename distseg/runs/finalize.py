@@ -82,11 +82,17 @@ def end_run(run: Run, status: str, close_report: Callable[[], None], *, at_once:
 
 
 def close_early(run: Run) -> None:
-    """Closes the MLflow run of a run that is stopped, before the rest is sent, for which there may be no time."""
-    if run.is_tracked and run.run_id:
-        try:
-            tracking.close_early(run.tracking_uri, run.run_id, "KILLED" if run.status == RUNNING else run.status)
-        except TrackingError as error:
+    """Closes the MLflow run of a run that is stopped, before the rest is sent, for which there may be no time.
+
+    Without its id, because the server was slow when the run was opened, it is looked for by its name.
+    """
+    if not run.is_tracked:
+        return
+    place = (run.tracking_uri, run.experiment, run.mlflow_name)
+    try:
+        tracking.close_early(*place, "KILLED" if run.status == RUNNING else run.status, run_id=run.run_id)
+    except TrackingError as error:
+        if run.run_id:  # else the user was told of the server when the run was opened
             log.warning("%s", error)
 
 
@@ -101,7 +107,7 @@ def finalize_run(run: Run, status: str) -> Outcome:
     logged, is_sent = LoggedNetwork(), True
     try:
         run.write_run_json()
-        if status == "KILLED":
+        if status != "FINISHED":
             close_early(run)
         if found := checkpoint.best(run.uri):
             uri, best = found

@@ -269,12 +269,17 @@ def finish_run(
         raise as_tracking_error(uri, error) from None
 
 
-def close_early(uri: str, run_id: str, status: str) -> None:
-    """Closes a run before the rest of it is sent, which may never happen. Raises TrackingError within CLOSE_EARLY_S."""
+def close_early(uri: str, experiment: str, run_name: str, status: str, *, run_id: str = "") -> None:
+    """Closes a run before the rest of it is sent, which may never happen. Nothing, if the server has no such run.
+
+    Raises TrackingError within CLOSE_EARLY_S.
+    """
 
     def close() -> None:
+        if not (found := run_id or find_run(uri, experiment, run_name)):
+            return
         try:
-            connect(uri).set_terminated(run_id, status)
+            connect(uri).set_terminated(found, status)
         except server_errors() as error:
             raise as_tracking_error(uri, error) from None
 

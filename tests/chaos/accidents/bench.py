@@ -54,8 +54,9 @@ PATIENT = {  # three checks of a second each, as cluster/local_hosts.sh has them
 }
 NODE_ID = """
 import sys, ray
-ray.init(sys.argv[1], log_to_driver=False)
-print(ray.get_runtime_context().get_node_id())
+head, address = sys.argv[1:]
+ray.init(head, log_to_driver=False)  # a program on a worker may be connected to the head, so its own id is no answer
+print(*[node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == address])
 """
 
 
@@ -128,11 +129,12 @@ class Bench:
 
     def drain(self, host: str, notice_s: float) -> None:
         """Tells Ray that the host will be taken away, as a cloud's notice does."""
-        address = f"{self.hosts['HOSTS_NET']}.10:6379"
-        node = self.on_host(host, sys.executable, "-c", NODE_ID, address).split()[-1]
-        which = ("--address", address, "--node-id", node, "--deadline-remaining-seconds", str(int(notice_s)))
+        net = self.hosts["HOSTS_NET"]
+        head, address = f"{net}.10:6379", f"{net}.{10 + int(host)}"
+        node = self.on_host("0", sys.executable, "-c", NODE_ID, head, address).split()[-1]
+        which = ("--address", head, "--node-id", node, "--deadline-remaining-seconds", str(int(notice_s)))
         why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "accident")
-        self.on_host(host, sys.executable, "-m", "ray.scripts.scripts", "drain-node", *which, *why)
+        self.on_host("0", sys.executable, "-m", "ray.scripts.scripts", "drain-node", *which, *why)
 
     def slow_link(self, host: str, rate: str) -> None:
         """Limits what the host sends (a token bucket of Linux's tc)."""

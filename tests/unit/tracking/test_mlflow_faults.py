@@ -78,7 +78,7 @@ def test_a_file_that_another_program_holds_is_waited_for_briefly_and_gets_all_la
         for call in (
             lambda: tracking.open_run(uri, "exp", "another", RunConfig(), {}),
             lambda: tracking.finish_run(uri, run_id, "FINISHED", {}, {}),
-            lambda: tracking.close_early(uri, run_id, "KILLED"),
+            lambda: tracking.close_early(uri, "exp", "run", "KILLED", run_id=run_id),
         ):
             with pytest.raises(TrackingError, match=f"^MLflow at {uri}: another program holds the file; close it"):
                 call()

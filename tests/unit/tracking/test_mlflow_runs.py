@@ -63,6 +63,15 @@ def test_the_tables_and_tags_of_a_finished_run(store: str) -> None:
     assert mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/tables/conditions.json") == {"mIoU": 0.5}
 
 
+@pytest.mark.parametrize("is_id_known", [True, False])
+def test_a_run_is_closed_early_by_its_id_or_its_name(store: str, is_id_known: bool) -> None:
+    name = f"run-early-{is_id_known}"
+    run_id = tracking.open_run(store, "exp", name, RunConfig(), {})
+    tracking.close_early(store, "exp", "no-such-run", "FAILED")
+    tracking.close_early(store, "exp", name, "FAILED", run_id=run_id if is_id_known else "")
+    assert mlflow.MlflowClient(tracking_uri=store).get_run(run_id).info.status == "FAILED"
+
+
 def test_a_run_is_sent_once_that_is_noted_of_its_end(store: str) -> None:
     run_id = tracking.open_run(store, "exp", "run-sent", RunConfig(), {}, started_ms=5_000)
     tracking.finish_run(store, run_id, "KILLED", {}, {}, ended_ms=9_000)
