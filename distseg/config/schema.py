@@ -85,7 +85,7 @@ class OptimConfig:
     warmup_steps: int = 0
     max_steps: int = 30_000
     accumulate_steps: int = 1
-    """Micro-batches per step: data.batch_size is cut into this many, each a global batch for batch norm."""
+    """Micro-batches per step: data.batch_size is cut into this many. Batch norm sees one at a time, over all ranks."""
     clip_norm: float | None = None
     decay_norm_and_bias: bool = True
     """Weight decay on batch norm and biases, too, as in the PSPNet authors' code."""

@@ -240,7 +240,10 @@ def own_metrics(names: Sequence[str], what: str) -> tuple[Metric, ...]:
 
 
 def metrics_in(place: Place, table: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the metrics that are shown there, in their order: METRICS, then a user's own that `table` has."""
+    """The names of the metrics that are shown there, in their order: METRICS, then a user's own that `table` has.
+
+    Every entry of a condition that is not named here counts as a user's own.
+    """
     entry: Mapping[str, Any] = next(iter(table["conditions"].values()), {})
     listed = {*_OTHER_ENTRIES, *(metric.name for metric in METRICS)}
     return (

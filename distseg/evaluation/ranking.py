@@ -3,7 +3,8 @@
 Conditions are compared by the mean IoU over the classes that have truth in every condition; else a class that one of
 them lacks would decide. A condition without any truth (all its pixels are void) takes no part. Where no class has truth
 in all conditions, each is shown with the mean over its own classes, and none is called the best or the worst. A single
-condition is compared with nothing: its score is its own mIoU, as `metrics` defines it.
+condition is compared with nothing: its score is its own mIoU, as `metrics` defines it. How many images a condition has
+does not matter here: how sure a score is, is for `bootstrap` to say.
 
 Tables, MLflow's metrics, intervals, figures and pages all take it from here. It needs no torch.
 """
@@ -31,31 +32,31 @@ class ConditionRanking:
         return (*self.miou, *self.void)
 
     @property
-    def is_comparable(self) -> bool:
+    def has_worst(self) -> bool:
         """Whether there is a worst condition. If there is only one condition, it is the worst."""
         return len(self.miou) == 1 or bool(self.miou and self.classes)
 
     @property
-    def is_compared(self) -> bool:
+    def compares_several(self) -> bool:
         """Whether there are at least two conditions, of which one is the best and one the worst."""
-        return self.is_comparable and len(self.miou) > 1
+        return self.has_worst and len(self.miou) > 1
 
     @property
     def worst(self) -> str | None:
-        return next(iter(self.miou)) if self.is_comparable else None
+        return next(iter(self.miou)) if self.has_worst else None
 
     @property
     def best(self) -> str | None:
-        return next(reversed(self.miou)) if self.is_comparable else None
+        return next(reversed(self.miou)) if self.has_worst else None
 
     @property
     def miou_worst(self) -> float | None:
-        return min(self.miou.values()) if self.is_comparable else None
+        return min(self.miou.values()) if self.has_worst else None
 
     @property
     def miou_gap(self) -> float | None:
         """Best minus worst condition."""
-        return max(self.miou.values()) - min(self.miou.values()) if self.is_comparable else None
+        return max(self.miou.values()) - min(self.miou.values()) if self.has_worst else None
 
     @property
     def note(self) -> str:
@@ -90,9 +91,9 @@ def shared_classes(supports: Iterable[Mapping[Class, int]]) -> set[Class]:
 
 
 def worst_first(miou: Mapping[str, float | None]) -> dict[str, float]:
-    """In the order in which conditions are shown, without those of no score."""
+    """In the order in which conditions are shown, without those of no score; equal ones by name."""
     scored = {name: value for name, value in miou.items() if value is not None}
-    return dict(sorted(scored.items(), key=lambda item: item[1]))
+    return dict(sorted(scored.items(), key=lambda item: (item[1], item[0])))
 
 
 def weakest_class(entry: Table) -> tuple[str, float] | None:

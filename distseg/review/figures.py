@@ -50,7 +50,7 @@ def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None
     best = max(ranking.miou.values(), default=0.0)
     figure, axes = page(8.0, 1.5 + 0.36 * max(len(names), 2))
     rows = range(len(names))
-    colours = [VERMILION if name == ranking.worst and ranking.is_compared else BLUE for name in names]
+    colours = [VERMILION if name == ranking.worst and ranking.compares_several else BLUE for name in names]
     axes.barh(rows, [best] * len(names), color="#ECECEC", height=0.62)  # what is lost
     axes.barh(rows, list(ranking.miou.values()), color=colours, height=0.62)
     known = {name: found for name in names if (found := (intervals or {}).get(name))}
@@ -58,11 +58,11 @@ def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None
         if name in known:
             _whisker(axes, known[name], row, BLACK)
         gap = "best" if name == ranking.best else signed(-loss(best, ranking.miou[name]))
-        for x, text in ((1.02, f"{ranking.miou[name]:.2f}"), (1.11, gap if ranking.is_compared else "")):
+        for x, text in ((1.02, f"{ranking.miou[name]:.2f}"), (1.11, gap if ranking.compares_several else "")):
             weight = "bold" if name in (ranking.worst, ranking.best) else "normal"
             axes.text(x, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=TEXT_PT, weight=weight)
     if len(names) > 1:
-        for x, text in ((1.02, "mIoU"), (1.11, "to best" if ranking.is_compared else "")):
+        for x, text in ((1.02, "mIoU"), (1.11, "to best" if ranking.compares_several else "")):
             axes.text(x, -0.75, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL_PT, color=GREY)
         of = " (all classes)" if ranking.note else ""
         pooled, mean = table["mIoU"], table["mIoU_mean_conditions"]

@@ -47,7 +47,7 @@ def run_page(review: RunReview) -> str:
         lead=summary(review.table, intervals, review.trained_on),
         sentences=remarks(review.table, intervals),
         answers=_answers(review),
-        conditions=HtmlTable(*condition_rows(review), strong=(0,) if ranking.is_compared else ()),
+        conditions=HtmlTable(*condition_rows(review), strong=(0,) if ranking.compares_several else ()),
         cost=HtmlTable(("", ""), review.cost.rows()),
         viewer=seen,
         images=None if seen else images_of_run(review.overlays, ranking.miou, classes, review.palette),
@@ -62,7 +62,7 @@ def run_page(review: RunReview) -> str:
 def _answers(review: RunReview) -> list[tuple[str, str]]:
     """What a reader asks first."""
     ranking, intervals = review.ranking, review.intervals
-    if not ranking.is_compared:
+    if not ranking.compares_several:
         (score,) = ranking.miou.values() if len(ranking.miou) == 1 else (review.table["mIoU"],)
         return [
             ("mIoU", number(score, 2)),

@@ -20,13 +20,13 @@ def _finding(table: Table, intervals: Intervals | None) -> str:
     ranking = rank_conditions(table)
     if not ranking.miou:
         return "nothing was scored: all pixels are void"
-    worst, best = next(iter(ranking.miou)), next(reversed(ranking.miou))
+    worst, best = next(iter(ranking.miou)), next(reversed(ranking.miou))  # of the lowest and the highest score
     low, high, num_conditions = ranking.miou[worst], ranking.miou[best], len(ranking.miou)
     if num_conditions == 1:
         pooled = intervals.pooled if intervals else None
         sure = f", 95 % interval {span(pooled)}" if pooled else ""
         return f"scores mIoU {high:.2f} on {table['num_images']} images (condition: {best}){sure}"
-    if not ranking.is_compared:
+    if not ranking.compares_several:
         return (
             f"scores mIoU {low:.2f} to {high:.2f} at {num_conditions} conditions; none can be called the worst, "
             "as no class occurs in all"
@@ -86,7 +86,7 @@ def shortage(too_few: Mapping[str, str], names: Iterable[str]) -> str:
 def lost_classes(table: Table, count: int = 3) -> list[tuple[str, float]]:
     """(class, IoU lost from the best to the worst condition), greatest first; gains are left out."""
     ranking = rank_conditions(table)
-    if not ranking.is_compared:
+    if not ranking.compares_several:
         return []
     best, worst = (table["conditions"][name]["classes"] for name in (ranking.best, ranking.worst))
     lost = [(name, loss(best[name], worst[name])) for name in ranking.classes]

@@ -73,7 +73,8 @@ class RunReporter:
         self.journal.upload()
 
     def close(self) -> None:
-        """Sends waiting metrics for at most tracking.CLOSE_WAIT_S, and if all arrived, pictures for as long again.
+        """Sends waiting metrics for at most tracking.CLOSE_WAIT_S, and if all arrived, pictures for as long again; then
+        uploads what the journal has left (at most its UPLOAD_WAIT_S).
 
         What MLflow does not get is not lost: metrics are in the journal, pictures in the checkpoints.
         """

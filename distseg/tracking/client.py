@@ -1,9 +1,10 @@
 """The MLflow server: which one it is, how to reach it, and what it raises when it does not answer.
 
-Whatever the server does, nobody waits for it longer than the times below. Each limits a whole phase, not one call:
+Whatever the server does, nobody waits for it longer than the times below. Each limits a whole phase, not one call (a
+call that was given up ends by itself after environment.TIMEOUT_S, in its own thread):
 
     OPEN_WAIT_S       once, when a training begins
-    CLOSE_EARLY_S     once, when it is stopped from outside, for the status alone
+    CLOSE_EARLY_S     at each of at most three tries, when it is stopped or fails, for the status alone
     CLOSE_WAIT_S      once, when it ends, for the metrics in the queue; if all have arrived, as long for the pictures
     FINISH_WAIT_S     after that, for each of: metrics that are left; pictures that are left; report, tags and status
     MODEL_WAIT_S      once after that, if the server has taken all the rest, for the model and its registration

@@ -8,7 +8,7 @@ appended to a file in this machine's directory for temporary files, and each che
 segment. Records that are in no segment yet are also stored in the checkpoint. A process that resumes the run reads all
 three places; if a (metric, step) is found several times, the first counts.
 
-Only `close` waits for S3, for at most CLOSE_WAIT_S.
+Only `close` waits for S3, for at most UPLOAD_WAIT_S.
 """
 
 import errno
@@ -32,7 +32,7 @@ from distseg.tracking.metric_records import MetricRecord, without_repeats
 
 log = logging.getLogger(__name__)
 
-CLOSE_WAIT_S = 60.0
+UPLOAD_WAIT_S = 60.0
 _MAX_LINE_BYTES = 16 << 20
 _SEGMENT = re.compile(r"[0-9]{6,}-[\w-]+\.jsonl")
 
@@ -79,9 +79,9 @@ class Journal:
 
     def close(self) -> None:
         """Uploads the waiting records. If that fails, a warning says where they are."""
-        end_s = time.monotonic() + CLOSE_WAIT_S
+        end_s = time.monotonic() + UPLOAD_WAIT_S
         if self._upload_thread is not None:
-            self._upload_thread.join(CLOSE_WAIT_S)
+            self._upload_thread.join(UPLOAD_WAIT_S)
         if self.waiting() and (left_s := end_s - time.monotonic()) > 0:
             self._upload(left_s)
         left = self.waiting()

@@ -88,10 +88,6 @@ class MetricLog:
     def add(self, record: MetricRecord) -> None:
         self._queue.add(record)
 
-    def pending(self) -> list[MetricRecord]:
-        """Records that the server has not confirmed, oldest first."""
-        return self._queue.waiting()
-
     def close(self, timeout_s: float = CLOSE_WAIT_S) -> list[MetricRecord]:
         """Sends what it can within `timeout_s` and returns what is left."""
         return self._queue.close(timeout_s)

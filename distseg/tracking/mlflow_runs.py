@@ -170,7 +170,7 @@ def _log_inputs(client: "MlflowClient", run_id: str, inputs: Sequence[DataInput]
         dataset = Dataset(
             name=used.name[:DATASET_NAME_LENGTH],
             digest=used.digest[:DATASET_DIGEST_LENGTH],
-            source_type="s3" if used.uri.startswith("s3://") else "local",
+            source_type=used.uri.partition("://")[0] if storage.is_remote(used.uri) else "local",
             source=json.dumps({"uri": without_password(used.uri)}),
             profile=json.dumps(
                 {

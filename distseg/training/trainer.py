@@ -33,7 +33,7 @@ class Reporter(Protocol):
         ...
 
     def pending_records(self) -> list[dict[str, Any]]:
-        """Records not yet confirmed by the tracking server; they travel in the checkpoint."""
+        """Records that no segment of the journal has yet; they travel in the checkpoint."""
         ...
 
     def save(self, step: int, checkpoint: Checkpoint | None, metrics: dict[str, float]) -> None:

@@ -50,13 +50,14 @@ def eval_samples(
 ) -> Iterator[EvalSample]:
     """This rank's share of all samples, each once, in the order of the shards. Raises DataError for a damaged one.
 
-    `cache_bytes`, `cache_dir`: shards of S3 are fetched whole and kept on disk, where the next evaluation finds them.
+    `cache_bytes`, `cache_dir`: shards of an object store are fetched whole and kept on disk, where the next evaluation
+    finds them.
     """
     lengths = [shard.num_samples for shard in shards]
     refs: Iterable[SampleRef] = eval_share(lengths, rank, world)
     with contextlib.ExitStack() as opened:
         cache = None
-        if storage.is_s3(manifest.uri) and cache_bytes:
+        if storage.is_remote(manifest.uri) and cache_bytes:
             cache = ShardCache(cache_dir, cache_bytes, deadline_s=deadline_s)
             opened.callback(cache.close)
             refs = _fetching_ahead(refs, eval_share(lengths, rank, world), cache, manifest, shards)

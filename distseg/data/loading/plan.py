@@ -1,7 +1,8 @@
 """Decides which sample is read when, and on which rank. Pure functions of numbers, no I/O; nothing else decides this.
 
-Training is cut into global batches of B. Slot i of all batches together is *lane* i; a lane has one *turn* in each
-batch. Position s of a training is slot s % B of batch s // B. A rank owns a contiguous block of lanes.
+Training is cut into global batches of B, each a micro-batch over all ranks where a step of the optimiser has several.
+Slot i of all batches together is *lane* i; a lane has one *turn* in each batch. Position s of a training is slot s % B
+of batch s // B. A rank owns a contiguous block of lanes.
 
 The slots are filled from *streams* (`distseg.data.loading.sampling`): endless sequences of samples, each epoch of which
 holds every sample of the stream once. `_Shares` says which stream a slot belongs to, `_Walk` which sample of it comes.

@@ -1,5 +1,7 @@
 """Reads training batches: `TrainReader` yields this rank's part of each global batch, from any batch on, for ever.
 
+A global batch is one micro-batch over all ranks: `optim.accumulate_steps` of them make a step of the optimiser.
+
 A rank holds prefetch_batches + 1 batches and a bounded number of shard indices, whatever the size of the data set.
 Images are uint8 RGB, labels uint8 train ids with 255 for void. What a sample looks like depends on (seed, position) and
 its content alone: not on the number of ranks or threads, nor on where training was resumed.
@@ -35,7 +37,7 @@ from distseg.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-_FETCHED_AHEAD = 256  # batches: the shards of at most so many are fetched from S3 before they are needed
+_FETCHED_AHEAD = 256  # batches: the shards of at most so many are fetched before they are needed
 _FETCHED_AT_ONCE = 8  # batches looked at for each that is made: to look at all 256 at once would delay the first batch
 _MAX_NEIGHBOURS = 8  # tried in the place of a bad sample
 
@@ -57,9 +59,9 @@ class DatasetPart(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How training data are read. The first eight fields decide what is in each batch, the others how it is made."""
+    """How training data are read. Those up to `on_bad_sample` decide what is in a batch, the others how it is made."""
 
-    batch_size: int  # global
+    batch_size: int  # of a micro-batch, over all ranks
     crop_px: tuple[int, int]  # height, width
     augment: AugmentConfig | None  # None: the centre of the photograph, pixels as they are
     seed: int
@@ -72,7 +74,7 @@ class ReadOptions:
     num_threads: int = 2
     prefetch_batches: int = 4
     deadline_s: float = storage.DEADLINE_S
-    cache_bytes: int = 0  # 0: shards of S3 are not kept on this node's disk
+    cache_bytes: int = 0  # 0: shards of an object store are not kept on this node's disk
     cache_dir: str = ""  # shared by the ranks of a node; "": a directory for temporary files
     pin_memory: bool = False  # batches lie in memory that a GPU reads by itself, beside other work of the host
 
@@ -98,7 +100,7 @@ class TrainReader:
         )
         self._lanes = lanes_of(rank, world, options.batch_size)
         uris = [each.manifest.uri for each in datasets]
-        remote = [uri for uri in uris if storage.is_s3(uri)]
+        remote = [uri for uri in uris if storage.is_remote(uri)]
         self._cache = (
             ShardCache(options.cache_dir, options.cache_bytes, deadline_s=options.deadline_s)
             if remote and options.cache_bytes

@@ -114,5 +114,5 @@ class DaemonThreads:
 
 def reading_threads(uri: str, num_threads: int) -> DaemonThreads:
     """Threads that read and decode samples of a packed data set."""
-    num_waiting = _WAITING_THREADS if storage.is_s3(uri) else 0
+    num_waiting = _WAITING_THREADS if storage.is_remote(uri) else 0
     return DaemonThreads(num_threads, num_waiting=num_waiting, name="distseg-reader")

@@ -171,7 +171,7 @@ def next_steps(review: RunReview) -> list[str]:
 
 def _label_next(review: RunReview) -> str:
     ranking, intervals = rank_conditions(review.table), review.intervals
-    if not ranking.is_compared or ranking.worst is None or ranking.best is None:
+    if not ranking.compares_several or ranking.worst is None or ranking.best is None:
         return "Evaluate on several conditions: of one alone, nobody knows for which labels are missing."
     lost = loss(ranking.miou[ranking.best], ranking.miou[ranking.worst])
     rivals = list(intervals.rivals) if intervals else []

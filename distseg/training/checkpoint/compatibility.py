@@ -10,6 +10,7 @@ from distseg.training.checkpoint.store import ResumePoint
 
 # What a resumed run may change: how it is run, not what it computes; where its data lie, which have a digest.
 _FREE = ("name", "scaling", "checkpoint", "evaluate", "tracking", "precision", "layout", "compile")
+# `on_bad_sample` too: who is stopped by a damaged sample may go on without it.
 _FREE_DATA = (
     *("uri", "mix", "num_threads", "prefetch_batches", "deadline_s", "on_bad_sample", "max_bad_samples"),
     *("max_megapixels", "cache_bytes", "cache_dir"),

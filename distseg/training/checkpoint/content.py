@@ -57,7 +57,7 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)  # the evaluation as JSON, if one was made at this step
     evaluation: dict[str, Any] = field(default_factory=dict)  # its tensors: confusion matrix, image counts, overlays
-    records: list[dict[str, Any]] = field(  # metrics that the tracking server has not confirmed
+    records: list[dict[str, Any]] = field(  # metrics that no segment of the journal had yet
         default_factory=list, metadata=_ONLY_TO_RESUME
     )
     code_version: str = ""

@@ -24,6 +24,12 @@ def test_ranking_is_worst_first_and_agrees_with_the_table() -> None:
     assert s.miou[s.best] - s.miou[s.worst] == pytest.approx(table["mIoU_gap"])
 
 
+def test_of_equal_conditions_the_first_by_name_is_the_worst() -> None:
+    table = example().table
+    table["conditions"] = dict.fromkeys(("winter", "fog", "night"), table["conditions"]["fog"])
+    assert rank_conditions(table).order == ("fog", "night", "winter")
+
+
 def test_ranking_compares_classes_that_all_conditions_have() -> None:
     table = example(absent=(("fog", 1),)).table
     s = rank_conditions(table)
@@ -72,7 +78,7 @@ def test_a_condition_of_void_alone_takes_no_part_for_anybody() -> None:
 
 def test_nothing_but_void_has_no_ranking() -> None:
     ranking = rank_conditions(example({"fog": 80}, absent=(("fog", 0), ("fog", 1), ("fog", 2))).table)
-    assert (ranking.miou, ranking.order, ranking.worst, ranking.is_compared) == ({}, ("fog",), None, False)
+    assert (ranking.miou, ranking.order, ranking.worst, ranking.compares_several) == ({}, ("fog",), None, False)
 
 
 def test_the_terminal_shows_conditions_in_the_order_that_names_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +124,7 @@ def test_a_single_condition_has_one_number_also_beside_one_of_void() -> None:
     for conditions in (table["conditions"], table["conditions"] | void):
         ranking = rank_conditions(table | {"conditions": conditions})
         assert (ranking.worst, ranking.miou_worst, ranking.miou_gap) == ("all", 0.2073, 0)
-        assert ranking.note == "" and not ranking.is_compared
+        assert ranking.note == "" and not ranking.compares_several
     counts_N3K = made.images.counts_N3K.clone()
     counts_N3K[:, 1, 2] = 9
     found = bootstrap_intervals(replace(made.images, counts_N3K=counts_N3K))

@@ -174,6 +174,8 @@ def test_a_data_set_is_packed_and_read_there(monkeypatch: pytest.MonkeyPatch, tm
             cache_bytes=cache_bytes,
         ) as reader:
             batches.append([batch.keys for batch in itertools.islice(reader, 6)])
+        has_kept = any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+        assert has_kept == bool(cache_bytes), "as with any store, shards are kept on this machine's disk if they may be"
     assert batches[0] == batches[1] == batches[2]
 
 
