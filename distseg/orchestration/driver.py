@@ -29,6 +29,7 @@ from distseg.runs import (
     Outcome,
     ProgressCallback,
     Run,
+    begin_to_end,
     check_resume,
     close_early,
     end_run,
@@ -95,7 +96,7 @@ def _train(
     """`is_alone`: not a trial of a search, whose end is the search's concern."""
     outcome, status, stop = None, "", None
     try:
-        with watcher.watching(functools.partial(cluster.shortage, config), show) as watch:
+        with watcher.watching(functools.partial(cluster.shortage, config), _shown(config, run, show)) as watch:
             trainer = _trainer(config, run, watch.channel, callbacks)
             with stopping.gently(stop_notice(run), on_request=functools.partial(_end, run, watch, trainer)):
                 status = _OPENING
@@ -115,6 +116,18 @@ def _train(
             outcome = end_run(run, status, lambda: None, at_once=stop is not None and stop.at_once)
     assert outcome is not None
     return outcome
+
+
+def _shown(config: RunConfig, run: Run, show: ProgressCallback | None) -> ProgressCallback:
+    """`show`, which with the last step begins to end the run: its workers take seconds to save and to close."""
+
+    def shown(step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
+        if step >= config.optim.max_steps:
+            begin_to_end(run)
+        if show is not None:
+            show(step, metrics, worst_condition)
+
+    return shown
 
 
 def _fit(trainer: LeanTorchTrainer) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -253,10 +254,13 @@ def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def as_png(figure: Figure, *, dpi: int) -> bytes:
+    """Draws it once. `Figure.savefig` draws a figure that has a layout twice, the first time for the layout alone."""
+    figure.set_dpi(dpi)
+    figure.set_facecolor("white")
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:  # one for each sign that the font lacks
         warnings.simplefilter("always")
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     for each in caught:
         if "missing from" in str(each.message):
             _tell_of_missing_signs()

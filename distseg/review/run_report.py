@@ -1,8 +1,9 @@
 """A run's own page, report/index.html, and the files that it leaves beside it."""
 
 import json
+from collections.abc import Mapping
 
-from distseg.review.html import HtmlTable, picture, render
+from distseg.review.html import HtmlTable, Picture, picture, render
 from distseg.review.images.gallery import NOTE_OF_RUN, images_of_run
 from distseg.review.images.viewer import Look, viewer
 from distseg.review.markdown import model_card
@@ -11,28 +12,38 @@ from distseg.review.summary import remarks, summary
 from distseg.review.text import loss, number, span
 from distseg.review.trust import next_steps, trust_of_run
 
+CONDITION_BY_CLASS, CONFUSION, CURVES = (
+    f"plots/{name}.png" for name in ("condition_by_class", "confusion_matrix", "curves")
+)
+
 
 def run_page(review: RunReview) -> str:
     """One HTML file that needs nothing else. It follows the reader's light or dark setting, and prints."""
+    return _page(review, _plots(review))
+
+
+def _plots(review: RunReview) -> dict[str, Picture]:
+    """The figures of the page, by their names in MLflow."""
     from distseg.review import figures  # here, as matplotlib takes half a second to import
 
-    intervals, ranking = review.intervals, review.ranking
-    known = intervals.conditions if intervals else None
-    classes = list(review.table["classes"])
-    drawn = {
-        "condition_bars": picture(
-            figures.condition_bars(review.table, known), "bar chart: mIoU of each condition, worst first"
+    table, known = review.table, review.intervals.conditions if review.intervals else None
+    plots = {
+        CONDITIONS_PLOT: picture(
+            figures.condition_bars(table, known), "bar chart: mIoU of each condition, worst first"
         ),
-        "condition_by_class": picture(
-            figures.condition_by_class(review.table), "heat map: IoU of each class at each condition"
-        ),
-        "confusion": picture(figures.confusion(review.matrix_KK, classes), "heat map: what each class was taken for")
-        if review.matrix_KK is not None
-        else None,
-        "curves": picture(figures.curves(review.history), "curves: training loss; mIoU of evaluations")
-        if any(review.history.values())
-        else None,
+        CONDITION_BY_CLASS: picture(figures.condition_by_class(table), "heat map: IoU of each class at each condition"),
     }
+    if review.matrix_KK is not None:
+        confusion = figures.confusion(review.matrix_KK, list(table["classes"]))
+        plots[CONFUSION] = picture(confusion, "heat map: what each class was taken for")
+    if any(review.history.values()):
+        plots[CURVES] = picture(figures.curves(review.history), "curves: training loss; mIoU of evaluations")
+    return plots
+
+
+def _page(review: RunReview, plots: Mapping[str, Picture]) -> str:
+    intervals, ranking = review.intervals, review.ranking
+    classes = list(review.table["classes"])
     seen = viewer(
         {review.name: Look(review.overlays, review.images)},
         classes,
@@ -55,7 +66,10 @@ def run_page(review: RunReview) -> str:
         next_steps=next_steps(review),
         provenance=HtmlTable(("", ""), provenance(review)),
         config=json.dumps(review.config, indent=2, default=str) if review.config else "",
-        **drawn,
+        condition_bars=plots[CONDITIONS_PLOT],
+        condition_by_class=plots[CONDITION_BY_CLASS],
+        confusion=plots.get(CONFUSION),
+        curves=plots.get(CURVES),
     )
 
 
@@ -82,20 +96,10 @@ def _answers(review: RunReview) -> list[tuple[str, str]]:
 
 def run_files(review: RunReview) -> dict[str, bytes]:
     """Plots, tables, page and model card, by their names in MLflow and below the run's directory."""
-    from distseg.review import figures
-
-    intervals = review.intervals
-    plots = {
-        CONDITIONS_PLOT: figures.condition_bars(review.table, intervals.conditions if intervals else None),
-        "plots/condition_by_class.png": figures.condition_by_class(review.table),
-    }
-    if review.matrix_KK is not None:
-        plots["plots/confusion_matrix.png"] = figures.confusion(review.matrix_KK, list(review.table["classes"]))
-    if any(review.history.values()):
-        plots["plots/curves.png"] = figures.curves(review.history)
-    files = {name: figures.as_png(figure, dpi=120) for name, figure in plots.items()}
+    plots = _plots(review)
+    files = {name: plot.png for name, plot in plots.items()}
     if review.images is not None:
         files["tables/images.json"] = json.dumps(review.images.as_json()).encode()
-    files[RUN_PAGE] = run_page(review).encode()
+    files[RUN_PAGE] = _page(review, plots).encode()
     files[MODEL_CARD] = model_card(review).encode()
     return files

@@ -17,7 +17,16 @@ A tracking server that fails costs a warning, never a run; only `send_run` raise
 no run, or is damaged, raises CheckpointError, one line with the path and the remedy.
 """
 
-from distseg.runs.finalize import Outcome, Sent, close_early, end_run, finalize_run, send_run, stop_notice
+from distseg.runs.finalize import (
+    Outcome,
+    Sent,
+    begin_to_end,
+    close_early,
+    end_run,
+    finalize_run,
+    send_run,
+    stop_notice,
+)
 from distseg.runs.lease import TRAINS_IT, taken
 from distseg.runs.model_logging import save_search_view
 from distseg.runs.report import briefly_named, read_evaluations, read_review
@@ -45,6 +54,7 @@ __all__ = [
     "Run",
     "RunReporter",
     "Sent",
+    "begin_to_end",
     "briefly_named",
     "check_resume",
     "close_early",

@@ -1,7 +1,9 @@
 """Ends a run: writes its report and sends its end to MLflow. What was not sent then, `distseg.sync` sends later."""
 
 import functools
+import importlib
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,6 +49,17 @@ class Sent:
     is_ended: bool  # tags, artifacts, status and model were sent
     files: tuple[str, ...]  # paths of the artifacts that were sent
     logged_network: LoggedNetwork
+
+
+def begin_to_end(run: Run) -> None:
+    """Imports, in a thread, what the end of a run needs: to be called while its last checkpoint is still written."""
+
+    def load() -> None:
+        importlib.import_module("distseg.review.figures")
+        if run.is_tracked:
+            importlib.import_module("mlflow.pyfunc")
+
+    threading.Thread(target=load, name="begin to end", daemon=True).start()
 
 
 def stop_notice(run: Run) -> str:
