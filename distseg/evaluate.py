@@ -55,7 +55,7 @@ class Arguments(cli.InferenceOptions):
     num_threads: int = 2
     """Decoding threads."""
     cache_bytes: int = 8 << 30
-    """The most bytes of shards from S3 that are kept on disk, in --cache_dir, for the next evaluation too; 0: none."""
+    """The most bytes of remote shards that are kept on disk, in --cache_dir, for the next evaluation too; 0: none."""
     cache_dir: str = ""
     """Empty: a directory of this user among the system's temporary files."""
 

@@ -147,7 +147,7 @@ class DataConfig:
     deadline_s: float = 300.0
     """How long a failing store is retried before training gives up."""
     cache_bytes: int = 8 << 30
-    """The most bytes of shards from S3 that a node keeps on disk, for all its workers, in data.cache_dir; 0: none."""
+    """The most bytes of remote shards that a node keeps on disk, for all its workers, in data.cache_dir; 0: none."""
     cache_dir: str = ""
     """Empty: a directory of this user among the system's temporary files."""
 

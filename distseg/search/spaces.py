@@ -8,7 +8,7 @@ with distseg. Any other module that can be imported is named by its dotted path.
     BUDGET     distseg.search.Budget
     FIRST      points to try before all others; optional
     GRID       what --algorithm grid goes over, or its points; optional, by default SPACE
-    RECIPE     what is searched around, a name or `module:function`; optional, by default town
+    RECIPE     what is searched around, a name or `module:function`; optional, by default pspnet_town
 """
 
 import importlib

@@ -85,7 +85,7 @@ def _new_tuner(search: SearchConfig, base: RunConfig) -> tune.Tuner:
             storage_path=search.uri,
             verbose=0,
             callbacks=[SearchCallback(search.objective, search.keep)],
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=0),  # of trials; scaling.max_failures is of their workers
         ),
     )
 

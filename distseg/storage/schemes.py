@@ -35,7 +35,7 @@ def store_of(uri: str) -> Store:
     if "@" in rest[2:].partition("/")[0]:
         raise StorageError(
             f"{scheme}:// carries a user or password, which would be kept with the run: write {scheme}://bucket/key, "
-            "and give credentials by the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE)"
+            "and give credentials by the environment (for S3 AWS_ACCESS_KEY_ID, AWS_PROFILE)"
         )
     if not rest.startswith("//") or rest[2:3] in ("", "/"):
         raise StorageError(f"{uri}: not a place in {scheme.upper()}; write {scheme}://bucket/key")

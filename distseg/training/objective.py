@@ -1,4 +1,4 @@
-"""What a run trains: the interface between the training loop and the networks' two kinds of training."""
+"""What a run trains (what a search maximises: search/objectives.py): the interface between the training loop and the networks' two kinds of training."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

@@ -24,11 +24,12 @@ class PackedData:
 
 
 def auto() -> RunConfig:
-    """PSPNet-18 from random weights on any packed data: crop, batch, steps and splits are sized by its manifest.
+    """PSPNet-18 from random weights on any packed data: crop, batch, steps and splits are chosen by its manifest.
 
     Give `--data.uri`. Crops are as large as the images, up to the area of 240x320 pixels; 40 epochs, but 120 to 3,000
-    steps: minutes for a few images, an hour or two for a thousand, on two cores. AdamW and class weights as in
-    `pspnet_camvid`. Every field can still be given, and `--print-config` shows what was chosen.
+    steps: minutes for a few images, an hour or two for a thousand, on two cores. AdamW at 1e-3 and class weights as in
+    `pspnet_camvid`. Every field can still be given, and `--print-config` shows what was chosen. (This function alone
+    knows no data: `sizes` gives what follows from them.)
     """
     camvid = pspnet_camvid()
     augment, evaluate = replace(camvid.augment, scale=(0.75, 1.5)), replace(camvid.evaluate, every_steps=400)

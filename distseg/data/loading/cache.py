@@ -1,12 +1,12 @@
-"""Keeps shards of S3 as whole files on a node's disk, each fetched once for all ranks of the node.
+"""Keeps remote shards as whole files on a node's disk, each fetched once for all ranks of the node.
 
     cache = ShardCache(folder, max_bytes)
     cache.fetch(manifest, shard)                            fetches it in the background, unless it is there
-    cache.read_bytes(manifest, shard, uri, start, length)   from the file if it is there; else from S3, and fetches it
+    cache.read_bytes(manifest, shard, uri, start, length)   from the file if it is there; else from its store
     cache.hold(), cache.go_on_after(futures)                pauses fetching until the futures are done
     cache.is_far_ahead()                                    enough is fetched, or will be, that was not read yet
 
-Reading never waits for the cache: a range that is not on the disk yet is read from S3. So neither the first batches
+Reading never waits for the cache: a range that is not on the disk yet is read from its store. So neither the first batches
 nor a full disk delay a training.
 
 A shard is fetched into `<SHA-256>.part`, which is renamed to `<SHA-256>.tar` when it is complete. The process that

@@ -8,7 +8,8 @@ neighbours are alike, and costs a ninth of the time. Distances are measured on t
     boundary     per class: pixels near its border in the truth, in the prediction, and in both with the same class
     objects      connected pixels of one class in the truth, by their size: pixels, right ones, objects, found objects
 
-The pages of a run show what is made of them; the terminal's table and MLflow do not.
+The pages of a run show what is made of them; the terminal's table and MLflow do not. What is to be
+counted of every pixel has its place in `scoring`.
 
 Shapes: h, w the grid; K classes; N numbers of `as_vector`.
 """

@@ -287,7 +287,7 @@ def is_there(uri: str) -> bool:
 
 
 def prune(run_uri: str) -> None:
-    """Deletes all but the newest and the best (Ray Train does the same for its own runs)."""
+    """Deletes all but the newest and the best NUM_BEST_KEPT (Ray Train does the same for its own runs)."""
     found = found_in(run_uri)
     for stale in _ranked(found)[NUM_BEST_KEPT:]:
         if stale != found[0]:
