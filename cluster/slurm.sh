@@ -35,6 +35,7 @@ python=$(realpath -s "${PYTHON:-.venv/bin/python}")
 
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_TOKEN
+export RAY_LOGGER_LEVEL=${RAY_LOGGER_LEVEL:-warning} # at info, Ray logs the variables of jobs
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 # A dead node is found in seconds; Ray's own settings take a minute.
 export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=1000 RAY_health_check_initial_delay_ms=1000
@@ -128,6 +129,6 @@ stop_ray
 # Cancelled by a person, the job is not running any more; near its time limit it is.
 if [ -n "$stopped" ] && [ "$code" != 0 ] && [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
   echo "slurm.sh: stopped with $code; queues again, to resume"
-  scontrol requeue "$SLURM_JOB_ID" || echo "slurm.sh: not requeued; submit it again with --resume" >&2
+  scontrol requeue "$SLURM_JOB_ID" || echo "slurm.sh: not requeued; do so by scontrol requeue $SLURM_JOB_ID" >&2
 fi
 exit "$code"

@@ -1,4 +1,4 @@
-"""How every program ends: exit 0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C, 143 by SIGTERM.
+"""How every program ends: exit 0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 
 An error is one line. Output that nobody reads any more changes nothing of it (output.py).
 

@@ -42,6 +42,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
     precision: Precision = "auto"
+    """auto: bf16 where the device computes faster in it, else fp32. fp16, with a scaled loss: for GPUs without bf16."""
     layout: Layout = "auto"
     """Of images and weights in memory, in training. auto: channels_last, but contiguous on CPUs for networks that were
     measured to be faster so (of bottlenecks, in fp32)."""

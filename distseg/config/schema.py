@@ -11,7 +11,7 @@ from typing import Literal
 from distseg.metric_names import MIOU, BestBy
 from distseg.strict_json import require
 
-Precision = Literal["auto", "bf16", "fp32", "fp64", "tf32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32", "fp64", "tf32"]
 Layout = Literal["auto", "channels_last", "contiguous"]
 Sampling = Literal["each", "condition", "class"]
 MAX_MEGAPIXELS = 100.0

@@ -217,7 +217,7 @@ METRICS = (
 
 
 _OTHER_ENTRIES = ("num_images", "classes", "support", "mIoU_mean_conditions", "mIoU_worst", "mIoU_gap", "trust")
-"""Names in a table of scores that are no metric of the list: they are shown in no column, and no user's own has them."""
+"""Names in a table of scores that are no metric of the list: no column shows them, no metric of a user has them."""
 
 
 def own_metrics(names: Sequence[str], what: str) -> tuple[Metric, ...]:

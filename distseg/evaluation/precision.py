@@ -15,9 +15,13 @@ from distseg.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32", "fp64", "tf32"]:
+Resolved = Literal["bf16", "fp16", "fp32", "fp64", "tf32"]
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
     """'auto' is bf16 where the device computes in it faster than in fp32. Raises ConfigError for what it cannot do."""
-    if precision in ("fp32", "fp64"):
+    if precision in ("fp16", "fp32", "fp64"):
         return precision
     if precision == "tf32":
         if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
@@ -26,7 +30,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if precision == "bf16" and not has_bf16:
-            raise ConfigError("precision = 'bf16': this GPU has no bf16; use fp32 or auto")
+            raise ConfigError("precision = 'bf16': this GPU has no bf16; use fp16, fp32 or auto")
         return "bf16" if has_bf16 else "fp32"
     return "bf16" if precision == "bf16" or _cpu_has_bf16() else "fp32"
 
@@ -46,7 +50,7 @@ def _cpu_has_bf16() -> bool:
 @contextmanager
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """For a forward pass."""
-    half = torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    half = torch.autocast(device.type, dtype=_HALF[precision]) if precision in _HALF else nullcontext()
     with products(precision, device), half:
         yield
 
@@ -70,7 +74,7 @@ def products(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def full_dtype(precision: str) -> torch.dtype:
-    """Of images, weights and logits: what bf16 is not used for."""
+    """Of images, weights and logits: what bf16 and fp16 are not used for."""
     return torch.float64 if precision == "fp64" else torch.float32
 
 

@@ -44,7 +44,7 @@ def max_batch_pixels(device: torch.device) -> int:
 
 @dataclass
 class ConfusionMatrix:
-    """What scoring adds up: an int64 confusion matrix (truth x prediction) per condition and site, trust counts, images."""
+    """What scoring adds up: per condition and site an int64 confusion matrix (truth x prediction); each image."""
 
     groups: tuple[Group, ...]
     matrices_GKK: Tensor
@@ -165,10 +165,10 @@ def evaluate_shards(
 ) -> ConfusionMatrix:
     """The model's predictions on all samples of `shards`, counted over all ranks; each rank must call it.
 
-    `precision` is one that `resolve_precision` gives. Shards of an object store are kept on this node's disk up to `cache_bytes`, as those of
-    training. `overlays` is shown each image that this rank scores; `progress` is told how many those are. Leaves the
-    model in the mode it was in. Raises DataError for a damaged or missing sample, and StoppedError on all ranks if one
-    of them is asked to end meanwhile (distseg.stopping).
+    `precision` is one that `resolve_precision` gives. Remote shards are kept on this node's disk up to `cache_bytes`,
+    as those of training. `overlays` is shown each image that this rank scores; `progress` is told how many those are.
+    Leaves the model in the mode it was in. Raises DataError for a damaged or missing sample, and StoppedError on all
+    ranks if one of them is asked to end meanwhile (distseg.stopping).
     """
     counted = ConfusionMatrix.empty(((s.condition, s.site) for s in shards), manifest.label_space.num_classes)
     samples = eval_samples(

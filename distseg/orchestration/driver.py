@@ -1,9 +1,9 @@
 """One training on a Ray cluster: configuration -> Ray Train's TorchTrainer -> outcome. The driver's side.
 
 Every worker of the group is one rank (worker.py). Rank 0 hands its checkpoints to Ray Train, which uploads them to
-`<checkpoint.uri>/<run name>`, keeps the best two by checkpoint.best_by and the newest, and replaces lost workers, or goes on with
-fewer if `scaling.min_workers` allows it. The new group goes on from the newest undamaged checkpoint. Errors that a
-restart would only repeat stop the run at once.
+`<checkpoint.uri>/<run name>`, keeps the best two by checkpoint.best_by and the newest, and replaces lost workers, or
+goes on with fewer if `scaling.min_workers` allows it. The new group goes on from the newest undamaged checkpoint.
+Errors that a restart would only repeat stop the run at once.
 """
 
 import contextlib

@@ -95,7 +95,7 @@ def _answers(review: RunReview) -> list[tuple[str, str]]:
 
 
 def run_files(review: RunReview) -> dict[str, bytes]:
-    """Plots, tables, page and model card, by their names in MLflow and below the run's directory."""
+    """Plots, tables, page and model card, by their names in MLflow; the page has the same below the run's directory."""
     plots = _plots(review)
     files = {name: plot.png for name, plot in plots.items()}
     if review.images is not None:

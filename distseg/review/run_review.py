@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from distseg.review.figures import History
 
-# Files of a run that others ask for, by their names in MLflow and below the run's directory.
+# Files of a run that others ask for, by their names in MLflow; the page has the same below the run's directory.
 CONDITIONS_PLOT = "plots/condition_miou.png"
 MODEL_CARD = "report/model_card.md"
 RUN_PAGE = "report/index.html"

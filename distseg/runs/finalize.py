@@ -71,7 +71,8 @@ def stop_notice(run: Run) -> str:
 
 
 def end_run(run: Run, status: str, close_report: Callable[[], None], *, at_once: bool = False) -> Outcome | None:
-    """Closes the reporter and ends the run, see `finalize_run`. None with `at_once`: then the rest is for `sync`.
+    """Closes the reporter and ends the run, see `finalize_run`. None with `at_once`, and where its directory cannot be
+    written: then the rest is for `sync`.
 
     A signal while it does so raises StoppedError, after a line that says how to send the rest.
     """

@@ -111,7 +111,7 @@ def read_evaluations(uri: str) -> dict[str, dict[int, float]]:
 
 
 def briefly_named(runs: Sequence[RunReview]) -> list[RunReview]:
-    """Named without the times at which they began, if the names then still differ. The page shows both names."""
+    """Named without token and time at the end, if the names then still differ. The page shows both names."""
     brief = [_BEGUN.sub("", run.name) for run in runs]
     if len(set(brief)) < len(brief):
         return list(runs)

@@ -74,9 +74,9 @@ class RunReporter:
 
     def close(self) -> None:
         """Sends waiting metrics for at most tracking.CLOSE_WAIT_S, and if all arrived, pictures for as long again; then
-        uploads what the journal has left (at most its UPLOAD_WAIT_S).
+        uploads what the journal has left (at most its UPLOAD_WAIT_S), and notes there what was sent.
 
-        What MLflow does not get is not lost: metrics are in the journal, pictures in the checkpoints.
+        What MLflow does not get: metrics are in the journal, pictures of the best and newest in the checkpoints.
         """
         unsent, unsent_pictures_step = [], None
         if self.metric_log is not None and self.picture_log is not None:

@@ -1,4 +1,4 @@
-"""MLflow: one run for each training, whatever happens to its processes. The only importer of mlflow.
+"""MLflow: one run for each training, whatever happens to its processes. Nobody else calls mlflow.
 
 In: a tracking URI (an MLflow server, or sqlite:///FILE), a run's name, metric records, JPEGs, a model's file.
 Out: ids of MLflow runs and models, links for a browser, histories of metrics.

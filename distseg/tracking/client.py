@@ -293,7 +293,8 @@ def call_with_timeout(seconds: float, uri: str, call: Callable[[], T], *, attemp
     """Returns what `call` returns. After a TrackingError it is tried again a second later, `attempts` times in all.
 
     Raises the last TrackingError, or after `seconds` a TrackingError that says so. In the second case `call` goes on in
-    its thread, and nobody waits for it: before it creates something it must look whether that exists.
+    its thread, and nobody waits for it: before it creates something it must look whether that exists. A file of this
+    machine is called once, and waited for.
     """
     if is_local_file(uri):
         return call()

@@ -4,7 +4,7 @@
     an experiment's kind              written by client.py when it creates one
     the names of logged images        read here, to find out which pictures a run has already
 
-Both were read from MLflow 3 (3.5 to 3.17). What depends on them is best effort: with an MLflow that is not known it is
+All were read from MLflow 3 (3.5 to 3.17). What depends on them is best effort: with an MLflow that is not known it is
 left out, with one line in the log, and nothing else of a run is affected.
 """
 

@@ -1,8 +1,8 @@
 """Sends the pictures of evaluations to MLflow.
 
 Memory is bounded: the pictures of at most MAX_WAITING evaluations wait, and only the newest while the server does not
-answer. Pictures that are not sent are not lost: the checkpoint of each evaluation has them, and `send_pictures` sends
-them later.
+answer. Of pictures that are not sent, the checkpoints that are kept have those of the best and the newest evaluation;
+`send_pictures` sends them later.
 """
 
 import io

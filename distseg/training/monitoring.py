@@ -95,7 +95,7 @@ class LossMonitor:
 def _diverged(what: str) -> TrainingError:
     return TrainingError(
         f"{what}; the last checkpoint is kept. Lower optim.lr, warm up longer (optim.warmup_steps), or use precision "
-        "fp32"
+        "fp32 if it is another"
     )
 
 

@@ -1,4 +1,7 @@
-"""What a run trains (what a search maximises: search/objectives.py): the interface between the training loop and the networks' two kinds of training."""
+"""What a run trains: the interface between the training loop and the networks' two kinds of training.
+
+What a search maximises is another thing, see search/objectives.py.
+"""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -34,7 +37,7 @@ class Objective(Protocol):
     """
 
     manifest: Manifest  # of data.uri, with the digest of all data sets that are trained on
-    precision: str  # bf16, fp32, fp64 or tf32; the same on all ranks
+    precision: str  # as `evaluation.resolve_precision` gives it; the same on all ranks
     optimizer: torch.optim.Optimizer  # its learning rate is set by the loop
     update: Update  # what ends each step, and what it changes
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -128,12 +128,52 @@ def set_learning_rate(optimizer: Optimizer, lr: float, config: OptimConfig) -> N
         group["lr"] = lr * (config.head_lr_scale if group["name"].startswith("head") else 1.0)
 
 
+class LossScale:
+    """What a loss is multiplied by before its backward pass in fp16, where gradients below 6e-8 would be 0.
+
+    If a gradient overflows, the step is left out and the scale halved; after GROWS_AFTER sound steps it is doubled
+    (Micikevicius et al. 2018, "Mixed precision training", sections 3.2 and 4.3). All powers of two, so that nothing is
+    rounded. All ranks hold the same gradients, and so the same scale. torch.amp.GradScaler does the same, but waits for
+    a GPU with optimisers that are not fused, and knows nothing of buffers.
+    """
+
+    FIRST, SMALLEST, GROWS_AFTER = 2.0**16, 1.0, 2000
+
+    def __init__(self, device: torch.device) -> None:
+        self.factor = torch.full((), self.FIRST, device=device)
+        self.num_sound = torch.zeros((), device=device)  # steps since it was changed
+
+    @classmethod
+    def of(cls, precision: str, device: torch.device) -> "LossScale | None":
+        return cls(device) if precision == "fp16" else None
+
+    def undo_(self, gradients: Iterable[Tensor]) -> None:
+        inverse = self.factor.reciprocal()
+        for gradient in gradients:
+            gradient.mul_(inverse)
+
+    def adjust(self, has_overflowed: Tensor) -> Tensor:
+        """Whether the step may be tried again with the smaller scale; if not, it is no matter of the scale."""
+        is_smaller = has_overflowed & (self.factor > self.SMALLEST)
+        grows = ~has_overflowed & (self.num_sound + 1 >= self.GROWS_AFTER)
+        self.factor = self.factor * torch.where(is_smaller, 0.5, torch.where(grows, 2.0, 1.0)).to(self.factor)
+        self.num_sound = torch.where(has_overflowed | grows, torch.zeros_like(self.num_sound), self.num_sound + 1)
+        return is_smaller
+
+    def state(self) -> dict[str, Tensor]:
+        return {"factor": self.factor, "num_sound": self.num_sound}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.factor, self.num_sound = (state[name].to(self.factor) for name in ("factor", "num_sound"))
+
+
 class Update:
     """The end of a step: the gradients, which all ranks hold alike, change the weights and their moving average.
 
     Nothing is changed by gradients whose norm is not finite, nor after a forward pass that left something not finite in
     the buffers (batch norm's statistics): `size`, of both together, is then infinite or NaN. It is read with the
-    losses, since reading it here would let a GPU wait for the host in each step.
+    losses, since reading it here would let a GPU wait for the host in each step. A gradient that has only overflowed in
+    fp16 is left out likewise, but does not count in `size`.
     """
 
     def __init__(
@@ -143,16 +183,28 @@ class Update:
         *,
         clip_norm: float | None = None,
         averaged: "MovingAverage | None" = None,
+        scale: LossScale | None = None,
     ) -> None:
         self.model, self.optimizer, self.clip_norm, self.averaged = model, optimizer, clip_norm, averaged
+        self.scale = scale
         self.size = torch.zeros(())
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a loss, scaled where it is to be."""
+        (loss if self.scale is None else loss * self.scale.factor).backward()
 
     def apply(self) -> None:
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.scale is not None:
+            self.scale.undo_(gradients)
+        norm = nn.utils.get_total_norm(gradients)
         buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        self.size = norm + nn.utils.get_total_norm(buffers, math.inf).to(norm)
+        buffers_norm = nn.utils.get_total_norm(buffers, math.inf).to(norm)
+        self.size = norm + buffers_norm
         is_bad = ~torch.isfinite(self.size)
+        if self.scale is not None:
+            self.size = torch.where(self.scale.adjust(~torch.isfinite(norm)), buffers_norm, self.size)
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         # The host may look where it does not wait for long: on CPUs, and before the first step, which makes the states.
@@ -164,6 +216,15 @@ class Update:
             step_unless(is_bad, self.optimizer)
         if self.averaged is not None:  # after a skipped step on a GPU, once more of the weights that did not change
             self.averaged.update(self.model)
+
+    def scale_state(self) -> dict[str, Tensor]:
+        """Empty where no loss is scaled."""
+        return {} if self.scale is None else self.scale.state()
+
+    def restore_scale(self, state: Mapping[str, Tensor]) -> None:
+        """`scale_state` of an earlier step; empty if that was trained in another precision."""
+        if self.scale is not None and state:
+            self.scale.restore(state)
 
     def states(self) -> dict[str, Any]:
         """All that a step changes, as a checkpoint names it."""

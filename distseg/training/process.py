@@ -39,8 +39,9 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def agreed_precision(config: RunConfig, world: World) -> str:
-    """Rank 0's choice on every rank: machines of one cluster may differ."""
-    return str(world.gather(evaluation.resolve_precision(config.precision, world.device))[0])
+    """One for all ranks: fp32, where "auto" is another one on some of a cluster's machines than on others."""
+    chosen = set(world.gather(evaluation.resolve_precision(config.precision, world.device)))
+    return chosen.pop() if len(chosen) == 1 else "fp32"
 
 
 def agreed_layout(config: RunConfig, precision: str, world: World) -> torch.memory_format:

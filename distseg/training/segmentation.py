@@ -30,7 +30,7 @@ from distseg.training.data_selection import (
 )
 from distseg.training.losses import LossParts, SegmentationLoss, class_weights, kl_consistency, valid_weight
 from distseg.training.objective import EvaluationResult
-from distseg.training.optim import Update, build_optimizer, moving_average
+from distseg.training.optim import LossScale, Update, build_optimizer, moving_average
 from distseg.training.pretrained import Pretrained, load_pretrained, load_pretrained_
 from distseg.training.process import (
     DeviceCopies,
@@ -69,7 +69,8 @@ class Segmentation:
         self.loss = loss_of(config, self.data.parts, world.device)
         self.source = SourceStyle.of_run(config, self.manifest, world.device, self.precision)
         self.averaged = moving_average(self.model, config.optim.ema_decay)
-        self.update = Update(self.model, self.optimizer, clip_norm=config.optim.clip_norm, averaged=self.averaged)
+        scale, clip_norm = LossScale.of(self.precision, world.device), config.optim.clip_norm
+        self.update = Update(self.model, self.optimizer, clip_norm=clip_norm, averaged=self.averaged, scale=scale)
         self.restyler: Restyler | None = None
         self.targets: Targets | None = None
         is_self_training = config.adapt.weight is not None
@@ -143,7 +144,9 @@ class Segmentation:
                 )
                 kl = self._kl(logits, len(micro_batches))
                 total = loss.total if kl is None else loss.total + self.config.style.kl_weight * kl
-                (total * self.world.size).backward()  # DDP averages gradients over ranks, the loss is a sum over them
+                self.update.backward(
+                    total * self.world.size
+                )  # DDP averages gradients over ranks, the loss is a sum over them
             for name, part in _by_name(loss, kl).items():
                 sums[name] += part.detach().to(torch.float64)
             for view in views:
@@ -178,7 +181,7 @@ class Segmentation:
         with evaluation.autocast(self.precision, self.world.device):
             logits = self.wrapped(view.images_B3HW)
         loss = self.self_training.loss(view, logits, self.loss.class_weights_K, num_micro_batches)
-        (view.weight * loss * self.world.size).backward()
+        self.update.backward(view.weight * loss * self.world.size)
         return loss.detach().to(torch.float64)
 
     def _seed(self, step: int) -> None:
@@ -289,11 +292,13 @@ class Segmentation:
         return {
             "model": to_cpu(self.model.state_dict()),
             "averaged": {} if self.averaged is None else to_cpu(self.averaged.module.state_dict()),
+            "loss_scale": to_cpu(self.update.scale_state()),
             "source_style": {} if self.source is None else to_cpu(self.source.statistics._asdict()),
         }
 
     def restore(self, saved: Checkpoint) -> None:
         restore_states(self.model, self.optimizer, saved)
+        self.update.restore_scale(saved.loss_scale)
         if self.averaged is not None:
             self.averaged.module.load_state_dict(saved.averaged)
             self.averaged.num_averaged = saved.step

@@ -20,7 +20,7 @@ from distseg.evaluation import World
 from distseg.models import StyleLosses, StyleNetwork, build_style_network, load_backbone
 from distseg.training.checkpoint import Checkpoint, restore_states, to_cpu
 from distseg.training.data_selection import load_first_manifest
-from distseg.training.optim import Update, build_optimizer
+from distseg.training.optim import LossScale, Update, build_optimizer
 from distseg.training.pretrained import load_pretrained
 from distseg.training.process import DeviceCopies, agreed_layout, agreed_precision, dtype_of, over_ranks
 from distseg.training.restyling import open_images, open_styles, style_shards
@@ -40,7 +40,7 @@ class StyleTransfer:
         self.network.to(memory_format=self.memory_format).train()
         self.wrapped = over_ranks(self.network, world)
         self.optimizer = build_optimizer(self.network, config.optim)
-        self.update = Update(self.network, self.optimizer)
+        self.update = Update(self.network, self.optimizer, scale=LossScale.of(self.precision, world.device))
         self.styles: TrainReader | None = None
 
     @classmethod
@@ -70,7 +70,7 @@ class StyleTransfer:
             losses = cast(StyleLosses, self.wrapped(*images))
         style_loss = losses.mean + losses.std
         total = losses.content + self.config.style.loss_weight * style_loss
-        total.backward()
+        self.update.backward(total)
         self.update.apply()
         # All ranks have as many images, so the mean of their means is the global mean.
         parts = {
@@ -88,10 +88,11 @@ class StyleTransfer:
         return None
 
     def checkpoint_content(self) -> dict[str, Any]:
-        return {"model": to_cpu(self.network.state_dict())}
+        return {"model": to_cpu(self.network.state_dict()), "loss_scale": to_cpu(self.update.scale_state())}
 
     def restore(self, saved: Checkpoint) -> None:
         restore_states(self.network, self.optimizer, saved)
+        self.update.restore_scale(saved.loss_scale)
 
 
 def new_style_network(model: ModelConfig) -> StyleNetwork:

@@ -6,8 +6,8 @@
     cache.hold(), cache.go_on_after(futures)                pauses fetching until the futures are done
     cache.is_far_ahead()                                    enough is fetched, or will be, that was not read yet
 
-Reading never waits for the cache: a range that is not on the disk yet is read from its store. So neither the first batches
-nor a full disk delay a training.
+Reading never waits for the cache: a range that is not on the disk yet is read from its store. So neither the first
+batches nor a full disk delay a training.
 
 A shard is fetched into `<SHA-256>.part`, which is renamed to `<SHA-256>.tar` when it is complete. The process that
 holds the lock of the `.part` downloads it; the others skip it. A killed process loses its lock (flock) and leaves at

@@ -165,7 +165,7 @@ def _borders_sentence(reading: Reading) -> list[str]:
 
 
 def next_steps(review: RunReview) -> list[str]:
-    """Two sentences: which condition to label more of, and which class to sample."""
+    """One or two sentences: which condition to label more of, and, if there is one, which class to sample."""
     return [_label_next(review), *_sample_next(review)]
 
 

@@ -64,10 +64,11 @@ def minimise_entropy_(model: nn.Module, batches: Iterator[Tensor], precision: st
     model.eval()
     use_batch_statistics_(model)
     optimizer = torch.optim.Adam(learnt, lr=learning_rate)
+    forward = "fp32" if precision == "fp16" else precision  # whose small gradients would be 0
     entropies = []
     try:
         for images_B3HW in batches:
-            with torch.enable_grad(), evaluation.autocast(precision, images_B3HW.device):
+            with torch.enable_grad(), evaluation.autocast(forward, images_B3HW.device):
                 logits_BKhw = model(evaluation.normalize(images_B3HW, precision)).main_BKhw
             loss = mean_entropy(logits_BKhw)
             optimizer.zero_grad()

@@ -51,6 +51,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Any] = field(metadata=_ONLY_TO_RESUME)
     averaged: dict[str, Tensor] = field(default_factory=dict)  # the moving average of the weights, if one is kept
+    loss_scale: dict[str, Tensor] = field(default_factory=dict, metadata=_ONLY_TO_RESUME)  # of fp16: optim.LossScale
     source_style: dict[str, Tensor] = field(default_factory=dict)  # of style.direction to_source: mean and std
     manifest_digest: str
     run_id: str = field(default="", metadata=_ONLY_TO_RESUME)  # MLflow's
@@ -70,7 +71,7 @@ class Checkpoint:
     @property
     def first_not_finite(self) -> str | None:
         """The name of a tensor in which a network or the optimiser holds NaN or infinity; None if all are finite."""
-        names = ("model", "averaged", "source_style", "optimizer")
+        names = ("model", "averaged", "loss_scale", "source_style", "optimizer")
         found = first_not_finite({name: getattr(self, name) for name in names})
         return found.name if found else None
 
