@@ -4,13 +4,15 @@ import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from distseg import evaluation
-from distseg.config import ModelConfig, model_config
-from distseg.training.process import DeviceCopies, HostCopy, layout_of, step_kernels
+from distseg.config import ModelConfig, RunConfig, model_config
+from distseg.evaluation import World
+from distseg.training.process import DeviceCopies, HostCopy, agreed_precision, layout_of, step_kernels
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -54,6 +56,18 @@ def test_a_step_uses_the_memory_of_the_one_before() -> None:
 
     # Where the C library lays its blocks is chance, and now and then it gives back none.
     assert any(10 * num_fresh_pages("kept") < num_fresh_pages("given back") for _ in range(3))
+
+
+class OtherMachine(World):
+    """Its other rank is on a machine that computes in something else."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, "fp32" if value == "bf16" else "bf16"]
+
+
+def test_machines_that_differ_train_in_what_both_have() -> None:
+    assert agreed_precision(RunConfig(precision="auto"), OtherMachine()) == "fp32"
+    assert agreed_precision(RunConfig(precision="fp16"), World()) == "fp16"
 
 
 BOTTLENECKS = [
