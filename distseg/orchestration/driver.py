@@ -8,6 +8,7 @@ Errors that a restart would only repeat stop the run at once.
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -120,10 +121,12 @@ def _train(
 
 def _shown(config: RunConfig, run: Run, show: ProgressCallback | None) -> ProgressCallback:
     """`show`, which with the last step begins to end the run: its workers take seconds to save and to close."""
+    has_begun = threading.Event()
 
     def shown(step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
-        if step >= config.optim.max_steps:
-            begin_to_end(run)
+        if step >= config.optim.max_steps and not has_begun.is_set():
+            has_begun.set()
+            begin_to_end(run, config)
         if show is not None:
             show(step, metrics, worst_condition)
 

@@ -1,5 +1,6 @@
 """Ends a run: writes its report and sends its end to MLflow. What was not sent then, `distseg.sync` sends later."""
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -51,15 +52,21 @@ class Sent:
     logged_network: LoggedNetwork
 
 
-def begin_to_end(run: Run) -> None:
-    """Imports, in a thread, what the end of a run needs: to be called while its last checkpoint is still written."""
+def begin_to_end(run: Run, config: RunConfig) -> threading.Thread:
+    """Imports, in a thread, what the end of a run needs: to be called while its last checkpoint is still written.
+
+    What goes wrong is said when the end comes.
+    """
 
     def load() -> None:
-        importlib.import_module("distseg.review.figures")
-        if run.is_tracked:
-            importlib.import_module("mlflow.pyfunc")
+        with contextlib.suppress(Exception):
+            importlib.import_module("distseg.review.figures")
+            if run.is_tracked and run.is_training and config.tracking.log_model:
+                tracking.prepare_to_log_model()
 
-    threading.Thread(target=load, name="begin to end", daemon=True).start()
+    thread = threading.Thread(target=load, name="begins to end", daemon=True)
+    thread.start()
+    return thread
 
 
 def stop_notice(run: Run) -> str:
@@ -248,8 +255,7 @@ def _send_end(run: Run, run_id: str, ended: RunContents) -> None:
 def _log_network(run: Run, config: RunConfig, run_id: str, ended: RunContents) -> LoggedNetwork:
     """Logs the model of an evaluated training, and notes that the server now has everything. Raises TrackingError."""
     logged, best = LoggedNetwork(), ended.result.best
-    is_training = run.tags.get("stage", "train") == "train"
-    if is_training and best is not None and ended.result.is_evaluated:
+    if run.is_training and best is not None and ended.result.is_evaluated:
         logged = log_network(
             run.tracking_uri,
             run_id,

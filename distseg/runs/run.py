@@ -88,6 +88,11 @@ class Run:
         return self.tracking_uri != tracking.OFF
 
     @property
+    def is_training(self) -> bool:
+        """Not a trial of a search."""
+        return self.tags.get("stage", "train") == "train"
+
+    @property
     def mlflow_name(self) -> str:
         return self._name_of(self.attempt)
 

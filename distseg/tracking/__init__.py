@@ -62,7 +62,13 @@ from distseg.tracking.mlflow_runs import (
     read_history,
 )
 from distseg.tracking.picture_log import PictureLog, send_pictures
-from distseg.tracking.registry import ModelToLog, RegisteredVersion, log_model, register_model
+from distseg.tracking.registry import (
+    ModelToLog,
+    RegisteredVersion,
+    log_model,
+    prepare_to_log_model,
+    register_model,
+)
 from distseg.tracking.saved_view import ComparisonView, artifact_link, save_view
 
 __all__ = [
@@ -99,6 +105,7 @@ __all__ = [
     "log_model",
     "mark_sent",
     "open_run",
+    "prepare_to_log_model",
     "read_history",
     "read_journal",
     "read_journal_end",

@@ -127,6 +127,14 @@ def _upload(client: "MlflowClient", model_id: str, run_id: str, model: ModelToLo
             client.log_model_artifacts(model_id, str(directory))
 
 
+def prepare_to_log_model() -> None:
+    """Imports what that takes. It can be called earlier, from any thread."""
+    set_defaults()
+    with warnings.catch_warnings():  # mlflow.pyfunc warns of its own type hints
+        warnings.simplefilter("ignore", UserWarning)
+        import mlflow.pyfunc  # noqa: F401
+
+
 def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_id: str = "") -> None:
     """Writes the model as `mlflow.pyfunc.load_model` takes it. `directory` must not exist.
 
@@ -136,9 +144,9 @@ def write_model(directory: Path, model: ModelToLog, *, model_id: str = "", run_i
     set_defaults()
     from mlflow.models import Model
 
-    with warnings.catch_warnings():  # mlflow.pyfunc warns of its own type hints
-        warnings.simplefilter("ignore", UserWarning)
-        import mlflow.pyfunc
+    prepare_to_log_model()
+    import mlflow.pyfunc
+
     about = Model(run_id=run_id or None, model_id=model_id or None, model_uuid=model_id or uuid.uuid4().hex)
     about.metadata = {"model_card": model.card, "step": model.step, "distseg": distseg.__version__, **model.tags}
     about.signature = signature()

@@ -11,6 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from distseg.config import OptimConfig
+from distseg.errors import CheckpointError
 
 
 class Trainable(Protocol):
@@ -137,7 +138,7 @@ class LossScale:
     a GPU with optimisers that are not fused, and knows nothing of buffers.
     """
 
-    FIRST, SMALLEST, GROWS_AFTER = 2.0**16, 1.0, 2000
+    FIRST, SMALLEST, LARGEST, GROWS_AFTER = 2.0**16, 1.0, 2.0**24, 2000
 
     def __init__(self, device: torch.device) -> None:
         self.factor = torch.full((), self.FIRST, device=device)
@@ -155,7 +156,7 @@ class LossScale:
     def adjust(self, has_overflowed: Tensor) -> Tensor:
         """Whether the step may be tried again with the smaller scale; if not, it is no matter of the scale."""
         is_smaller = has_overflowed & (self.factor > self.SMALLEST)
-        grows = ~has_overflowed & (self.num_sound + 1 >= self.GROWS_AFTER)
+        grows = ~has_overflowed & (self.num_sound + 1 >= self.GROWS_AFTER) & (self.factor < self.LARGEST)
         self.factor = self.factor * torch.where(is_smaller, 0.5, torch.where(grows, 2.0, 1.0)).to(self.factor)
         self.num_sound = torch.where(has_overflowed | grows, torch.zeros_like(self.num_sound), self.num_sound + 1)
         return is_smaller
@@ -164,7 +165,11 @@ class LossScale:
         return {"factor": self.factor, "num_sound": self.num_sound}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.factor, self.num_sound = (state[name].to(self.factor) for name in ("factor", "num_sound"))
+        """Raises CheckpointError for what is no `state`."""
+        try:
+            self.factor, self.num_sound = (state[name].to(self.factor).reshape(()) for name in self.state())
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint's loss_scale is damaged ({error}); use an earlier one") from None
 
 
 class Update:
@@ -209,12 +214,13 @@ class Update:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         # The host may look where it does not wait for long: on CPUs, and before the first step, which makes the states.
         if is_bad.device.type == "cpu" or not self.optimizer.state:
-            if is_bad.item():
+            if not is_bad.item():
+                self.optimizer.step()
+            elif not torch.isfinite(self.size):  # the run ends
                 return
-            self.optimizer.step()
         else:
             step_unless(is_bad, self.optimizer)
-        if self.averaged is not None:  # after a skipped step on a GPU, once more of the weights that did not change
+        if self.averaged is not None:  # after a step that was left out, once more of the weights that did not change
             self.averaged.update(self.model)
 
     def scale_state(self) -> dict[str, Tensor]:

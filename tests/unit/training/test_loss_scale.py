@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ def test_training_in_fp16_is_near_that_in_fp32_and_goes_on_with_the_same_scale(
     train_run(replace(in_fp16, precision="fp32"), World(), exact)
     monkeypatch.setattr(LossScale, "GROWS_AFTER", 2)
     train_run(in_fp16, World(), half)
-    assert half.losses() == pytest.approx(exact.losses(), rel=5e-3)
+    assert half.losses() == pytest.approx(exact.losses(), rel=5e-3) and half.losses() != exact.losses()
     saved = {each.step: checkpoint.read(each.uri) for each in checkpoint.found_in(str(run_folder))}
     assert [float(saved[step].loss_scale["factor"]) for step in (1, 2, 3, 4)] == [2.0**16, 2.0**17, 2.0**17, 2.0**18]
     resumed = train_run(in_fp16, World(), rest, resume=saved[2])
@@ -94,13 +95,23 @@ def test_training_in_fp16_is_near_that_in_fp32_and_goes_on_with_the_same_scale(
 def test_a_training_goes_on_after_steps_that_overflow(
     in_fp16: RunConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LossScale, "FIRST", 2.0**60)
-    config = replace(in_fp16, optim=replace(in_fp16.optim, ema_decay=0.9))
-    train_run(config, World(), ranks.Recorder(run_folder))
+    """At a scale of FIRST the first steps overflow, and then one does not."""
+    monkeypatch.setattr(LossScale, "FIRST", 2.0**22)
+    config = replace(in_fp16, optim=replace(in_fp16.optim, ema_decay=0.9, max_steps=8))
+    whole = train_run(config, World(), ranks.Recorder(run_folder))
     saved = {each.step: checkpoint.read(each.uri) for each in checkpoint.found_in(str(run_folder))}
-    assert [float(saved[step].loss_scale["factor"]) for step in (1, 2)] == [2.0**59, 2.0**58]
-    assert torch.equal(saved[1].model["head.0.weight"], saved[2].model["head.0.weight"])
-    assert torch.equal(saved[1].averaged["head.0.weight"], saved[2].averaged["head.0.weight"])
+    weights = [saved[step].model["head.0.weight"] for step in range(1, 9)]
+    factors = [float(saved[step].loss_scale["factor"]) for step in range(1, 9)]
+    num_skipped = int(np.log2(LossScale.FIRST / factors[-1]))
+    assert 2 <= num_skipped <= 6
+    assert all(torch.equal(weights[0], each) for each in weights[:num_skipped])
+    assert not torch.equal(weights[0], weights[num_skipped])
+    resumed = train_run(config, World(), ranks.Recorder(), resume=saved[num_skipped - 1])
+    assert whole.update.averaged is not None and resumed.update.averaged is not None
+    for ours, theirs in zip(
+        resumed.update.averaged.module.parameters(), whole.update.averaged.module.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 def test_two_ranks_learn_what_one_does(in_fp16: RunConfig) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.optim import AdamW
 from torch.overrides import TorchFunctionMode
 
-from distseg.config import LossConfig, RunConfig, model_config
+from distseg.config import LossConfig, Precision, RunConfig, model_config
 from distseg.data.loading import Batch
 from distseg.evaluation import World
 from distseg.training import monitoring, optim, process, segmentation
@@ -69,21 +69,22 @@ EVERY_LOSS = LossConfig(class_weights="inverse_sqrt", ohem_threshold=0.7, dice_w
 
 def config_of(base: RunConfig, **changes: Any) -> RunConfig:
     optim = replace(base.optim, name="adamw", clip_norm=1.0, ema_decay=0.9, accumulate_steps=2)
-    return replace(base, optim=optim, precision="fp32", **changes)
+    return replace(base, optim=optim, **changes)
 
 
 @pytest.mark.parametrize(
-    ("network", "loss"),
+    ("network", "loss", "precision"),
     [
-        (model_config(backbone="resnet18", checkpointing=True), EVERY_LOSS),
-        (model_config("enet"), LossConfig(aux_weight=0.0)),
+        (model_config(backbone="resnet18", checkpointing=True), EVERY_LOSS, "fp32"),
+        (model_config("enet"), LossConfig(aux_weight=0.0), "fp16"),
     ],
     ids=["pspnet", "enet"],
 )
 def test_no_step_waits_for_the_device(
-    without_kernels: None, light_config: RunConfig, network: Any, loss: LossConfig
+    without_kernels: None, light_config: RunConfig, network: Any, loss: LossConfig, precision: Precision
 ) -> None:
-    training = Segmentation(config_of(light_config, model=network, loss=loss), World(device=DEVICE))
+    config = config_of(light_config, model=network, loss=loss, precision=precision)
+    training = Segmentation(config, World(device=DEVICE))
     for parameter in training.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     training.optimizer.step()  # before its first step the host looks once

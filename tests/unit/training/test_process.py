@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -58,15 +59,20 @@ def test_a_step_uses_the_memory_of_the_one_before() -> None:
     assert any(10 * num_fresh_pages("kept") < num_fresh_pages("given back") for _ in range(3))
 
 
+@dataclass(frozen=True)
 class OtherMachine(World):
-    """Its other rank is on a machine that computes in something else."""
+    """The other of two ranks is on a machine that computes in something else."""
+
+    is_first: bool = False
 
     def gather(self, value: Any) -> list[Any]:
-        return [value, "fp32" if value == "bf16" else "bf16"]
+        both = [value, "fp32" if value == "bf16" else "bf16"]
+        return both[::-1] if self.is_first else both
 
 
 def test_machines_that_differ_train_in_what_both_have() -> None:
-    assert agreed_precision(RunConfig(precision="auto"), OtherMachine()) == "fp32"
+    for is_first in (False, True):
+        assert agreed_precision(RunConfig(precision="auto"), OtherMachine(is_first=is_first)) == "fp32"
     assert agreed_precision(RunConfig(precision="fp16"), World()) == "fp16"
 
 

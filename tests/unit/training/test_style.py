@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from distseg import stylize
-from distseg.config import AugmentConfig, CheckpointConfig, LossConfig, RunConfig, StyleConfig, model_config
+from distseg.config import AugmentConfig, CheckpointConfig, LossConfig, Precision, RunConfig, StyleConfig, model_config
 from distseg.data.loading.plan import SampleRef
 from distseg.data.loading.source import Decoded, Out, Source
 from distseg.data.loading.transforms import UInt8Array
@@ -22,6 +22,7 @@ from distseg.evaluation import World, normalize
 from distseg.models import StyleLosses, StyleNetwork, build_model, build_style_network
 from distseg.models.networks.adain import Statistics, adain, statistics
 from distseg.training import checkpoint, restyling
+from distseg.training.optim import LossScale
 from distseg.training.restyling import Restyler, SourceStyle, load_style_network
 from distseg.training.style_transfer import StyleTransfer
 from distseg.training.trainer import check_run, train_run
@@ -117,6 +118,22 @@ def test_the_decoder_learns_and_the_encoder_does_not(style_config: RunConfig) ->
     assert all(
         torch.equal(value, fresh[key].to(value.dtype)) for key, value in training.network.backbone.state_dict().items()
     )
+
+
+def test_in_fp16_the_decoder_learns_what_it_does_in_fp32(
+    style_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LossScale, "FIRST", 2.0**4)  # no step overflows
+    config = replace(style_config, optim=replace(style_config.optim, name="sgd", lr=1e-4, max_steps=2))
+
+    def decoder(precision: Precision, max_steps: int = 2) -> Tensor:
+        optim = replace(config.optim, max_steps=max_steps)
+        training = train_run(replace(config, optim=optim, precision=precision), World(), ranks.Recorder())
+        assert isinstance(training, StyleTransfer)
+        return torch.cat([weight.detach().flatten() for weight in training.network.decoder.parameters()])
+
+    exact, half, less = decoder("fp32"), decoder("fp16"), decoder("fp32", max_steps=1)
+    assert 0 < (exact - half).norm() < 0.1 * (exact - less).norm()
 
 
 def test_the_style_network_is_the_same_on_one_and_two_ranks(style_config: RunConfig) -> None:

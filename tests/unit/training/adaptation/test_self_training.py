@@ -15,6 +15,7 @@ from distseg.data.shards import pack
 from distseg.errors import ConfigError, DataError
 from distseg.evaluation import World
 from distseg.training import checkpoint, train_run
+from distseg.training.optim import LossScale
 from distseg.training.segmentation import Segmentation
 from distseg.training.trainer import check_run
 from tests import ranks
@@ -58,6 +59,17 @@ def test_two_ranks_adapt_as_one_in_fp64(light_config: RunConfig) -> None:
     assert figures.keys() == {f"target/{name}" for name in ("certainty", "information", "agreement", "class_ratios")}
     assert figures == pytest.approx({name: two[4][name] for name in figures}, abs=1e-12)
     assert all(0 < value < 1 for value in figures.values())
+
+
+def test_in_fp16_it_learns_what_it_does_in_fp32(adapt_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LossScale, "FIRST", 2.0**8)  # no step overflows
+    config = replace(adapt_config, adapt=replace(ADAPT, weight=4.0))
+    before = Segmentation(config, World()).model.state_dict()
+    exact, half = (weights_of(replace(config, precision=precision)) for precision in ("fp32", "fp16"))
+    moved, apart = (
+        sum(float((exact[name] - other[name]).square().sum()) for name in before) for other in (before, half)
+    )
+    assert 0 < apart < 0.03**2 * moved
 
 
 def test_a_stopped_adaptation_goes_on_exactly(adapt_config: RunConfig, tmp_path: Path) -> None:
