@@ -144,9 +144,8 @@ class Segmentation:
                 )
                 kl = self._kl(logits, len(micro_batches))
                 total = loss.total if kl is None else loss.total + self.config.style.kl_weight * kl
-                self.update.backward(
-                    total * self.world.size
-                )  # DDP averages gradients over ranks, the loss is a sum over them
+                # DDP averages gradients over ranks, the loss is a sum over them.
+                self.update.backward(total * self.world.size)
             for name, part in _by_name(loss, kl).items():
                 sums[name] += part.detach().to(torch.float64)
             for view in views:
