@@ -238,7 +238,8 @@ def curves(history: History) -> Figure:
                 steps, values, marker, ls="-", color=colour, ms=4.5, label=f"{name}: {values[-1]:.2f} at the end"
             )
             below.legend(fontsize=SMALL_PT, frameon=False, loc="lower right")
-    below.set_ylim(bottom=0)
+    highest = max((value for points in scores.values() for _, value in points), default=0.0)
+    below.set_ylim(0, 1.1 * highest or 1.0)  # else the markers of the highest are cut
     below.set_xlabel("optimiser steps", fontsize=TEXT_PT)
     return figure
 
