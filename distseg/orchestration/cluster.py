@@ -32,11 +32,13 @@ def join(run_uri: str) -> None:
     environment.set_defaults(environment.ALWAYS)
     if ray.is_initialized():
         return
-    check_address(os.environ.get("RAY_ADDRESS", ""))
-    if compat.starts_a_cluster(os.environ.get("RAY_ADDRESS", "")):
+    address = _address()
+    starts_here = compat.starts_a_cluster(address)
+    if starts_here:
         _check_number_of_processes()
     environment.set_defaults(environment.NEW_CLUSTER)
-    _stay_on_loopback()
+    if starts_here:
+        _stay_on_loopback()
     try:
         is_set = environment.S3.keys() & os.environ.keys()
         env_vars = dict(environment.S3) if storage.is_s3(run_uri) and not is_set else {}
@@ -46,6 +48,7 @@ def join(run_uri: str) -> None:
         if not shows_all:
             compat.leave_out_last_words()
         ray.init(
+            address or None,
             log_to_driver=shows_all,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": env_vars} if env_vars else None,
@@ -53,14 +56,30 @@ def join(run_uri: str) -> None:
     except SystemExit:  # Ray's own answer to SIGTERM until `take_back`
         raise stopping.StoppedError(signal.SIGTERM) from None
     except Exception as error:  # noqa: BLE001 — Ray raises no narrower class if its own processes do not start
-        address = os.environ.get("RAY_ADDRESS", "") or "this machine"
-        raise _other_version(address, str(error)) or ResourceError(
-            f"no Ray cluster answers at {address}: {first_line(error)}"
+        where = address or "this machine"
+        raise _other_version(where, str(error)) or ResourceError(
+            f"no Ray cluster answers at {where}: {first_line(error)}"
         ) from None
     finally:
         # Ray leaves its process at SIGTERM, and its library in C++ even aborts it: no run would be closed.
         stopping.take_back()
         _tighten_token()
+
+
+def _address() -> str:
+    """RAY_ADDRESS, if somebody answers there; if it is not set and the last cluster started here is dead, `local`."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    check_address(address)
+    last = "" if address else compat.last_address()
+    reason = _silence(last)
+    if reason:
+        log.warning(
+            "the Ray cluster of the last `ray start` here, %s, does not answer (%s): a new one is started on this "
+            "machine; `ray stop` forgets the old one, RAY_ADDRESS names another",
+            *(last, reason),
+        )
+        return "local"
+    return address
 
 
 def _check_number_of_processes() -> None:
@@ -103,10 +122,10 @@ def _other_version(address: str, said: str) -> ResourceError | None:
 
 
 def _stay_on_loopback() -> None:
-    """If this process starts the cluster, and the user has not said otherwise: not on all interfaces, as Ray does."""
+    """The cluster that this process starts: not on all interfaces, as Ray does, unless the user has said otherwise."""
     has_chosen = environment.LOOPBACK.keys() & os.environ.keys()
     has_loopback = "lo" in (name for _, name in socket.if_nameindex())
-    if has_loopback and not has_chosen and compat.starts_a_cluster(os.environ.get("RAY_ADDRESS", "")):
+    if has_loopback and not has_chosen:
         environment.set_defaults(environment.LOOPBACK)
         compat.listen_on_loopback()
 
@@ -146,16 +165,22 @@ def check_places_come_free() -> None:
 
 def check_address(address: str) -> None:
     """Raises ResourceError if nobody listens at a host:port; Ray itself would try for minutes and say nothing."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():  # none, "auto" or "local"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    reason = _silence(address)
+    if reason:
         raise ResourceError(
-            f"RAY_ADDRESS = {address}: no Ray cluster answers there ({error.strerror or error}); "
-            "start one, correct it or unset it"
-        ) from None
+            f"RAY_ADDRESS = {address}: no Ray cluster answers there ({reason}); start one, correct it or unset it"
+        )
+
+
+def _silence(address: str) -> str:
+    """Why nobody answers at a host:port; empty if somebody does, and for other words: none, `auto`, `local`."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def check_resources(config: RunConfig) -> None:

@@ -63,6 +63,15 @@ def starts_a_cluster(address: str) -> bool:
     return not address and find_address is not None and find_address(None) is None
 
 
+def last_address() -> str:
+    """host:port of the last `ray start` on this machine, which `ray.init` joins although that cluster may be dead.
+
+    Empty if there was none, or if it was ended by `ray stop`, or if Ray does not tell.
+    """
+    read = find("ray._private.utils", "read_ray_address", "a dead cluster of this machine is waited for")
+    return str(read() or "") if read is not None else ""
+
+
 def listen_on_loopback() -> None:
     """Has the cluster that is started next listen on loopback alone, as Ray does on macOS and Windows."""
     module, name = "ray._private.ray_constants", "ENABLE_RAY_CLUSTER"

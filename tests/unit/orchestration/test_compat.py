@@ -18,6 +18,7 @@ from tests.conftest import REPOSITORY
 LOOKED_UP: dict[str, Callable[[], object]] = {
     "_global_node": compat.started_this_cluster,
     "canonicalize_bootstrap_address": lambda: compat.starts_a_cluster(""),
+    "read_ray_address": compat.last_address,
     "ENABLE_RAY_CLUSTER": compat.listen_on_loopback,
     "stdout_deduplicator": compat.leave_out_last_words,
     "state": compat.autoscaler_machines,
@@ -39,6 +40,7 @@ MODULES = (
 )
 MODULES_OF_RAY_ITSELF = (  # which it imports again and again
     "ray._private.services",
+    "ray._private.utils",
     "ray._private.ray_constants",
     "ray._private.ray_logging",
 )
@@ -88,6 +90,7 @@ def test_a_missing_name_is_told_once_and_done_without(
 WITHOUT = {
     "_global_node": False,
     "canonicalize_bootstrap_address": False,
+    "read_ray_address": "",
     "ENABLE_RAY_CLUSTER": None,
     "stdout_deduplicator": None,
     "state": None,

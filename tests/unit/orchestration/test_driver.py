@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,10 +62,9 @@ def test_a_changing_number_of_workers_needs_checkpoints() -> None:
 @pytest.mark.parametrize(
     ("settings", "stays"),
     [
-        ({"RAY_ADDRESS": "local"}, True),
-        ({"RAY_ADDRESS": "127.0.0.1:6379"}, False),  # another's cluster
-        ({"RAY_ADDRESS": "local", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}, False),  # others are to join it
-        ({"RAY_ADDRESS": "local", "GLOO_SOCKET_IFNAME": "eth0"}, False),
+        ({}, True),
+        ({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}, False),  # others are to join it
+        ({"GLOO_SOCKET_IFNAME": "eth0"}, False),
     ],
 )
 def test_a_cluster_that_is_started_here_stays_on_loopback_unless_the_user_wants_more(
@@ -79,6 +79,37 @@ def test_a_cluster_that_is_started_here_stays_on_loopback_unless_the_user_wants_
     cluster._stay_on_loopback()
     assert (not stays) == ray._private.ray_constants.ENABLE_RAY_CLUSTER
     assert (os.environ.get("GLOO_SOCKET_IFNAME") == "lo") == stays
+
+
+@pytest.fixture
+def asked_of_ray(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The addresses that `ray.init` is called with; it begins nothing."""
+    addresses: list[str | None] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: addresses.append(address))
+    monkeypatch.setattr(environment, "set_defaults", lambda _: None)
+    monkeypatch.setattr(cluster, "_stay_on_loopback", lambda: addresses.append("loopback"))
+    monkeypatch.setattr(compat, "starts_a_cluster", "local".__eq__)  # others may have one on this machine
+    return addresses
+
+
+def test_a_cluster_that_died_here_is_not_waited_for(
+    asked_of_ray: list[str | None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray notes the address of each `ray start`, and joins it although a kill or a power cut has ended that cluster."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(compat, "last_address", lambda: address)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        cluster.join("runs/x")
+    assert asked_of_ray == [None] and not caplog.messages  # it is alive: Ray finds it
+    cluster.join("runs/x")
+    assert asked_of_ray == [None, "loopback", "local"]
+    (message,) = caplog.messages
+    assert f"{address}, does not answer (Connection refused): a new one is started" in message
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ResourceError, match=rf"^RAY_ADDRESS = {address}: no Ray cluster answers there"):
+        cluster.join("runs/x")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +140,7 @@ def test_a_cluster_with_another_version_of_ray_is_one_line_with_both(monkeypatch
     """`ray.init` ends by the check that is called here; only the cluster is made up."""
     about_cluster = {"ray_version": "2.9.3", "python_version": "3.9.7"}
 
-    def join(**_: object) -> None:
+    def join(*_: object, **__: object) -> None:
         check_version_info(about_cluster, "node 192.0.2.7", raise_on_mismatch=True)
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
