@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from distseg.errors import StorageError, masked
 from distseg.storage import retries
 from distseg.storage.retries import AttemptError, retried
-from distseg.storage.s3_errors import diagnose
+from distseg.storage.s3_errors import diagnose, redirected, server_of
 from distseg.storage.store import bucket_and_key, refuse_directory
 
 CONNECT_TIMEOUT_S = 5.0
@@ -123,8 +123,20 @@ def _connect(process: int, settings: tuple[str | None, ...]) -> _Connection:
 
     session: Any = boto3.Session()
     made = client("auto")
-    address = urlsplit(made.meta.endpoint_url)
-    if not (address.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+    host = urlsplit(made.meta.endpoint_url).hostname or ""
+    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         made = client("path")  # servers other than AWS rarely have a host name for each bucket
-    port = f":{address.port}" if address.port else ""
-    return _Connection(made, f"{address.scheme}://{address.hostname}{port}")
+    server = server_of(made.meta.endpoint_url)
+    made.meta.events.register_first("needs-retry.s3", functools.partial(_refuse_redirect, server))
+    return _Connection(made, server)
+
+
+def _refuse_redirect(server: str, response: Any, **_: Any) -> None:
+    """boto3 takes each redirect for that of a bucket in another region, and asks again and again where that is."""
+    if response is None:
+        return
+    answer, parsed = response
+    is_redirect = answer.status_code in (301, 302, 303, 307, 308)
+    is_of_s3 = parsed.get("Error", {}).get("Code") in ("PermanentRedirect", "TemporaryRedirect")
+    if is_redirect and not is_of_s3 and "x-amz-bucket-region" not in answer.headers:
+        raise AttemptError(redirected(server, answer.headers.get("location", "")), None)

@@ -1,6 +1,7 @@
 """What S3 and boto3 say went wrong, as one line with the remedy, and whether trying again can help."""
 
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from distseg.errors import masked
 
@@ -24,7 +25,7 @@ _ANSWERS = {
     "NoSuchKey": "no such key in the bucket",
     "InvalidBucketName": "not a valid bucket name; use 3 to 63 lower-case letters, digits, '-' and '.'",
     "PreconditionFailed": "changed while it was being read; read it again once nobody writes to it",
-    "EntityTooLarge": "too large for this server",
+    "EntityTooLarge": "too large for {server}, or for a proxy before it; raise its limit",
     "QuotaExceeded": "the storage quota at {server} is used up; delete something or ask for more",
     "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
@@ -34,9 +35,28 @@ _STATUSES = {  # some answers carry a bare status for a code
     "403": "AccessDenied",
     "404": "NoSuchKey",
     "412": "PreconditionFailed",
+    "413": "EntityTooLarge",
     "416": "InvalidRange",
 }
-_THROTTLING = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "429"}
+_THROTTLING = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout"}
+_PASSING_STATUSES = (408, 429)  # whatever the server calls them
+
+
+def server_of(url: str) -> str:
+    """Of an address only what names the server: no user, no path, no query."""
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        return ""
+    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}" if address.netloc else ""
+
+
+def redirected(server: str, location: str) -> str:
+    """What an answer means that sends the client elsewhere, as a page of login or a proxy that wants https does."""
+    return (
+        f"{server} sends requests on to {server_of(location) or 'another page'}; set AWS_ENDPOINT_URL to the address "
+        "of the S3 server itself"
+    )
 
 
 def code(error: Any) -> str:
@@ -66,12 +86,18 @@ def diagnose(error: Exception, server: str) -> Problem:
 
 def _diagnose_answer(error: Any, server: str) -> Problem:
     reason = code(error)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    reason = reason or _STATUSES.get(str(status), "")
+    if reason == "NoSuchKey" and error.response.get("Error", {}).get("Code") != reason:  # a bare 404
+        return Problem(f"not found; is the name right, and is {server} (AWS_ENDPOINT_URL) an S3 server?", False)
     if reason in _ANSWERS:
         is_expiry = reason == "ExpiredToken"
         return Problem(_ANSWERS[reason].format(server=server), is_expiry, is_expiry)
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    may_pass = status >= 500 or status in _PASSING_STATUSES or reason in _THROTTLING
+    if not may_pass and (not reason or reason.isdigit()):
+        return Problem(f"{server} answered {status}, and not as S3 does; is AWS_ENDPOINT_URL right?", False)
     said = error.response.get("Error", {}).get("Message") or "no reason given"
-    return Problem(f"{server} answered {reason or status} ({said})", status >= 500 or reason in _THROTTLING)
+    return Problem(f"{server} answered {reason or status} ({said})", may_pass)
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,14 @@ from distseg.storage.s3_errors import code
 _CHUNK_BYTES = 1 << 20
 
 
+def check_range(uri: str, answer: Any, start: int) -> None:
+    """Raises StorageError if the answer to a request for bytes from `start` on is the whole object instead."""
+    whole = answer["ContentLength"] > 0 and not answer.get("ContentRange", "").startswith(f"bytes {start}-")
+    if whole:  # an empty object may come as a whole: it has no bytes that a range could name
+        answer["Body"].close()
+        raise StorageError(f"{uri}: the server does not do range reads; use another S3 server")
+
+
 class S3File(io.RawIOBase):
     """Bytes [start, start + length) of an object, read forward.
 
@@ -94,8 +102,10 @@ class S3File(io.RawIOBase):
                 raise
             self._stop = self._position  # the range starts at the end or behind it
             return
-        if self._position and not answer.get("ContentRange", "").startswith(f"bytes {self._position}-"):
-            raise StorageError(f"{self._uri}: the server does not do range reads; use another S3 server")
+        if "Range" in request:
+            check_range(self._uri, answer, self._position)
+        if "ETag" not in answer:  # without it nobody could tell that the object was replaced
+            raise StorageError(f"{self._uri}: the server sends no ETag; use another S3 server, or none between")
         self._etag = answer["ETag"]
         self._stop = self._position + answer["ContentLength"]
         self._body = answer["Body"]

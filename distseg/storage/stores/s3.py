@@ -14,7 +14,7 @@ from distseg.storage import s3_multipart
 from distseg.storage.local_files import CHUNK_BYTES, local_errors
 from distseg.storage.s3_client import call, object_of
 from distseg.storage.s3_errors import code
-from distseg.storage.s3_file import S3File
+from distseg.storage.s3_file import S3File, check_range
 from distseg.storage.store import Entry, Store, bucket_and_key, refuse_whole_bucket
 
 _MAX_DELETED_AT_ONCE = 1000  # by one request; S3's own limit
@@ -114,8 +114,9 @@ def _size_of(client: Any, uri: str) -> int | None:
         if code(error) == "NoSuchKey":
             return None
         raise
+    check_range(uri, answer, 0)
     answer["Body"].read()
-    return int(answer["ContentRange"].rpartition("/")[2])
+    return int(answer.get("ContentRange", "/0").rpartition("/")[2])
 
 
 def _pages(uri: str, deadline_s: float, **options: str) -> Iterator[dict[str, Any]]:
@@ -124,9 +125,15 @@ def _pages(uri: str, deadline_s: float, **options: str) -> Iterator[dict[str, An
     request = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key.strip("/") else "", **options}
     while True:
         page = call(uri, deadline_s, lambda client: client.list_objects_v2(**request))
+        if "IsTruncated" not in page:  # a page of the web, which has no names: not an empty listing
+            raise StorageError(f"{uri}: what answers a listing is no S3 server; is AWS_ENDPOINT_URL right?")
         yield page
-        if not page.get("IsTruncated"):
+        if not page["IsTruncated"]:
             return
+        if not page.get("NextContinuationToken"):
+            raise StorageError(
+                f"{uri}: the server lists only the first names (no ListObjectsV2); use another S3 server"
+            )
         request["ContinuationToken"] = page["NextContinuationToken"]
 
 

@@ -1,0 +1,164 @@
+"""Answers that are not those of AWS: of other S3 servers, of proxies, and of what is no S3 server at all."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+
+from distseg import storage
+from distseg.errors import StorageError
+from tests.conftest import use_environment
+
+URI = "s3://bucket/folder/key"
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+Script = Callable[[BaseHTTPRequestHandler, bytes], Answer]
+
+
+def error(code: str, status: int = 400) -> Answer:
+    return Answer(status, f"<Error><Code>{code}</Code><Message>said so</Message></Error>".encode())
+
+
+def page(status: int, **headers: str) -> Answer:
+    return Answer(status, b"<html><body>a page of the web</body></html>", {"Content-Type": "text/html", **headers})
+
+
+class Server:
+    """Answers each request by `script`, and notes method, path and query."""
+
+    def __init__(self) -> None:
+        self.script: Script = lambda request, body: Answer(200)
+        self.requests: list[str] = []
+        handler = type("Handler", (Handler,), {"server_of_test": self})
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.http.daemon_threads = True
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.05,))
+        self.thread.start()
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server_of_test: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.server_of_test.requests.append(f"{self.command} {self.path}")
+        answer = self.server_of_test.script(self, body)
+        self.send_response(answer.status)
+        for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server()
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "very-secret"}
+    use_environment({"AWS_ENDPOINT_URL": server.address, **keys}, monkeypatch)
+    yield server
+    server.close()
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "read": lambda: storage.read_bytes(URI, 0, 10, deadline_s=1),
+    "exists": lambda: storage.exists(URI, deadline_s=1),
+    "list": lambda: list(storage.list_files("s3://bucket/folder", deadline_s=1)),
+    "write": lambda: storage.write_bytes(URI, b"data", deadline_s=1),
+}
+
+
+# ---- what is no S3 server
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_redirect_to_another_server_is_named(server: Server, call: str, status: int) -> None:
+    """A proxy that wants https, a page of login: boto3 asks for the bucket's region until Python's stack is full."""
+    server.script = lambda request, body: page(status, Location="https://store.example/login?token=hidden")
+    with pytest.raises(
+        StorageError, match=r"sends requests on to https://store.example; set AWS_ENDPOINT_URL"
+    ) as caught:
+        CALLS[call]()
+    assert "hidden" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_a_bucket_in_another_region_is_still_found(server: Server) -> None:
+    """As AWS answers: the redirect names the region."""
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        if request.command == "HEAD" or "/us-east-1/" in request.headers["Authorization"]:
+            return Answer(301, error("PermanentRedirect").body, {"x-amz-bucket-region": "eu-west-1"})
+        return Answer(206, b"0123456789", {"ETag": '"1"', "Content-Range": "bytes 0-9/10"})
+
+    server.script = answer
+    assert CALLS["read"]() == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "expected"),
+    [
+        ("list", page(200), "what answers a listing is no S3 server; is AWS_ENDPOINT_URL right"),
+        ("list", page(404), r"is http://127.* \(AWS_ENDPOINT_URL\) an S3 server"),
+        ("read", page(404), r"is http://127.* \(AWS_ENDPOINT_URL\) an S3 server"),
+        ("write", page(405), "answered 405, and not as S3 does; is AWS_ENDPOINT_URL right"),
+        ("write", page(413), "too large for http://127.*, or for a proxy before it; raise its limit"),
+        ("read", page(400), "answered 400, and not as S3 does; is AWS_ENDPOINT_URL right"),
+        ("read", page(403), "access denied by http://127"),
+        ("read", page(200), "does not do range reads"),
+        ("exists", page(200), "does not do range reads"),
+        ("read", Answer(206, b"0", {"Content-Range": "bytes 0-0/1"}), "sends no ETag"),
+    ],
+)
+def test_what_is_no_s3_server_is_said(server: Server, call: str, answer: Answer, expected: str) -> None:
+    server.script = lambda request, body: answer
+    with pytest.raises(StorageError, match=expected) as caught:
+        CALLS[call]()
+    assert "\n" not in str(caught.value)
+
+
+# ---- other S3 servers
+
+
+def test_an_empty_object_may_come_without_a_range(server: Server) -> None:
+    server.script = lambda request, body: Answer(200, b"", {"ETag": '"1"'})
+    assert storage.exists(URI)
+    assert storage.num_bytes(URI) == 0
+    assert storage.read_bytes(URI, 0, 10) == b""
+
+
+def test_a_listing_that_cannot_be_continued_is_refused(server: Server) -> None:
+    """By a server of the first version of listings; the names after the first thousand would be left out."""
+    listed = b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>folder/a</Key><Size>1</Size></Contents>"
+    server.script = lambda request, body: Answer(200, listed + b"</ListBucketResult>")
+    with pytest.raises(StorageError, match="the server lists only the first names"):
+        CALLS["list"]()
+
+
+def test_too_many_requests_pass_whatever_they_are_called(server: Server) -> None:
+    answers = iter([error("TooManyRequests", 429), error("Slower", 429)])
+    whole = Answer(206, b"0123456789", {"ETag": '"1"', "Content-Range": "bytes 0-9/10"})
+    server.script = lambda request, body: next(answers, whole)
+    assert storage.read_bytes(URI, 0, 10) == b"0123456789"
