@@ -36,6 +36,7 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 _NOT_READ = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff", ".webp")  # but pictures
 _LAYOUT = "the root has images/, labels/ and classes.json"
 _COLUMNS = ("file", "condition", "site", "sequence", "split")
+_COLOURED = '{"name": "road", "color": [128, 64, 128]}'
 _VOID_COLOUR = 2**16  # a raw id that no PNG holds
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _Rows = dict[str, dict[str, str]]  # of conditions.csv, by file
@@ -211,6 +212,8 @@ def read_classes(uri: str) -> tuple[LabelSpace, raw.Colours]:
         for i, entry in enumerate(body["classes"])
         if isinstance(entry, dict) and "color" in entry
     ]
+    if void and not own:
+        raise DataError(f"{uri}: ignore: colours, but no class has one; write classes as {_COLOURED}")
     if own:
         id_map[_VOID_COLOUR] = IGNORE_INDEX
     space = LabelSpace(name=name, classes=classes, palette=palette, id_map=id_map, remedy=remedy)
@@ -226,7 +229,10 @@ def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[in
         name = _composed(given) if isinstance(given, str) else given
         if name not in classes:
             raise DataError(f"{uri}: ids[{raw_id!r}] = {name!r}: not one of classes")
-        id_map[_raw_id(raw_id, f"{uri}: ids")] = classes.index(name)
+        number = _raw_id(raw_id, f"{uri}: ids")
+        if number in id_map:
+            raise DataError(f"{uri}: ids[{raw_id!r}]: a second class of id {number}; remove one of them")
+        id_map[number] = classes.index(name)
     if unused := set(range(len(classes))) - set(id_map.values()):
         raise DataError(f"{uri}: ids: none is {classes[min(unused)]!r}; give it one, or remove the class")
     ignore = body.get("ignore", [] if IGNORE_INDEX in id_map else [IGNORE_INDEX])
@@ -235,7 +241,7 @@ def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[in
         raise DataError(f"{uri}: ignore = {ignore!r}: must be a list of raw ids, or of colours")
     for raw_id in ignore:
         number = _raw_id(raw_id, f"{uri}: ignore")
-        if number in id_map:
+        if id_map.get(number, IGNORE_INDEX) != IGNORE_INDEX:  # void may be named twice
             raise DataError(f"{uri}: ignore: {number} is {classes[id_map[number]]!r}, too; remove it from one of them")
         id_map[number] = IGNORE_INDEX
     return id_map

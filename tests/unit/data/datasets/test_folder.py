@@ -198,12 +198,22 @@ def test_ids_are_positions_unless_said_otherwise(tmp_path: Path) -> None:
         ({"classes": ["road"], "ignore": [0]}, "ignore: 0 is 'road', too"),
         ({"classes": ["road"], "ignore": [65536]}, "ignore: 65536: must be a whole number"),
         ([], "classes: must be a list of 1 to 255 classes"),
+        (
+            {"classes": ["road", "sky"], "ids": {"7": "road", "1": "sky", "07": "sky"}},
+            "ids['07']: a second class of id 7; remove one of them",
+        ),
+        ({"classes": ["road"], "ignore": [[0, 0, 0], 255]}, "ignore: colours, but no class has one; write classes as"),
     ],
 )
 def test_classes_that_do_not_fit(tmp_path: Path, classes: Any, message: str) -> None:
     write(tmp_path, classes=classes)
     with pytest.raises(DataError, match=rf"classes\.json: {re.escape(message)}"):
         folder.labels(str(tmp_path))
+
+
+def test_void_may_be_named_twice(tmp_path: Path) -> None:
+    write(tmp_path, classes={"classes": ["road"], "ignore": [255, 255]})
+    assert folder.labels(str(tmp_path)).id_map == {0: 0, 255: 255}
 
 
 def test_classes_must_be_there(tmp_path: Path) -> None:
