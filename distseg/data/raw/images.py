@@ -145,9 +145,10 @@ Colours = tuple[tuple[tuple[int, int, int], int], ...]
 
 
 def read_ids(uri: str, colours: Colours = ()) -> Ids:
-    """The ids (H, W) of a PNG of 1 to 16 bits of grey or of palette indices (the palette's colours mean nothing).
+    """The ids (H, W) of a PNG of 1 to 16 bits of grey or of palette indices.
 
-    With `colours` also of an RGB PNG that has these colours and no others.
+    With `colours` also of an RGB PNG that has these colours and no others. A palette's colours mean nothing, but if
+    they are of `colours` and say other ids than the indices do, neither can be trusted: that is a DataError.
     """
     return ids_of(storage.read_bytes(uri), uri, colours)
 
@@ -162,11 +163,32 @@ def ids_of(data: bytes, uri: str, colours: Colours = ()) -> Ids:
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
         raise DataError(f"{uri}: label maps hold one id per pixel, this one is {image.mode}; write ids, not colours")
     ids_HW: Ids = np.asarray(image)
+    if image.mode == "P" and colours:
+        _check_palette(image, ids_HW, uri, colours)
     if image.mode == "1":
         return ids_HW.astype(np.uint8)
     if image.mode == "L":  # PIL stretches grey of 2 and 4 bits to 0 … 255
         return ids_HW // np.uint8(255 // (2 ** bit_depth(data, image) - 1))
     return ids_HW
+
+
+def _check_palette(image: Image.Image, ids_HW: Ids, uri: str, colours: Colours) -> None:
+    """Tools that make files smaller sort palettes anew: the colours stay right, the indices are no ids any more.
+
+    A palette says something only if it gives each id a known colour of its own. 255 is left out: many end before it.
+    """
+    known = dict(colours)
+    rows = np.asarray(image.getpalette("RGB"), dtype=np.int64).reshape(-1, 3).tolist()
+    shown = {i: (rows[i][0], rows[i][1], rows[i][2]) for i in np.unique(ids_HW).tolist() if i < min(255, len(rows))}
+    if not known.keys() >= set(shown.values()) or len(set(shown.values())) < len(shown):
+        return
+    ids = set(known.values())
+    for i, colour in shown.items():
+        if known[colour] != i and (i in ids or known[colour] < 2**16):  # above: void, by its colour alone
+            raise DataError(
+                f"{uri}: its palette shows id {i} as {list(colour)}, which is the colour of another id; save it as RGB "
+                "if the colours are right, as grey if the ids are"
+            )
 
 
 def _ids_of_colours(pixels_HW3: npt.NDArray[np.uint8], uri: str, colours: Colours) -> Ids:
