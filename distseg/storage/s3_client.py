@@ -2,7 +2,7 @@
 
 What may pass (a refused connection, 5xx, throttling, a body cut short) is retried; other 4xx fail at once. A server
 that this process has never reached is tried for `retries.FIRST_CONTACT_S` only. So is an expired token: a role or
-whoever writes the credentials file may be about to renew it.
+whoever writes the credentials file may be about to renew it, and a server of credentials may be busy.
 Threads share one client; processes do not, so forking is safe. boto3 is imported at the first call, not before.
 """
 
@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from distseg.errors import StorageError, masked
 from distseg.storage import retries
 from distseg.storage.retries import AttemptError, retried
-from distseg.storage.s3_errors import diagnose, redirected, server_of
-from distseg.storage.store import bucket_and_key, refuse_directory
+from distseg.storage.s3_errors import diagnose, is_of_credentials, redirected, server_of, unusable
+from distseg.storage.store import DEADLINE_S, bucket_and_key, refuse_directory
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0  # of silence; completing a large upload takes a server a while
@@ -29,13 +28,14 @@ _T = TypeVar("_T")
 def call(uri: str, deadline_s: float, action: Callable[[Any], _T]) -> _T:
     """`action(client)`, retried while that can help and time is left. Raises StorageError."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
 
     def attempt() -> _T:
-        connection = _connection(uri)
+        connection = _connection(deadline_s)
         try:
             result = action(connection.client)
-        except (BotoCoreError, ClientError) as error:
-            connection.reached |= isinstance(error, ClientError)
+        except (BotoCoreError, ClientError, HTTPError, OSError) as error:
+            connection.reached |= isinstance(error, ClientError) and not is_of_credentials(error)
             raise _failed(error, connection, deadline_s) from error
         connection.reached = True
         return result
@@ -64,11 +64,11 @@ class _Connection:
 
 def _failed(error: Exception, connection: _Connection, deadline_s: float) -> AttemptError:
     problem = diagnose(error, connection.server)
-    if problem.is_expiry:
-        _connect.cache_clear()  # a new client sees credentials that have been renewed
+    if problem.renews:
+        _connect.cache_clear()
     if not problem.may_pass:
         return AttemptError(problem.text, None)
-    may_last = connection.reached and not problem.is_expiry
+    may_last = connection.reached and not problem.renews
     return AttemptError(problem.text, deadline_s if may_last else min(deadline_s, retries.FIRST_CONTACT_S))
 
 
@@ -88,16 +88,18 @@ _SETTINGS = (
 _connecting: dict[int, threading.Lock] = {}  # by process id: a lock held while forking stays locked in the child
 
 
-def _connection(uri: str) -> _Connection:
-    """Made at the first call of a process, and again when the settings change."""
-    from botocore.exceptions import BotoCoreError
+def _connection(deadline_s: float = DEADLINE_S) -> _Connection:
+    """Made at the first call of a process, and again when the settings change. Raises AttemptError."""
+    from botocore.exceptions import BotoCoreError, CredentialRetrievalError
 
     process = os.getpid()
     with _connecting.setdefault(process, threading.Lock()):
         try:
             return _connect(process, tuple(map(os.environ.get, _SETTINGS)))
-        except (BotoCoreError, ValueError) as error:
-            raise StorageError(f"{uri}: the AWS settings cannot be used: {masked(str(error))}") from error
+        except CredentialRetrievalError as error:
+            raise AttemptError(diagnose(error, "").text, min(deadline_s, retries.FIRST_CONTACT_S)) from error
+        except (BotoCoreError, ValueError, OSError) as error:
+            raise AttemptError(unusable(error), None) from error
 
 
 @functools.lru_cache(maxsize=8)

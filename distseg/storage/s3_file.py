@@ -71,6 +71,7 @@ class S3File(io.RawIOBase):
 
     def _read_some(self, client: Any, view: memoryview) -> int:
         from botocore.exceptions import BotoCoreError, IncompleteReadError
+        from urllib3.exceptions import HTTPError
 
         if self._body is None:
             self._open(client)
@@ -79,7 +80,7 @@ class S3File(io.RawIOBase):
             num_read = int(body.readinto(view))
             if not num_read:
                 raise IncompleteReadError(actual_bytes=0, expected_bytes=len(view))
-        except BotoCoreError:
+        except (BotoCoreError, HTTPError):
             body.close()
             raise
         self._body = body

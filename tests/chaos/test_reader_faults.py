@@ -67,7 +67,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
 def proxy(s3_uri: str, packed: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     for entry in storage.list_files(packed):
         storage.upload(entry.uri, storage.join(s3_uri, str(Path(entry.uri).relative_to(packed))))
-    with FaultProxy(s3_client._connection("s3://any/key").server) as proxy:
+    with FaultProxy(s3_client._connection().server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy
 

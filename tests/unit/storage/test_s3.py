@@ -29,7 +29,7 @@ def test_multipart(moto_s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     uri = join(moto_s3, "large")
     storage.upload(tmp_path / "in", uri)
     assert storage.read_bytes(uri) == data
-    head = s3_client._connection(uri).client.head_object(Bucket=moto_s3[5:], Key="large")
+    head = s3_client._connection().client.head_object(Bucket=moto_s3[5:], Key="large")
     assert head["ETag"].endswith('-3"')
 
 
@@ -45,27 +45,27 @@ def test_listing_pages_and_deletes_in_batches(moto_s3: str) -> None:
 def test_a_forked_child_has_its_own_client(moto_s3: str) -> None:
     uri = join(moto_s3, "k")
     storage.write_bytes(uri, b"from the parent")
-    ours = s3_client._connection(uri)
+    ours = s3_client._connection()
     program = """
 import os, sys, warnings
 from distseg import storage
 from distseg.storage import s3_client
 uri = sys.argv[1]
 storage.read_bytes(uri)
-ours = s3_client._connection(uri)
+ours = s3_client._connection()
 lock = s3_client._connecting[os.getpid()]
 lock.acquire()
 warnings.simplefilter('ignore')
 child = os.fork()
 if child == 0:
-    good = storage.read_bytes(uri) == b'from the parent' and s3_client._connection(uri) is not ours
+    good = storage.read_bytes(uri) == b'from the parent' and s3_client._connection() is not ours
     os._exit(0 if good else 1)
 lock.release()
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run([sys.executable, "-c", program, uri], check=True, timeout=300)
     with ThreadPoolExecutor(16) as pool:
-        assert {id(c) for c in pool.map(lambda _: s3_client._connection(uri), range(64))} == {id(ours)}
+        assert {id(c) for c in pool.map(lambda _: s3_client._connection(), range(64))} == {id(ours)}
 
 
 # ---- faults

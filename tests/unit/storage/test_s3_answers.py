@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
+from botocore.response import StreamingBody
+from urllib3.exceptions import SSLError
 
 from distseg import storage
 from distseg.errors import StorageError
@@ -162,3 +165,113 @@ def test_too_many_requests_pass_whatever_they_are_called(server: Server) -> None
     whole = Answer(206, b"0123456789", {"ETag": '"1"', "Content-Range": "bytes 0-9/10"})
     server.script = lambda request, body: next(answers, whole)
     assert storage.read_bytes(URI, 0, 10) == b"0123456789"
+
+
+def test_a_connection_whose_encryption_breaks_is_resumed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore passes urllib3's error on as it is."""
+    faults = [SSLError("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")]
+    read = StreamingBody.readinto
+
+    def readinto(self: StreamingBody, view: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return read(self, view)
+
+    monkeypatch.setattr(StreamingBody, "readinto", readinto)
+    server.script = lambda request, body: Answer(206, b"0123456789", {"ETag": '"1"', "Content-Range": "bytes 0-9/10"})
+    assert storage.read_bytes(URI, 0, 10) == b"0123456789"
+    assert len(server.requests) == 2
+
+
+# ---- credentials, and ways to the server
+
+
+def token(folder: Path) -> str:
+    (folder / "token").write_text("a.web.token")
+    return str(folder / "token")
+
+
+ROLE = "arn:aws:iam::123456789012:role/trainer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (error("AccessDenied", 403), r"no credentials: AssumeRoleWithWebIdentity answered AccessDenied \(said so\)"),
+        (error("ExpiredTokenException"), r"answered ExpiredTokenException .*AWS_WEB_IDENTITY_TOKEN_FILE.*tried for"),
+    ],
+)
+def test_a_refused_role_is_not_taken_for_s3s_answer(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: Answer, expected: str
+) -> None:
+    server.script = lambda request, body: Answer(answer.status, b"<ErrorResponse>" + answer.body + b"</ErrorResponse>")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_ROLE_ARN", ROLE)
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", token(tmp_path))
+    with pytest.raises(StorageError, match=expected):
+        CALLS["read"]()
+
+
+def test_credentials_that_come_a_moment_later_are_taken(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A program that fetches them failed once, as when the server of them is busy."""
+    given = '{"Version": 1, "AccessKeyId": "k", "SecretAccessKey": "s"}'
+    script = f"test -e {tmp_path}/again && echo '{given}' || {{ touch {tmp_path}/again; exit 1; }}"
+    (tmp_path / "fetch").write_text(script)
+    (tmp_path / "config").write_text(f"[profile late]\ncredential_process = /bin/sh {tmp_path}/fetch\n")
+    use_environment({"AWS_ENDPOINT_URL": server.address, "AWS_PROFILE": "late"}, monkeypatch)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    server.script = lambda request, body: Answer(206, b"0123456789", {"ETag": '"1"', "Content-Range": "bytes 0-9/10"})
+    assert storage.read_bytes(URI, 0, 10) == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "expected"),
+    [
+        (
+            {"AWS_ROLE_ARN": ROLE, "AWS_WEB_IDENTITY_TOKEN_FILE": "/no/token"},
+            "",
+            "settings cannot be used: .*/no/token",
+        ),
+        ({"AWS_PROFILE": "p"}, "credential_process = /no/program", "settings cannot be used: .*/no/program"),
+        (
+            {"AWS_PROFILE": "p"},
+            "credential_process = /bin/sh -c 'echo broken >&2; exit 3'",
+            "no credentials: .*: broken;",
+        ),
+        (
+            {"HTTP_PROXY": "http://u:hidden@127.0.0.1:1", "KEY": "k"},
+            "",
+            r"cannot reach the proxy http://127.0.0.1:1 \(co",
+        ),
+        ({"KEY": "k\n"}, "", "holds an end of line; set AWS_ACCESS_KEY_ID"),
+        ({"KEY": "k", "HTTPS": "yes"}, "", "does not answer in TLS; give AWS_ENDPOINT_URL with http://"),
+        (
+            {"KEY": "k", "HTTPS": "yes", "AWS_CA_BUNDLE": "/no/file"},
+            "",
+            "AWS_CA_BUNDLE .* names no file of certificates",
+        ),
+    ],
+)
+def test_settings_that_lead_nowhere(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    settings: dict[str, str],
+    config: str,
+    expected: str,
+) -> None:
+    settings = {**settings, "AWS_ENDPOINT_URL": server.address}
+    if key := settings.pop("KEY", ""):
+        settings |= {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": "very-secret"}
+    if settings.pop("HTTPS", ""):
+        settings["AWS_ENDPOINT_URL"] = server.address.replace("http:", "https:")
+    (tmp_path / "config").write_text(f"[profile p]\n{config}\n")
+    use_environment(settings, monkeypatch)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(StorageError, match=expected) as caught:
+        storage.read_bytes(URI, 0, 10, deadline_s=0.5)
+    assert "\n" not in str(caught.value)
+    assert not {"hidden", "secret"} & set(str(caught.value).replace(":", " ").split())
