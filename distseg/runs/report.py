@@ -81,11 +81,11 @@ def read_review(uri: str) -> RunReview:
     if "conditions" not in saved.tables:
         raise CheckpointError(f"{found_uri}: was saved without an evaluation; give a run that has evaluated")
     name = uri.rstrip("/").rpartition("/")[2]
-    history: History = {}
+    dataset, history = "", {}
     if storage.exists(storage.join(uri, "run.json")):
         about = read_run_json(uri)
-        name, history = about["name"], _read_history(uri, about)
-    return build_review(name, saved, history=history)
+        name, dataset, history = about["name"], about["dataset"], _read_history(uri, about)
+    return build_review(name, saved, dataset=dataset, history=history)
 
 
 def _read_history(uri: str, about: Mapping[str, Any]) -> History:
