@@ -217,7 +217,12 @@ METRICS = (
 
 
 _OTHER_ENTRIES = ("num_images", "classes", "support", "mIoU_mean_conditions", "mIoU_worst", "mIoU_gap", "trust")
-"""Names in a table of scores that are no metric of the list: no column shows them, no metric of a user has them."""
+"""Names in an entry of a table that are no metric of the list: no column shows them, no metric of a user has them."""
+_OF_TABLES = (
+    *("conditions", "sites", "worst_condition", "step", "target", "trained_on"),
+    *("criteria", "checkpoint", "data", "data_digest", "adapt"),
+)
+"""Names that stand in a table beside the metrics of all images together: no metric of a user has them either."""
 
 
 def own_metrics(names: Sequence[str], what: str) -> tuple[Metric, ...]:
@@ -226,7 +231,7 @@ def own_metrics(names: Sequence[str], what: str) -> tuple[Metric, ...]:
     Raises ConfigError for what cannot be imported, is no function, or has the name of another.
     """
     found: list[Metric] = []
-    taken = {*_OTHER_ENTRIES, *(metric.name for metric in METRICS)}
+    taken = {*_OTHER_ENTRIES, *_OF_TABLES, *(metric.name for metric in METRICS)}
     for target in names:
         compute = plugins.from_user(what, target)
         name = target.rpartition(":")[2]
@@ -265,12 +270,25 @@ class Scores:
 
 
 def scores(matrix_KK: Tensor, own: Sequence[Metric] = ()) -> Scores:
+    """Raises ConfigError naming a user's metric that gives no number."""
     counts, metrics = PixelCounts.of(matrix_KK), (*METRICS, *own)
-    computed = {compute: compute(counts) for compute in dict.fromkeys(metric.compute for metric in metrics)}
-    values = {metric.name: _finite(computed[metric.compute]) for metric in metrics}
+    computed = {
+        compute: _number(name, compute, counts) for compute, name in {m.compute: m.name for m in metrics}.items()
+    }
+    values = {metric.name: computed[metric.compute] for metric in metrics}
     return Scores(values, tuple(counts.iou_K), tuple(counts.truth_K))
 
 
-def _finite(value: float | None) -> float | None:
-    """A user's metric may divide by 0. As JSON has no NaN, it is undefined then, as ours are."""
-    return value if value is not None and math.isfinite(value) else None
+def _number(name: str, compute: Callable[[PixelCounts], float | None], counts: PixelCounts) -> float | None:
+    """A user's metric may divide by 0, and is undefined then, as ours are; JSON takes neither NaN nor tensors."""
+    try:
+        value = compute(counts)
+    except ZeroDivisionError:
+        return None
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(
+            f"metric {name}: gave {value!r:.80}; it must give a number, or None where it is not defined"
+        ) from None
+    return number if number is not None and math.isfinite(number) else None

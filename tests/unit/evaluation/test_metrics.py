@@ -1,9 +1,11 @@
 """Scores of confusion matrices worked by hand, and equal to torchmetrics'."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -309,6 +311,34 @@ def test_a_users_own_metric_is_shown_in_the_same_places(capsys: pytest.CaptureFi
     assert "kappa" not in run_markdown(RunReview(name="without", table=table_of({"fog": HAND})))
 
 
+def as_tensor(counts: PixelCounts) -> Tensor:
+    return counts.matrix_KK.diag().sum() / counts.matrix_KK.sum()
+
+
+def as_numpy(counts: PixelCounts) -> np.float32:
+    return np.float32(0.25)
+
+
+def of_nothing(counts: PixelCounts) -> float:
+    return counts.hit_K[0] / (counts.truth_K[0] - counts.truth_K[0])
+
+
+def of_each_class(counts: PixelCounts) -> Tensor:
+    return counts.matrix_KK.sum(0)
+
+
+def conditions(counts: PixelCounts) -> float:
+    return 0.5
+
+
+def test_what_a_users_metric_gives_is_a_number_of_json() -> None:
+    own = own_metrics([f"{__name__}:{name}" for name in ("as_tensor", "as_numpy", "of_nothing")], "--metrics")
+    table = json.loads(json.dumps(table_of({"fog": HAND}, own)))
+    assert [table[metric.name] for metric in own] == [pytest.approx(table["PA"]), 0.25, None]
+    with pytest.raises(ConfigError, match=r"metric of_each_class: gave tensor.*must give a number, or None"):
+        table_of({"fog": HAND}, own_metrics([f"{__name__}:of_each_class"], "--metrics"))
+
+
 PA = 0.5  # no function
 
 
@@ -319,6 +349,7 @@ PA = 0.5  # no function
         ("no_such_module:kappa", "cannot import no_such_module"),
         (f"{__name__}:KAPPA2", "has no name KAPPA2"),
         (f"{__name__}:PA", "not a function of PixelCounts"),
+        (f"{__name__}:conditions", "there is a metric 'conditions' already; give yours another name"),
     ],
 )
 def test_what_is_no_metric_is_refused_before_training(target: str, message: str) -> None:
