@@ -78,8 +78,16 @@ class RunReview:
 
     @property
     def trained_on(self) -> list[str]:
-        """Conditions; [] for all, or unknown."""
-        return list(self.config.get("data", {}).get("train_conditions", ()))
+        """The conditions with labels in training; [] for all that are evaluated, or unknown."""
+        named = list(self.config.get("data", {}).get("train_conditions", ()))
+        had = list(self.table.get("trained_on", ()))  # unknown of runs of earlier versions
+        return named or ([] if set(self.table["conditions"]) <= set(had) else had)
+
+    def had_labels(self, condition: str) -> bool | None:
+        """Whether there were labels of it in training; None: not known."""
+        if self.trained_on:
+            return condition in self.trained_on
+        return True if "trained_on" in self.table else None
 
     @cached_property
     def ranking(self) -> ConditionRanking:
@@ -112,9 +120,8 @@ def condition_rows(review: RunReview) -> tuple[tuple[str, ...], list[tuple[str, 
     rows = []
     for name, miou in ranking.miou.items():
         entry = review.table["conditions"][name]
-        labelled = "yes" if not review.trained_on or name in review.trained_on else "no"
-        known = labelled if review.config else "unknown"
-        rows.append(row(name, entry, miou, _to_best(ranking, name), known))
+        labelled = {True: "yes", False: "no", None: "unknown"}[review.had_labels(name)]
+        rows.append(row(name, entry, miou, _to_best(ranking, name), labelled))
     rows.append(row("all images together", review.table, review.table["mIoU"], "", ""))
     return (*header, "weakest class", "labels in training"), rows
 

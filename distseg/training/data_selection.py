@@ -129,6 +129,11 @@ def unseen_classes(config: RunConfig, data: SelectedData) -> list[str]:
     ]
 
 
+def trained_conditions(parts: Sequence[DatasetPart]) -> list[str]:
+    """The conditions of which there are labels to train on."""
+    return sorted({shard.condition for part in parts for shard in part.shards if any(shard.class_samples)})
+
+
 def _void_conditions(shards: Sequence[Shard]) -> list[str]:
     seen = {shard.condition for shard in shards if any(shard.class_samples)}
     return [condition for condition in dict.fromkeys(s.condition for s in shards) if condition not in seen]

@@ -26,6 +26,7 @@ from distseg.training.data_selection import (
     select_data,
     select_targets,
     select_unlabelled,
+    trained_conditions,
     unseen_classes,
 )
 from distseg.training.losses import LossParts, SegmentationLoss, class_weights, kl_consistency, valid_weight
@@ -251,7 +252,8 @@ class Segmentation:
         )
         own = evaluation.own_metrics(config.evaluate.metrics, "evaluate.metrics")
         criteria = self._criteria()
-        tables = evaluation.as_table(counted, labels, own) | {"step": step}
+        about = {"step": step, "trained_on": trained_conditions(self.data.parts)}
+        tables = evaluation.as_table(counted, labels, own) | about
         tables |= {"target": criteria} if criteria else {}
         tensors = {
             "matrix_KK": counted.matrices_GKK.sum(0),

@@ -176,11 +176,9 @@ def _label_next(review: RunReview) -> str:
     lost = loss(ranking.miou[ranking.best], ranking.miou[ranking.worst])
     rivals = list(intervals.rivals) if intervals else []
     where = f"{ranking.worst}{f' (or {listed(rivals)}, which may be as bad)' if rivals else ''}"
-    had = (
-        "" if not review.config else "no " if review.trained_on and ranking.worst not in review.trained_on else "some "
-    )
-    labels = f", of which it had {had}labels" if had else ""
-    why = f"{lost:.2f} of mIoU are lost there against {ranking.best}{labels}"
+    labels = {True: ", of which it had some labels", False: ", of which it had no labels", None: ""}
+    had = labels[review.had_labels(ranking.worst)]
+    why = f"{lost:.2f} of mIoU are lost there against {ranking.best}{had}"
     return _label_sentence(intervals, where, why)
 
 

@@ -33,6 +33,7 @@ def check_evaluated(table: Mapping[str, Any], tensors: Mapping[str, Any], labels
         for part in ("conditions", "sites"):
             for name, entry in build(dict[Line, dict[str, Any]], table.get(part, {}), f"tables.{part}").items():
                 _check_entry(entry, f"tables.{part}.{name}", labels)
+        build(tuple[Line, ...], table.get("trained_on", ()), "tables.trained_on")
         worst = table.get("worst_condition")
         is_known = worst is None or (isinstance(worst, str) and worst in table["conditions"])
         require(is_known, "tables.worst_condition", worst, "must be one of the conditions")

@@ -19,6 +19,7 @@ from distseg.review import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.review.comparison import comparison_page
 from distseg.review.images.gallery import MAX_PICTURE_BYTES
 from distseg.review.published import PUBLISHED, published
+from distseg.review.trust import next_steps
 from distseg.runs import briefly_named
 from tests.unit.reviews import HITS, LABELS, example
 
@@ -121,6 +122,25 @@ def test_description_begins_with_the_verdict_and_embeds_the_figure() -> None:
     assert [row[0] for row in body] == ["night", "fog", "dawn", "all images together"]
     assert [row[-1] for row in body] == ["no", "no", "yes", ""]
     assert "<table>" in MarkdownIt("commonmark").enable("table").render(text)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "labels"),
+    [
+        (["dawn", "fog"], ["no", "yes", "yes"]),  # the training split has no night, and the configuration names none
+        (["dawn", "fog", "night", "rain"], ["yes", "yes", "yes"]),
+        (None, ["unknown", "unknown", "unknown"]),  # of an earlier version
+    ],
+)
+def test_which_conditions_had_labels_is_what_the_training_split_has(
+    trained_on: list[str] | None, labels: list[str]
+) -> None:
+    made = review(config=to_dict(recipes.town()))
+    made = made if trained_on is None else replace(made, table={**made.table, "trained_on": trained_on})
+    assert [row[-1] for row in rows(run_markdown(made))[2:5]] == labels
+    assert ("Trained without labels of night." in model_card(made)) == (labels[0] == "no")
+    known = {"no": "of which it had no labels.", "yes": "of which it had some labels.", "unknown": "against dawn."}
+    assert next_steps(made)[0].endswith(known[labels[0]])
 
 
 def test_run_page_answers_what_a_reader_asks() -> None:
