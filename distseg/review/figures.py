@@ -83,10 +83,10 @@ def condition_bars(table: Table, intervals: Mapping[str, Interval | None] | None
 def runs_by_condition(
     runs: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Interval | None]] | None = None
 ) -> Figure:
-    """Runs beside each other: run -> condition -> mIoU, conditions in the first run's order. At most 7 runs."""
+    """Runs beside each other: run -> condition -> mIoU. The first run's conditions come first. At most 7 runs."""
     if len(runs) > len(SERIES):
         raise ValueError(f"{len(runs)} runs in one figure: at most {len(SERIES)} can be told apart")
-    names = list(next(iter(runs.values())))
+    names = list(dict.fromkeys(name for scores in runs.values() for name in scores))
     figure, axes = page(8.0, 1.3 + len(names) * (0.2 + 0.13 * len(runs)))
     for number, ((run, scores), (colour, marker)) in enumerate(zip(runs.items(), SERIES, strict=False)):
         offset = 0.62 * ((number + 0.5) / len(runs) - 0.5)

@@ -116,6 +116,8 @@ def test_runs_by_condition() -> None:
     scores = {"base": {"night": 0.3, "dawn": 0.8}, "costs $5 and $6": {"dawn": 0.9}}
     figure = figures.runs_by_condition(scores, {"base": bootstrap_intervals(example().images).conditions})
     assert row_names(figure) == ["night", "dawn"]
+    of_second_only = figures.runs_by_condition({"base": {"dawn": 0.8}, "other": {"night": 0.3, "dawn": 0.9}})
+    assert row_names(of_second_only) == ["dawn", "night"]
     assert {"base", r"costs \$5 and \$6"} <= set(texts(figure))
     with pytest.raises(ValueError, match="8 runs in one figure"):
         figures.runs_by_condition({str(k): {"dawn": 0.5} for k in range(8)})
