@@ -25,7 +25,9 @@ def _finding(table: Table, intervals: Intervals | None) -> str:
     if num_conditions == 1:
         pooled = intervals.pooled if intervals else None
         sure = f", 95 % interval {span(pooled)}" if pooled else ""
-        return f"scores mIoU {high:.2f} on {table['num_images']} images (condition: {best}){sure}"
+        num_images = table["conditions"][best]["num_images"]
+        images = f"{num_images} image{'' if num_images == 1 else 's'}"
+        return f"scores mIoU {high:.2f} on {images} (condition: {best}){sure}"
     if not ranking.compares_several:
         return (
             f"scores mIoU {low:.2f} to {high:.2f} at {num_conditions} conditions; none can be called the worst, "

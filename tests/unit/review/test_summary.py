@@ -41,6 +41,10 @@ def test_summary_on_a_single_condition() -> None:
     assert summary(made.table) == "Scores mIoU 0.82 on 20 images (condition: all)."
     assert summary(made.table, bootstrap_intervals(made.images)).endswith(", 95 % interval 0.82 to 0.82.")
     assert remarks(made.table) == []
+    absent = (("fog", 0), ("fog", 1), ("fog", 2))
+    assert "mIoU 0.82 on 1 image (condition: dawn)" in summary(
+        example({"dawn": 90, "fog": 80}, absent=absent, num_images=1, spread=0).table
+    )
 
 
 def test_summary_on_void_alone() -> None:
