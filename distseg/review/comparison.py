@@ -167,10 +167,10 @@ def _answers(compared: Comparison) -> list[tuple[str, str]]:
 
 
 def _cost(run: RunReview, base: RunReview) -> str:
-    ours, theirs = run.cost.cpu_hours, base.cost.cpu_hours
-    if run is base or not ours or not theirs or run.cost.device != base.cost.device:
+    ours, theirs = run.cost.hours, base.cost.hours
+    if run is base or not ours or not theirs or (ours[1], run.cost.device) != (theirs[1], base.cost.device):
         return run.cost.brief()
-    return f"{run.cost.brief()}, {ours / theirs:.1f} times the first"
+    return f"{run.cost.brief()}, {ours[0] / theirs[0]:.1f} times the first"
 
 
 # ---- scores

@@ -53,9 +53,14 @@ class Cost:
             ("time spent waiting for data", shown(self.data_wait_fraction, "{:.1%}")),
         ]
 
+    @property
+    def hours(self) -> tuple[float, str] | None:
+        """Those that a reader is told first, and what they are of."""
+        known = ((self.gpu_hours, "GPU hours"), (self.cpu_hours, "CPU core hours"), (self.wall_hours, "hours"))
+        return next(((value, unit) for value, unit in known if value), None)
+
     def brief(self) -> str:
-        hours = ((self.gpu_hours, "GPU hours"), (self.cpu_hours, "CPU core hours"), (self.wall_hours, "hours"))
-        return next((f"{value:.2f} {unit}" for value, unit in hours if value), "not recorded")
+        return f"{self.hours[0]:.2f} {self.hours[1]}" if self.hours else "not recorded"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -260,6 +260,13 @@ def test_runs_are_named_without_their_times_where_that_tells_them_apart() -> Non
     assert briefly_named(twice) == twice
 
 
+def test_how_many_times_a_cost_is_told_of_the_hours_that_are_shown() -> None:
+    """Two runs on as many GPUs for as long, the second with twice the CPU cores beside them."""
+    costs = [Cost(device="2 GPUs", wall_hours=0.5, gpu_hours=1.0, cpu_hours=hours) for hours in (8.0, 16.0)]
+    page = checked(comparison_page([review(f"run-{k}", cost=cost) for k, cost in enumerate(costs)]))
+    assert "run-0 1.00 GPU hours; run-1 1.00 GPU hours, 1.0 times the first" in page.text
+
+
 def test_comparison_with_itself_finds_no_difference() -> None:
     page = checked(comparison_page([review("a"), review("a")]))
     assert (
