@@ -150,6 +150,13 @@ def provenance(review: RunReview) -> list[tuple[str, str]]:
         ("data digest", review.data_digest or "unknown"),
         ("where", str(data.get("uri") or "unknown")),
         ("trained on", f"{data.get('train_split', 'unknown')}: {', '.join(review.trained_on) or 'all its conditions'}"),
+        ("step of the scores", _step_of(review)),
         ("sites evaluated", ", ".join(review.table.get("sites", {})) or "unknown"),
         ("code version", review.code_version or "unknown"),
     ]
+
+
+def _step_of(review: RunReview) -> str:
+    """The best checkpoint need not be the last one, which is what the curves and MLflow's metrics end with."""
+    max_steps = review.config.get("optim", {}).get("max_steps")
+    return f"{review.table.get('step', 'unknown')}{f' of {max_steps}' if max_steps else ''}"

@@ -154,6 +154,7 @@ def test_run_page_answers_what_a_reader_asks() -> None:
         "9f2c9f2c",
         "abc1234",
         '"max_steps": 480',
+        "step of the scores unknown of 480",
     ):
         assert answer in page.text
     assert len(page.images) == 4 + 3 * len(HITS)  # one is among the worst and always shown
