@@ -53,13 +53,16 @@ def model_card(review: RunReview) -> str:
 
 
 def _limits(review: RunReview) -> list[str]:
-    weak = [name for name, iou in review.table["classes"].items() if iou is not None and iou < 0.3]
-    unknown = [name for name, iou in review.table["classes"].items() if iou is None]
+    known = {name: iou for name, iou in review.table["classes"].items() if iou is not None}
+    invented = [name for name in known if not review.table.get("support", {}).get(name, 1)]
+    weak = [name for name, iou in known.items() if iou < 0.3 and name not in invented]
+    unknown = [name for name in review.table["classes"] if name not in known]
     unlabelled = [name for name in review.ranking.miou if review.trained_on and name not in review.trained_on]
     said = [
         f"Scores hold for images like these ({data_line(review)}); other cameras, places and weather were not tested.",
         f"Trained without labels of {', '.join(unlabelled)}." if unlabelled else "",
         f"Found badly (IoU below 0.3): {', '.join(weak)}." if weak else "",
+        f"Predicted, though not in the evaluated images: {', '.join(invented)}." if invented else "",
         f"Neither in the evaluated images nor predicted, so untested: {', '.join(unknown)}." if unknown else "",
         "Every pixel gets a class: what belongs to none of them (void) gets a wrong one, and no confidence is told.",
         "The intervals cover the choice of test images, not another seed of the training.",

@@ -86,6 +86,8 @@ def _answers(review: RunReview) -> list[tuple[str, str]]:
     (worst, low), *_, (best, high) = ranking.miou.items()
     gap = intervals.gap if intervals else None
     sure = "unknown" if gap is None else f"{'yes' if gap.excludes_0 else 'no'}: {span(gap)} (95 %)"
+    if not loss(high, low):  # as the summary has it, whatever lies behind the second digit
+        sure = "no loss is seen"
     return [
         ("Worst condition", f"{worst}: {low:.2f}"),
         ("Loss against the best", f"{loss(high, low):.2f} ({best}: {high:.2f})"),

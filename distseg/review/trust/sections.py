@@ -141,6 +141,8 @@ def _calibration(reading: Reading) -> str:
     wrong = risk(reading, 1.0) or 0.0
     sure, right = reading["confidence"], 1 - wrong
     how = "more sure than right" if sure > right else "more often right than it is sure"
+    if round(sure, 2) == round(right, 2):
+        how = "as sure as it is right in the mean, but not at each confidence"
     about = "about as sure as it is right" if reading["ece"] < 0.02 else how
     return f"The network is {about}: mean confidence {sure:.2f}, right pixels {right:.2f} (ECE {reading['ece']:.3f})."
 
@@ -174,6 +176,8 @@ def _label_next(review: RunReview) -> str:
     if not ranking.compares_several or ranking.worst is None or ranking.best is None:
         return "Evaluate on several conditions: of one alone, nobody knows for which labels are missing."
     lost = loss(ranking.miou[ranking.best], ranking.miou[ranking.worst])
+    if not lost:
+        return "Label more images of any condition: none scores less than another."
     rivals = list(intervals.rivals) if intervals else []
     where = f"{ranking.worst}{f' (or {listed(rivals)}, which may be as bad)' if rivals else ''}"
     labels = {True: ", of which it had some labels", False: ", of which it had no labels", None: ""}
@@ -204,7 +208,7 @@ def _sample_next(review: RunReview) -> list[str]:
     facts = f"IoU {table['classes'][name]:.2f} with {_percent(share)} of the pixels{f', {taken}' if taken else ''}"
     if share < RARE:
         return [f"Sample images with {name} more often (--data.sampling class): {facts}."]
-    return [f"Look at how {name} is labelled, as it is not rare and still the weakest class: {facts}."]
+    return [f"Look at how {name} is labelled, as it is not rare and still the weakest of those that occur: {facts}."]
 
 
 def _taken_for(review: RunReview, name: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from distseg.evaluation.trust.counts import TrustCounts, num_counts
 from distseg.evaluation.trust.readings import readings
-from distseg.review import RunReview, comparison_page, run_page
+from distseg.review import RunReview, comparison_page, model_card, run_page
 from distseg.review.trust import next_steps, trust_of_run
 from tests.unit.reviews import HITS, LABELS, example
 
@@ -52,6 +52,44 @@ def test_what_to_do_next_names_a_condition_and_a_class() -> None:
     assert condition.startswith("Label more images of night: 0.5") and "of which it had no labels." in condition
     assert weakest.startswith("Look at how ") and " % of it taken for " in weakest
     assert "of which it had some labels" in next_steps(review(("dawn", "night")))[0]
+
+
+def test_a_loss_below_the_digits_that_are_shown_is_none_in_every_sentence() -> None:
+    made = example({"dawn": 90, "fog": 90}, spread=0)
+    counts_N3K = 10 * made.images.counts_N3K
+    counts_N3K[20:, 2] -= 1  # fog has 899 right pixels of 1000
+    table = dict(made.table)
+    table["conditions"]["fog"]["classes"] = dict.fromkeys(table["classes"], 899 / 1101)
+    run = RunReview(name="x", table=table, images=replace(made.images, counts_N3K=counts_N3K))
+    assert run.intervals is not None and run.intervals.gap is not None and run.intervals.gap.excludes_0
+    page = run_page(run)
+    assert "Scores mIoU 0.82 at each of 2 conditions." in page and "no loss is seen" in page
+    assert next_steps(run)[0] == "Label more images of any condition: none scores less than another."
+
+
+def test_a_class_that_is_predicted_and_never_there_is_no_class_to_label() -> None:
+    made = review()
+    support, classes = {**made.table["support"], "sign": 0}, {**made.table["classes"], "sign": 0.0}
+    table = {**made.table, "support": support, "classes": classes}
+    run = replace(made, table=table)
+    assert next_steps(run)[1].startswith(("Look at how road", "Look at how car"))
+    assert "still the weakest of those that occur" in next_steps(run)[1]
+    card = model_card(run)
+    assert "Predicted, though not in the evaluated images: sign." in card
+    assert "Found badly (IoU below 0.3): sign" not in card
+
+
+def test_sure_and_right_that_look_alike_are_not_said_to_differ() -> None:
+    made = review()
+    counts = TrustCounts.of_vector(np.zeros(num_counts(3), dtype=np.int64), 3)
+    counts.confidence_2Q[:, 239], counts.confidence_2Q[:, 120] = (49, 51), (102, 0)
+    table = {**made.table, "trust": readings(counts)}
+    found = trust_of_run(replace(made, table=table))
+    assert found is not None
+    assert found.sentences[0].startswith(
+        "The network is as sure as it is right in the mean, but not at each confidence: mean confidence 0.75, right "
+        "pixels 0.75 (ECE 0.5"
+    )
 
 
 def test_a_rare_class_is_to_be_sampled_more_often() -> None:
