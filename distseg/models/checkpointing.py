@@ -54,7 +54,8 @@ class _Again:
             *((dropout, "num_uses", dropout.num_uses) for dropout in dropouts),
             # So the statistics stay, yet the kernel is the same one. (Without any it would save other tensors.)
             *((norm, "momentum", 0.0) for norm in norms),
-            *((norm, "num_batches_tracked", None) for norm in norms),
+            # Another counter, not none: nn.SyncBatchNorm, which GPUs have, refuses to train without one.
+            *((norm, "num_batches_tracked", torch.zeros((), dtype=torch.int64)) for norm in norms),
         ]
         self._before: list[Any] = []
 

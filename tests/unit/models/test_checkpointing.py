@@ -57,6 +57,13 @@ def test_a_second_step_begins_where_the_first_one_ended() -> None:
     assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
 
 
+def test_batch_norm_of_several_gpus_too() -> None:
+    """nn.SyncBatchNorm, which is plain batch norm on the one CPU here: the exchange needs GPUs."""
+    models = [nn.SyncBatchNorm.convert_sync_batchnorm(built(NETWORKS[0], checkpointing=flag)) for flag in (False, True)]
+    plain, checkpointed = map(step, models)
+    assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+
+
 def test_what_a_users_own_block_draws_is_drawn_again() -> None:
     class Drawing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
