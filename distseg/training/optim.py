@@ -48,6 +48,7 @@ def build_optimizer(model: Trainable, config: OptimConfig) -> Optimizer:
         order = _MemoryOrder()
         optimizer.register_step_pre_hook(order.turn)
         optimizer.register_step_post_hook(order.turn_back)
+    optimizer.register_load_state_dict_post_hook(_lay_out_states)
     set_learning_rate(optimizer, learning_rate(0, config), config)
     return optimizer
 
@@ -91,6 +92,12 @@ def _permute(optimizer: Optimizer, parameter: Tensor, order: list[int]) -> None:
     for name, value in state.items():
         if isinstance(value, Tensor) and value.shape == shape:
             state[name] = value.permute(order)
+
+
+def _lay_out_states(optimizer: Optimizer) -> None:
+    """What was saved may be of a machine with the other layout; fused kernels of GPUs refuse to mix the two."""
+    for parameter, state in optimizer.state.items():
+        _lay_out_alike(parameter, state)
 
 
 def _lay_out_alike(parameter: Tensor, state: dict[str, Any]) -> None:

@@ -139,6 +139,9 @@ def test_a_restored_optimiser_goes_on_exactly_whatever_the_memory_format(name: s
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
         optimizer.step()
 
+    def strides(tensor: torch.Tensor) -> list[int]:
+        return [stride for stride, length in zip(tensor.stride(), tensor.shape, strict=True) if length > 1]
+
     torch.manual_seed(0)
     model = build_model(model_config(backbone="resnet18", bins=(2,)), 3)
     optimizer = build_optimizer(model, config)
@@ -148,6 +151,8 @@ def test_a_restored_optimiser_goes_on_exactly_whatever_the_memory_format(name: s
     restored.to(memory_format=torch.channels_last)
     restored_optimizer = build_optimizer(restored, config)
     restored_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for parameter, state in restored_optimizer.state.items():  # a GPU's kernels take no other layout
+        assert all(strides(value) == strides(parameter) for value in state.values() if value.ndim == 4)
     step(model, optimizer, 2)
     step(restored, restored_optimizer, 2)
     for ours, theirs in zip(restored.parameters(), model.parameters(), strict=True):
