@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distseg.errors import ResourceError
+
 
 @dataclass(frozen=True)
 class World:
@@ -34,10 +36,18 @@ class World:
 
 
 def torchrun_world(timeout_s: float = 600.0) -> World:
-    """The world that torchrun describes in the environment; initialises torch.distributed when it has several ranks."""
+    """The world that torchrun describes in the environment; initialises torch.distributed when it has several ranks.
+
+    Raises ResourceError where this machine has GPUs, but none for this process.
+    """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_gpu else torch.device("cpu")
+    has_gpu, local_rank = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", 0))
+    if has_gpu and local_rank >= (num_gpus := torch.cuda.device_count()):
+        raise ResourceError(
+            f"LOCAL_RANK = {local_rank}: each process of a machine takes a GPU, and torch sees {num_gpus} here; give "
+            f"torchrun --nproc-per-node {num_gpus}, or set CUDA_VISIBLE_DEVICES to nothing to work on CPUs"
+        )
+    device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
     if has_gpu:
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
