@@ -212,7 +212,8 @@ class Update:
             self.scale.undo_(gradients)
         norm = nn.utils.get_total_norm(gradients)
         buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        buffers_norm = nn.utils.get_total_norm(buffers, math.inf).to(norm)
+        # Without buffers it would be a tensor of the host, whose copy a GPU and the host wait for.
+        buffers_norm = nn.utils.get_total_norm(buffers, math.inf).to(norm) if buffers else torch.zeros_like(norm)
         self.size = norm + buffers_norm
         is_bad = ~torch.isfinite(self.size)
         if self.scale is not None:
@@ -220,7 +221,7 @@ class Update:
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         # The host may look where it does not wait for long: on CPUs, and before the first step, which makes the states.
-        if is_bad.device.type == "cpu" or not self.optimizer.state:
+        if is_bad.device.type == "cpu" or self._makes_states():
             if not is_bad.item():
                 self.optimizer.step()
             elif not torch.isfinite(self.size):  # the run ends
@@ -229,6 +230,11 @@ class Update:
             step_unless(is_bad, self.optimizer)
         if self.averaged is not None:  # after a step that was left out, once more of the weights that did not change
             self.averaged.update(self.model)
+
+    def _makes_states(self) -> bool:
+        """Whether the next step is the first one. SGD without momentum never has a state."""
+        groups = self.optimizer.param_groups
+        return not self.optimizer.state and any(group.get("momentum", True) for group in groups)
 
     def scale_state(self) -> dict[str, Tensor]:
         """Empty where no loss is scaled."""

@@ -122,6 +122,11 @@ class DeviceCopies:
         return copies
 
 
+def from_host(values: Tensor, device: torch.device) -> Tensor:
+    """What was drawn on the host, such as random choices, there; a GPU copies it while the host goes on."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 class HostCopy:
     """A tensor on its way to the host, which goes on meanwhile and looks at it later.
 

@@ -20,7 +20,7 @@ from distseg.evaluation import World
 from distseg.models import Logits, SegmentationModel, Statistics, StyleNetwork, build_style_network
 from distseg.training import checkpoint
 from distseg.training.data_selection import open_reader
-from distseg.training.process import dtype_of
+from distseg.training.process import dtype_of, from_host
 
 STYLE_SEED = 7919  # style images come in another order than the content images they are paired with
 SOURCE_IMAGES = 64  # whose mean statistics are the training set's style
@@ -76,8 +76,7 @@ class Restyler:
         """Which images of a batch are restyled, (B,) bool: a function of the seed and the position in the stream."""
         drawn = [np.random.default_rng([self.seed, STYLE_SEED, p]).random() for p in batch.positions]
         is_chosen = [each < self.style.probability for each in drawn]
-        pinned = self.world.device.type == "cuda"
-        return torch.tensor(is_chosen, pin_memory=pinned).to(self.world.device, non_blocking=True)
+        return from_host(torch.tensor(is_chosen), self.world.device)
 
     def close(self) -> None:
         self.reader.close()

@@ -22,6 +22,7 @@ from distseg.training.adaptation import mixing
 from distseg.training.adaptation.mixing import PseudoLabels
 from distseg.training.adaptation.statistics import use_batch_statistics_
 from distseg.training.losses import at_least_one, log_probabilities, valid_weight, weighted_cross_entropy
+from distseg.training.process import from_host
 
 DROPOUT_STREAMS = 1 << 40  # positions of a view: each has dropout masks of its own
 
@@ -116,19 +117,20 @@ class SelfTraining:
         size = (targets_B3HW.shape[2], targets_B3HW.shape[3])
         visible_B1HW = mixing.visible_pixels(self.seed, positions, size, self.adapt.mask_share, self.adapt.mask_px)
         images_B3HW = self._jittered(targets_B3HW, positions, 2)
-        images_B3HW = torch.where(visible_B1HW.to(targets_B3HW.device), images_B3HW, 0.0)  # 0 is the mean colour
+        images_B3HW = torch.where(from_host(visible_B1HW, self.world.device), images_B3HW, 0.0)  # 0 is the mean colour
         weight_BHW = pseudo.quality_B[:, None, None].expand(pseudo.labels_BHW.shape)
         name, weight = metric_names.TRAIN_MASKED_LOSS, self.adapt.masked_weight
         return View(name, weight, images_B3HW, pseudo.labels_BHW, weight_BHW, _shifted(positions, 2))
 
     def _class_scores(self, labelled: Labelled) -> Tensor:
-        return mixing.class_scores(self.seed, labelled.positions).to(labelled.labels_BHW.device)
+        return from_host(mixing.class_scores(self.seed, labelled.positions), self.world.device)
 
     def _jittered(self, images_B3HW: Tensor, positions: Sequence[int], stream: int) -> Tensor:
         """In the memory layout of the training."""
         if self.adapt.jitter:
             factors_B3 = mixing.jitter_factors(self.seed, _shifted(positions, stream), self.adapt.jitter)
-            colours_B3HW = mixing.jittered(evaluation.denormalize(images_B3HW), factors_B3)
+            on_device_B3 = from_host(factors_B3, self.world.device)
+            colours_B3HW = mixing.jittered(evaluation.denormalize(images_B3HW), on_device_B3)
             return evaluation.normalize(colours_B3HW, self.precision, self.memory_format)
         return images_B3HW.contiguous(memory_format=self.memory_format)
 

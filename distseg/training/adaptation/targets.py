@@ -12,6 +12,7 @@ from distseg.data.loading import DatasetPart
 from distseg.evaluation import World
 from distseg.training.adaptation.fourier import with_low_amplitudes
 from distseg.training.data_selection import open_reader
+from distseg.training.process import from_host
 
 _TARGET_SEED = 6007  # target images come in another order than the labelled images they meet
 _CHOICE = 104_723  # beside the seed: the stream of random numbers that says which images take over amplitudes
@@ -36,10 +37,9 @@ class Targets:
         assert self.adapt.fourier is not None
         images_B3HW, targets_B3HW = images_B3HW.to(dtype), targets_B3HW.to(dtype)
         drawn = [np.random.default_rng([self.seed, _CHOICE, p]).random() for p in positions]
-        pinned = self.device.type == "cuda"
-        chosen_B = torch.tensor([each < self.adapt.fourier_probability for each in drawn], pin_memory=pinned)
+        chosen_B = from_host(torch.tensor([each < self.adapt.fourier_probability for each in drawn]), self.device)
         relit_B3HW = with_low_amplitudes(images_B3HW, targets_B3HW, self.adapt.fourier)
-        return torch.where(chosen_B.to(self.device, non_blocking=True)[:, None, None, None], relit_B3HW, images_B3HW)
+        return torch.where(chosen_B[:, None, None, None], relit_B3HW, images_B3HW)
 
     def close(self) -> None:
         self.reader.close()

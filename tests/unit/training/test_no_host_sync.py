@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 from torch.overrides import TorchFunctionMode
 
-from distseg.config import LossConfig, Precision, RunConfig, model_config
+from distseg.config import AdaptConfig, LossConfig, Precision, RunConfig, model_config
 from distseg.data.loading import Batch
 from distseg.evaluation import World
 from distseg.training import monitoring, optim, process, segmentation
 from distseg.training.monitoring import LossMonitor
 from distseg.training.segmentation import Segmentation
+from tests.small_network import Small
+from tests.unit.training.adaptation.test_self_training import ADAPT
 
 DEVICE = torch.device("meta")
 COPIES = (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu, torch.Tensor.copy_, torch.Tensor.type_as)
@@ -72,29 +74,54 @@ def config_of(base: RunConfig, **changes: Any) -> RunConfig:
     return replace(base, optim=optim, **changes)
 
 
+def steps(training: Segmentation, micro_batches: Callable[[], list[Batch]], *, num_before: int = 1) -> None:
+    """Two, after as many in which the host may look."""
+    for parameter in training.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(num_before):
+        training.optimizer.step()  # before its first step the host looks once
+    monitor = LossMonitor(training.world)
+    with NoWaitingCopies():
+        for step in range(2):
+            with process.step_kernels(training.precision, DEVICE):
+                losses = training.train_step(micro_batches(), step)
+            monitor.pending = None  # what the host would look at when the next step has been queued
+            monitor.add(step, losses, training.update.size, [])
+
+
 @pytest.mark.parametrize(
     ("network", "loss", "precision"),
     [
         (model_config(backbone="resnet18", checkpointing=True), EVERY_LOSS, "fp32"),
         (model_config("enet"), LossConfig(aux_weight=0.0), "fp16"),
+        (Small(dropout=0.3), LossConfig(aux_weight=0.0), "fp32"),
     ],
-    ids=["pspnet", "enet"],
+    ids=["pspnet", "enet", "without batch norm"],
 )
 def test_no_step_waits_for_the_device(
     without_kernels: None, light_config: RunConfig, network: Any, loss: LossConfig, precision: Precision
 ) -> None:
     config = config_of(light_config, model=network, loss=loss, precision=precision)
+    steps(Segmentation(config, World(device=DEVICE)), lambda: [batch(2), batch(2)])
+
+
+@pytest.mark.parametrize(
+    "adapt", [ADAPT, replace(ADAPT, mix=False, teacher_statistics="running")], ids=["mix", "whole"]
+)
+def test_nor_does_one_of_self_training(without_kernels: None, light_config: RunConfig, adapt: AdaptConfig) -> None:
+    data = replace(light_config.data, train_conditions=("dawn",), val_conditions=("fog",), crop_px=(64, 96))
+    config = config_of(replace(light_config, data=data), adapt=replace(adapt, start_step=0), precision="fp32")
     training = Segmentation(config, World(device=DEVICE))
-    for parameter in training.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    training.optimizer.step()  # before its first step the host looks once
-    monitor = LossMonitor(training.world)
-    with NoWaitingCopies():
-        for step in range(2):
-            with process.step_kernels(training.precision, DEVICE):
-                losses = training.train_step([batch(2), batch(2)], step)
-            monitor.pending = None  # what the host would look at when the next step has been queued
-            monitor.add(step, losses, training.update.size, [])
+    with training.open_readers(0):
+        steps(training, lambda: [batch(2), batch(2)])
+
+
+def test_nor_does_one_without_momentum(
+    without_kernels: None, light_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optim, "SGD", lambda groups, fused, **options: SGD(groups, **options))
+    config = replace(light_config, optim=replace(light_config.optim, momentum=0.0), precision="fp32")
+    steps(Segmentation(config, World(device=DEVICE)), lambda: [batch(4)], num_before=0)
 
 
 @pytest.mark.parametrize(
