@@ -150,7 +150,7 @@ def _diagnose_answer(error: Any, server: str) -> Problem:
     if reason in _ANSWERS:
         renews = reason == "ExpiredToken"
         return Problem(_ANSWERS[reason].format(server=server), renews, renews)
-    may_pass = status >= 500 or status in _PASSING_STATUSES or reason in _THROTTLING
+    may_pass = (status >= 500 and status != 501) or status in _PASSING_STATUSES or reason in _THROTTLING
     if not may_pass and (not reason or reason.isdigit()):
         return Problem(f"{server} answered {status}, and not as S3 does; is AWS_ENDPOINT_URL right?", False)
     said = error.response.get("Error", {}).get("Message") or "no reason given"

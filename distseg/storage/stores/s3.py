@@ -18,6 +18,16 @@ from distseg.storage.s3_file import S3File, check_range
 from distseg.storage.store import Entry, Store, bucket_and_key, refuse_whole_bucket
 
 _MAX_DELETED_AT_ONCE = 1000  # by one request; S3's own limit
+# Of servers that cannot delete many at once, or want the sum of the request by MD5, which boto3 sends no more.
+_NO_BATCHES = (
+    "NotImplemented",
+    "501",
+    "MethodNotAllowed",
+    "405",
+    "MissingContentMD5",
+    "InvalidRequest",
+    "InvalidDigest",
+)
 
 
 class S3Store(Store):
@@ -74,14 +84,15 @@ class S3Store(Store):
                 s3_multipart.put_in_parts(uri, source.fileno(), size, deadline_s)
 
     def delete(self, uri: str, deadline_s: float) -> None:
-        call(uri, deadline_s, lambda client: client.delete_object(**object_of(uri)))
+        call(uri, deadline_s, lambda client: _delete(client, uri))
 
     def delete_tree(self, uri: str, deadline_s: float) -> None:
         refuse_whole_bucket(uri)
         bucket, _ = bucket_and_key(uri)
         keys = [bucket_and_key(entry.uri)[1] for entry in self.list_files(uri, deadline_s)]
         for first in range(0, len(keys), _MAX_DELETED_AT_ONCE):
-            _delete_batch(bucket, keys[first : first + _MAX_DELETED_AT_ONCE], deadline_s)
+            for key in _delete_batch(bucket, keys[first : first + _MAX_DELETED_AT_ONCE], deadline_s):
+                self.delete(f"s3://{bucket}/{key}", deadline_s)  # tries again, or says what is wrong
 
 
 STORE = S3Store
@@ -137,8 +148,28 @@ def _pages(uri: str, deadline_s: float, **options: str) -> Iterator[dict[str, An
         request["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def _delete_batch(bucket: str, keys: list[str], deadline_s: float) -> None:
+def _delete(client: Any, uri: str) -> None:
+    from botocore.exceptions import ClientError
+
+    try:
+        client.delete_object(**object_of(uri))
+    except ClientError as error:
+        if code(error) != "NoSuchKey":  # which some servers answer, Google's among them
+            raise
+
+
+def _delete_batch(bucket: str, keys: list[str], deadline_s: float) -> list[str]:
+    """Deletes many by one request; returns those that it did not delete."""
+    from botocore.exceptions import ClientError
+
+    def delete(client: Any) -> dict[str, Any] | None:
+        try:
+            return cast("dict[str, Any]", client.delete_objects(Bucket=bucket, Delete=named))
+        except ClientError as error:
+            if code(error) in _NO_BATCHES:
+                return None
+            raise
+
     named = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-    answer = call(f"s3://{bucket}", deadline_s, lambda client: client.delete_objects(Bucket=bucket, Delete=named))
-    for refused in answer.get("Errors", []):
-        raise StorageError(f"s3://{bucket}/{refused['Key']}: cannot be deleted ({refused.get('Code')})")
+    answer = call(f"s3://{bucket}", deadline_s, delete)
+    return keys if answer is None else [refused["Key"] for refused in answer.get("Errors", [])]

@@ -129,6 +129,7 @@ def test_a_bucket_in_another_region_is_still_found(server: Server) -> None:
         ("write", page(405), "answered 405, and not as S3 does; is AWS_ENDPOINT_URL right"),
         ("write", page(413), "too large for http://127.*, or for a proxy before it; raise its limit"),
         ("read", page(400), "answered 400, and not as S3 does; is AWS_ENDPOINT_URL right"),
+        ("write", error("NotImplemented", 501), r"answered NotImplemented \(said so\)$"),
         ("read", page(403), "access denied by http://127"),
         ("read", page(200), "does not do range reads"),
         ("exists", page(200), "does not do range reads"),
@@ -165,6 +166,44 @@ def test_too_many_requests_pass_whatever_they_are_called(server: Server) -> None
     whole = Answer(206, b"0123456789", {"ETag": '"1"', "Content-Range": "bytes 0-9/10"})
     server.script = lambda request, body: next(answers, whole)
     assert storage.read_bytes(URI, 0, 10) == b"0123456789"
+
+
+def test_deleting_what_is_not_there_is_no_error(server: Server) -> None:
+    """Google's store answers so."""
+    server.script = lambda request, body: error("NoSuchKey", 404)
+    storage.delete(URI)
+
+
+LISTED = (
+    b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>folder/a</Key><Size>1</Size></Contents>"
+    b"<Contents><Key>folder/b</Key><Size>1</Size></Contents></ListBucketResult>"
+)
+BUSY = b"<DeleteResult><Error><Key>folder/b</Key><Code>SlowDown</Code></Error></DeleteResult>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "deleted"),
+    [
+        (error("MissingContentMD5"), ["a", "b"]),
+        (error("NotImplemented", 501), ["a", "b"]),
+        (Answer(200, BUSY), ["b"]),
+    ],
+)
+def test_what_is_not_deleted_at_once_is_deleted_singly(server: Server, answer: Answer, deleted: list[str]) -> None:
+    def script(request: BaseHTTPRequestHandler, body: bytes) -> Answer:
+        return {"GET": Answer(200, LISTED), "POST": answer, "DELETE": Answer(204)}[request.command]
+
+    server.script = script
+    storage.delete_tree("s3://bucket/folder")
+    assert [r for r in server.requests if r.startswith("DELETE")] == [f"DELETE /bucket/folder/{n}" for n in deleted]
+
+
+def test_a_refused_deletion_is_said(server: Server) -> None:
+    refused = b"<DeleteResult><Error><Key>folder/b</Key><Code>AccessDenied</Code></Error></DeleteResult>"
+    answers = {"GET": Answer(200, LISTED), "POST": Answer(200, refused), "DELETE": error("AccessDenied", 403)}
+    server.script = lambda request, body: answers[request.command]
+    with pytest.raises(StorageError, match="s3://bucket/folder/b: access denied by http://"):
+        storage.delete_tree("s3://bucket/folder")
 
 
 def test_a_connection_whose_encryption_breaks_is_resumed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
