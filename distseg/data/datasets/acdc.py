@@ -57,8 +57,9 @@ def _of_condition(images_root: str, labels_root: str, split: str, condition: str
     place = f"{condition}/{split}"
     annotations = f"gt/{place}"
     raw_ids, train_ids = (f"_gt{ref}_label{kind}.png" for kind in ("Ids", "TrainIds"))
-    names = [entry.uri for entry in storage.list_files(storage.join(labels_root, annotations))]
-    by_raw_ids = not any(name.endswith(train_ids) for name in names) and any(name.endswith(raw_ids) for name in names)
+    names = [name.lower() for name in raw.names_in(storage.join(labels_root, annotations))]
+    has_train_ids, has_raw_ids = (any(n.endswith(kind.lower()) for n in names) for kind in (train_ids, raw_ids))
+    by_raw_ids = has_raw_ids and not has_train_ids
     layout = f"this release does not annotate {split}; choose train or val" if ref else _LAYOUT
     pairs = raw.pairs(
         images_root,

@@ -130,8 +130,8 @@ def _released(root: str) -> tuple[str, tuple[str, str] | tuple[()]]:
 
 
 def _paired(home: str, images: str, labels: str) -> list[raw.Pair]:
-    names = [entry.uri for entry in storage.list_files(storage.join(home, labels))]
-    ending = "_L.png" if any(name.endswith("_L.png") for name in names) else ".png"
+    names = raw.names_in(storage.join(home, labels))
+    ending = "_L.png" if any(name.lower().endswith("_l.png") for name in names) else ".png"
     return raw.pairs(home, raw.Files(images, (".png",)), raw.Files(labels, (ending,)), _LAYOUT)
 
 
@@ -153,7 +153,7 @@ def _colours(home: str) -> raw.Colours:
         return tuple(((int(r), int(g), int(b)), train_id) for (_, r, g, b), train_id in members)
     by_name = {name: train_id for (name, *_), train_id in members}
     found = []
-    for number, line in enumerate(storage.read_bytes(uri).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(storage.read_bytes(uri).decode("utf-8-sig", errors="replace").splitlines(), 1):
         parts = line.split()
         if parts and (len(parts) != 4 or parts[3] not in by_name):
             raise DataError(f"{uri}: line {number}: {line[:80]!r}: must be red, green, blue and a class of CamVid")

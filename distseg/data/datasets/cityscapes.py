@@ -114,7 +114,7 @@ def _kind(annotated: str, folder: str) -> _Kind:
         _Kind(f"_{folder}_labelTrainIds.png", _TRAIN_ID_LABELS, raw.read_ids),
         _Kind(f"_{folder}_instanceIds.png", LABELS, read_instances),
     )
-    names = [entry.uri.lower() for entry in storage.list_files(annotated)]
+    names = [name.lower() for name in raw.names_in(annotated)]
     there = (kind for kind in kinds if any(name.endswith(kind.ending.lower()) for name in names))
     return next(there, kinds[0])
 

@@ -1,7 +1,7 @@
 """Tools for reading raw data sets, from a directory or from S3: what a file of `distseg.data.datasets` is built from.
 
     home, place, folders        where below the given root the data set begins
-    find, pairs                 the files of a folder; photographs paired with their label maps, none left over
+    names_in, find, pairs       the files of a folder; photographs paired with their label maps, none left over
     sample                      a pair as a `Sample`, whose `load` reads and checks both files
     tar_samples                 the samples of a tar that others wrote
     read_photograph, labelled   the parts of that `load`, for files that lie elsewhere
@@ -14,7 +14,7 @@ DataError that names it.
 
 from distseg.data.images import decode
 from distseg.data.raw.classes import bit_palette, json_at, parse_classes, parse_colour
-from distseg.data.raw.files import Files, Pair, find, folders, home, is_left_behind, pairs, place, places
+from distseg.data.raw.files import Files, Pair, find, folders, home, is_left_behind, names_in, pairs, place, places
 from distseg.data.raw.images import (
     Colours,
     DrawnOn,
@@ -55,6 +55,7 @@ __all__ = [
     "labelled",
     "labels_drawn_on",
     "load_pair",
+    "names_in",
     "pairs",
     "parse_classes",
     "parse_colour",

@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 def find(root: str, files: Files, layout: str) -> dict[str, str]:
     """{path below the folder, without the ending: uri}, sorted. `layout`, for the error: what should be there."""
     folder = storage.join(root, files.folder)
-    names = _names(folder)
+    names = names_in(folder)
     if not names:
         raise DataError(f"{folder}: no such folder, or an empty one; {layout}")
     found = _by_stem(folder, names, files)
@@ -55,7 +55,7 @@ def pairs(root: str, images: Files, labels: Files, layout: str, *, labels_root: 
     """
     image_uris = find(root, images, layout)
     folder = storage.join(labels_root or root, labels.folder)
-    label_uris = _by_stem(folder, _names(folder), labels)
+    label_uris = _by_stem(folder, names_in(folder), labels)
     for name, image in image_uris.items():
         if name not in label_uris:
             why = "" if label_uris else f", as is every other of its folder; {layout}"
@@ -77,7 +77,8 @@ def is_left_behind(name: str) -> bool:
     return any(_LEFT_BEHIND.fullmatch(part) for part in name.split("/"))
 
 
-def _names(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
+    """The paths of the files below a folder, sorted, without what operating systems left behind."""
     names = [entry.uri.removeprefix(f"{folder}/") for entry in storage.list_files(folder)]
     return [name for name in names if not is_left_behind(name)]
 

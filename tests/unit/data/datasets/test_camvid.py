@@ -85,8 +85,16 @@ def test_the_release_in_32_colours_is_read_as_segnets_11_classes(
 
 def test_the_release_sorted_into_splits(tmp_path: Path) -> None:
     write_released(tmp_path, "val", "val_labels", "0001TP_006690")
+    label = tmp_path / "val_labels/0001TP_006690_L.png"
+    label.rename(label.with_suffix(".PNG"))
     (sample,) = camvid.samples(str(tmp_path), "val")
     assert sample.load().label_HW.tolist() == [[0, 9, 9], [255, 3, 1]]
+
+
+def test_files_left_behind_do_not_say_what_labels_end_in(tmp_path: Path) -> None:
+    write_frame(tmp_path, "0001TP_1.png")
+    (tmp_path / "trainannot/._0001TP_1_L.png").write_bytes(b"?")
+    assert [sample.key for sample in camvid.samples(str(tmp_path), "train")] == ["0001TP_1"]
 
 
 def test_splits_that_get_no_frame_are_not_packed(tmp_path: Path) -> None:
@@ -99,7 +107,7 @@ def test_label_colors_txt_names_the_colours(tmp_path: Path) -> None:
     names = ("Tree", "Pedestrian", "Child", "Void", "LaneMkgsDriv", "Wall")
     rows = zip(COLOUR_ROWS.reshape(-1, 3).tolist(), names, strict=True)
     text = "".join(f"{r} {g} {b}\t\t{name}\r\n" for (r, g, b), name in rows)
-    (tmp_path / "label_colors.txt").write_text(text)
+    (tmp_path / "label_colors.txt").write_text(text, encoding="utf-8-sig")
     (sample,) = camvid.samples(str(tmp_path), "train")
     assert sample.load().label_HW.tolist() == [[5, 9, 9], [255, 3, 1]]
     (tmp_path / "label_colors.txt").write_text("1 2 3 Cow\n")

@@ -63,6 +63,7 @@ def test_instances_are_read_where_there_is_nothing_else(tmp_path: Path) -> None:
     write_photograph(tmp_path / f"leftImg8bit/{frame}_leftImg8bit.png", (1, 4))
     ids = np.array([[7, 26, 26003, 0]], dtype=np.uint16)
     write_deep_grey(tmp_path / f"gtFine/{frame}_gtFine_instanceIds.png", ids)
+    (tmp_path / f"gtFine/{frame}_gtFine_labelIds.png").with_name("._x_gtFine_labelIds.png").write_bytes(b"left behind")
     (sample,) = cityscapes.samples(str(tmp_path), "train")
     assert sample.load().label_HW.tolist() == [[0, 13, 13, 255]]
 
@@ -84,6 +85,10 @@ def test_acdc_is_read_from_raw_ids_where_there_is_nothing_else(tmp_path: Path) -
     write_photograph(tmp_path / "rgb_anon/fog/val/GOPR0001/GOPR0001_frame_000001_rgb_anon.png", (1, 3))
     label = tmp_path / "gt/fog/val/GOPR0001/GOPR0001_frame_000001_gt_labelIds.png"
     write_grey(label, np.array([[7, 33, 0]], dtype=np.uint16))
+    (sample,) = acdc.samples(str(tmp_path), "val")
+    assert sample.load().label_HW.tolist() == [[0, 18, 255]]
+    label.with_name(f"._{label.name.replace('labelIds', 'labelTrainIds')}").write_bytes(b"left behind")
+    label.rename(label.with_suffix(".PNG"))
     (sample,) = acdc.samples(str(tmp_path), "val")
     assert sample.load().label_HW.tolist() == [[0, 18, 255]]
 
