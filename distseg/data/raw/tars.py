@@ -1,6 +1,7 @@
 """Samples in tars that others wrote with plain webdataset: found, never unpacked.
 
-Members of one name up to its first dot are a sample: `0001.jpg`, `0001.label.png`, `0001.json`. A tar is not trusted:
+Members of one name up to its first dot are a sample: `0001.jpg`, `0001.label.png`, `0001.json`. What operating systems
+leave behind (`._0001.jpg`) is passed over. A tar is not trusted:
 a member that is a link or a device, whose name is absolute or leads out of the tar, that is there twice or that ends
 behind the end of the file is a DataError that names it.
 """
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from distseg import storage
+from distseg.data.raw.files import is_left_behind
 from distseg.errors import DataError, first_line
 
 _IMAGES = ("jpg", "jpeg", "png")
 _LABELS = ("label.png", "labels.png", "seg.png", "mask.png", "segmentation.png", "cls.png", "annotation.png", "png")
-_MAX_JSON_BYTES = 1 << 16
+_MAX_JSON_BYTES = 1 << 24  # polygons, of which nothing is needed here, may be long
 
 
 class Place(NamedTuple):
@@ -73,8 +75,12 @@ def _members(uri: str) -> Iterator[tuple[Place, bytes]]:
                 if info.isdir():
                     continue
                 _check(info, uri, num_bytes)
+                if is_left_behind(info.name.removeprefix("./")):
+                    continue
                 content = b""
-                if info.name.endswith(".json") and info.size <= _MAX_JSON_BYTES and (part := tar.extractfile(info)):
+                if info.name.lower().endswith(".json") and (part := tar.extractfile(info)):
+                    if info.size > _MAX_JSON_BYTES:
+                        raise DataError(f"{uri}: {info.name}: {info.size} bytes of JSON; leave out what is not needed")
                     content = part.read()
                 yield Place(info.name.removeprefix("./"), info.offset_data, info.size), content
     except DataError:
@@ -98,4 +104,5 @@ def _strings(content: bytes) -> dict[str, str]:
         value: Any = json.loads(content)
     except (ValueError, RecursionError):
         return {}
-    return {name: word for name, word in value.items() if isinstance(word, str)} if isinstance(value, dict) else {}
+    words = value.items() if isinstance(value, dict) else ()
+    return {name: word.encode(errors="replace").decode() for name, word in words if isinstance(word, str)}

@@ -1,6 +1,7 @@
 """Tars that others wrote are not trusted."""
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distseg.data import raw
+from distseg.data.raw import tars
 from distseg.errors import DataError
 
 
@@ -80,6 +82,26 @@ def test_hostile_members_are_named(tmp_path: Path, add: Callable[[tarfile.TarFil
     with pytest.raises(DataError, match=rf"x\.tar: {message}") as caught:
         raw.tar_samples(str(tmp_path / "x.tar"))
     assert "\x1b" not in str(caught.value)
+
+
+def test_what_systems_leave_behind_is_no_sample(tmp_path: Path) -> None:
+    sample = [("a.jpg", b"1"), ("a.label.png", b"2")]
+    left = [("._a.jpg", b"?"), ("./.DS_Store", b"?"), ("__MACOSX/._a.jpg", b"?")]
+    (found,) = raw.tar_samples(str(write_tar(tmp_path / "x.tar", *left, *sample)))
+    assert found.key == "a"
+
+
+def test_what_long_json_says_counts(tmp_path: Path) -> None:
+    content = {"polygon": "x" * 100_000, "condition": "night", "site": "\ud800"}
+    members = [("a.jpg", b"1"), ("a.label.png", b"2"), ("a.JSON", json.dumps(content).encode())]
+    (found,) = raw.tar_samples(str(write_tar(tmp_path / "x.tar", *members)))
+    assert (found.said["condition"], found.said["site"]) == ("night", "?")
+
+
+def test_json_too_long_to_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars, "_MAX_JSON_BYTES", 1)
+    with pytest.raises(DataError, match=r"x\.tar: a\.json: 2 bytes of JSON; leave out what is not needed"):
+        raw.tar_samples(str(write_tar(tmp_path / "x.tar", ("a.json", b"{}"))))
 
 
 def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
