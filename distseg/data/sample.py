@@ -41,6 +41,7 @@ class Sample:
     split: str
     source: str  # where the image came from, relative to the data set's root
     load: Callable[[], LabelledImage] = field(repr=False, compare=False)
+    files: tuple[str, ...] = field(default=(), repr=False, compare=False)  # URIs of what it reads: were they changed?
 
 
 @dataclass(frozen=True, kw_only=True)

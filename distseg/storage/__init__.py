@@ -50,6 +50,7 @@ __all__ = [
     "read_json",
     "refuse_directory",
     "scratch_folder",
+    "stamp",
     "upload",
     "write_bytes",
 ]
@@ -104,6 +105,11 @@ def folder_exists(uri: str, *, deadline_s: float = DEADLINE_S) -> bool:
 def num_bytes(uri: str, *, deadline_s: float = DEADLINE_S) -> int:
     """The size of a file."""
     return store_of(uri).num_bytes(uri, deadline_s)
+
+
+def stamp(uri: str) -> str:
+    """Another text once the file has been changed; "" where the store cannot tell."""
+    return store_of(uri).stamp(uri)
 
 
 def list_files(uri: str, *, deadline_s: float = DEADLINE_S) -> Iterator[Entry]:

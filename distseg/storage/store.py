@@ -75,6 +75,10 @@ class Store(ABC):
         view[: len(data)] = data
         return len(data)
 
+    def stamp(self, uri: str) -> str:
+        """Another text once the file has been changed; "", as by this default, where only reading it would tell."""
+        return ""
+
     def create(self, uri: str, data: bytes, deadline_s: float) -> bool:
         """Writes a file whole, unless there is one that is not `data`; of several who do it at once one gets True.
 

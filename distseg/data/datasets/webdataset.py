@@ -81,6 +81,7 @@ def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sam
             split=split,
             source=source,
             load=functools.partial(load, uri, sample.image, sample.label, space, colours),
+            files=(uri,),
         )
 
 

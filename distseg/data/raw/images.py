@@ -53,6 +53,7 @@ def sample(
         split=split,
         source=pair.image.removeprefix(root.rstrip("/") + "/"),
         load=functools.partial(load_pair, pair.image, pair.label, labels, read or read_ids),
+        files=(pair.image, pair.label),
     )
 
 

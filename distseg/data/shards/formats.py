@@ -153,6 +153,7 @@ class ReceiptRow(NamedTuple):
     class_pixels: tuple[int, ...]
     sizes: SizeRange
     void_pixels: Count = 0
+    sources: str = ""
 
 
 def shard_or_dict(value: dict[str, Any]) -> Shard | dict[str, Any]:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import logging
 import re
 import zlib
 from collections import Counter, defaultdict
@@ -25,9 +26,21 @@ from distseg.config import MAX_MEGAPIXELS
 from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes, raw
 from distseg.data.shards.formats import SizeRange
 from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, load_manifest, seal
-from distseg.data.shards.writer import RECEIPTS, Job, Packed, Task, pack_task, read_receipt, receipt_uri, size_range
+from distseg.data.shards.writer import (
+    RECEIPTS,
+    Job,
+    Packed,
+    Task,
+    pack_task,
+    read_receipt,
+    receipt_uri,
+    size_range,
+    sources_of,
+)
 from distseg.errors import DataError, StorageError
 from distseg.strict_json import NAME
+
+_log = logging.getLogger(__name__)
 
 MAX_SAMPLES_PER_SHARD = 64  # small shards mix better in training, and samples are read by ranges anyway
 MAX_BYTES_PER_SHARD = 256 << 20
@@ -53,8 +66,9 @@ def pack(
 ) -> Manifest:
     """Packs the samples of each split below `out_uri` and returns the manifest. `run`: by default, in this process.
 
-    If `out_uri` holds an unfinished pack of the same samples and options, it is continued: the finished shards stay, so
-    the sources must not have changed. If it holds any other pack, that is a DataError, or, with `overwrite`, it is
+    If `out_uri` holds an unfinished pack of the same samples and options, it is continued: the finished shards stay,
+    except those of local files that were changed since. Other stores do not say: there, sources must not have changed.
+    If it holds any other pack, that is a DataError, or, with `overwrite`, it is
     removed first, its manifest before all else.
     """
     if min(max_samples_per_shard, max_bytes_per_shard) < 1:
@@ -199,7 +213,8 @@ def _make_room(job: Job, tasks: Sequence[Task], splits: Sequence[str], overwrite
 
 
 def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
-    """Results of the tasks that an earlier run finished, by number: they have a receipt, and their shards exist."""
+    """Results of the tasks that an earlier run finished, by number: they have a receipt, their shards exist, and the
+    files that they were made of are the same."""
     receipts = {entry.uri for entry in storage.list_files(storage.join(job.out_uri, RECEIPTS))}
     done = [task for task in tasks if receipt_uri(job.out_uri, task) in receipts]
     if not done:
@@ -216,7 +231,16 @@ def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
 
     with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
         results = threads.map(lambda task: read_receipt(job.out_uri, task), done)
-        return {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
+        found = {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
+    changed = [task for task in done if any(each.sources != sources_of(task) for each in found.get(task.number, ()))]
+    for task in changed:
+        for packed in found.pop(task.number):  # perhaps it will be fewer shards
+            for name in (packed.shard.name, packed.shard.index_name):
+                storage.delete(storage.join(job.out_uri, name))
+    if found:
+        num_kept = sum(len(task.samples) for task in done if task.number in found)
+        _log.info("%d samples that were packed before the stop are kept; --overwrite packs them again", num_kept)
+    return found
 
 
 def _tidy(out_uri: str, splits: Sequence[str], is_new: bool) -> None:

@@ -4,7 +4,7 @@
 
 The same task and job give the same bytes: members have a fixed time, owner and mode, and the names of the shards follow
 from the task alone. So a task may run anywhere, and again. When its shards are in place, a receipt is written; a task
-with a receipt need not be done again.
+with a receipt need not be done again, unless a file that it read has been changed since.
 """
 
 import dataclasses
@@ -65,11 +65,19 @@ class Packed(NamedTuple):
     class_pixels: tuple[int, ...]  # of each class
     sizes: SizeRange
     void_pixels: int = 0
+    sources: str = ""  # `sources_of` its task
+
+
+def sources_of(task: Task) -> str:
+    """A digest that is another one once a file of the task has been changed; "" if no store can tell."""
+    stamps = [storage.stamp(uri) for sample in task.samples for uri in sample.files]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest() if any(stamps) else ""
 
 
 def pack_task(task: Task, job: Job) -> list[Packed]:
     """Raises DataError naming the source of a sample that cannot be packed."""
     packed: list[Packed] = []
+    sources = sources_of(task)  # before they are read
     with (
         images.limited(job.max_megapixels),
         raw.labels_drawn_on(job.labels_drawn_on),
@@ -78,7 +86,7 @@ def pack_task(task: Task, job: Job) -> list[Packed]:
         for batch in _batches(task.samples, job):
             number = task.shard + len(packed) * task.stride
             name = f"{task.split}/{task.condition}-{task.site}-{number:05d}.tar"
-            packed.append(_publish(_write(batch, str(folder)), name, task, job))
+            packed.append(_publish(_write(batch, str(folder)), name, task, job)._replace(sources=sources))
     storage.write_bytes(receipt_uri(job.out_uri, task), _receipt_json(packed))
     return packed
 
@@ -119,6 +127,7 @@ def _receipt_json(packed: Sequence[Packed]) -> bytes:
             "class_pixels": done.class_pixels,
             "sizes": done.sizes,
             "void_pixels": done.void_pixels,
+            "sources": done.sources,
         }
         for done in packed
     ]

@@ -184,6 +184,33 @@ def test_files_that_a_killed_writer_left_are_removed(pristine: Path, tmp_path: P
     assert files_of(tmp_path) == files_of(pristine)
 
 
+def test_shards_of_files_that_were_changed_since_are_made_again(tmp_path: Path) -> None:
+    """Who is told of one wrong label map mends them all, and packs again."""
+    label, unchanged, out = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "out"
+    for file in (label, unchanged):
+        Image.new("L", (40, 24), 0).save(file)
+    samples = [
+        dataclasses.replace(sample, load=functools.partial(load_file, str(file)), files=(str(file),))
+        for sample, file in zip(toy_samples(2), (label, unchanged), strict=True)
+    ]
+    bad = dataclasses.replace(toy_samples(1)[0], key="zzz", load=functools.partial(load_file, str(tmp_path / "z.png")))
+    Image.new("L", (40, 24), 9).save(tmp_path / "z.png")
+    everything = {"train": samples, "val": [dataclasses.replace(bad, split="val")]}
+    with pytest.raises(DataError, match="outside the label space"):
+        pack(everything, LABELS, str(out), dataset="toy", max_samples_per_shard=1)
+    before = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+    Image.new("L", (40, 24), 1).save(label)
+    Image.new("L", (40, 24), 2).save(tmp_path / "z.png")
+    manifest = pack(everything, LABELS, str(out), dataset="toy", max_samples_per_shard=1)
+    assert manifest.class_pixels["train"] == {"day": (960, 960, 0)}
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "train").glob("*.tar")}
+    assert len([name for name in after if after[name] == before[name]]) == 1
+
+
+def load_file(label: str) -> LabelledImage:
+    return loads(label_HW=np.asarray(Image.open(label)))
+
+
 def test_a_shard_that_vanished_is_written_again(pristine: Path, tmp_path: Path) -> None:
     written = stopped_pack(tmp_path, 20)
     Path(next(name for name in written if name.endswith(".tar"))).unlink()
