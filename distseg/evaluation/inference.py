@@ -20,6 +20,9 @@ from distseg.errors import ConfigError
 from distseg.evaluation.precision import autocast, full_dtype, normalize
 from distseg.evaluation.trust.counts import NUM_LEVELS, STRIDE
 
+MAX_SCALE = 16
+"""Of an image's sides: at more, what it takes is a mistake's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
@@ -34,8 +37,8 @@ class InferenceConfig:
     window_px: tuple[int, int] | None = None  # height and width; windows step by two thirds of it, rounded up
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise ConfigError(f"scales = {self.scales}: give at least one, all positive")
+        if not self.scales or not all(0 < scale <= MAX_SCALE for scale in self.scales):
+            raise ConfigError(f"scales = {self.scales}: give at least one, all positive, none above {MAX_SCALE}")
         if self.window_px is not None and min(self.window_px) < 32:
             raise ConfigError(f"window = {self.window_px}: both sides must be at least 32")
 

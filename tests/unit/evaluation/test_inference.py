@@ -126,7 +126,8 @@ def test_the_plain_protocol_is_the_argmax_of_the_logits() -> None:
 
 
 def test_impossible_protocols_are_refused() -> None:
-    with pytest.raises(ConfigError, match="all positive"):
-        InferenceConfig(scales=(1.0, 0.0))
+    for scale in (0.0, -1.0, math.nan, math.inf, 1e9):
+        with pytest.raises(ConfigError, match="all positive, none above 16"):
+            InferenceConfig(scales=(1.0, scale))
     with pytest.raises(ConfigError, match="at least 32"):
         InferenceConfig(window_px=(16, 64))
