@@ -48,7 +48,7 @@ class Criteria:
         p_K, counts_K = p_K[: self.num_classes], counts_K[self.num_classes :]
         if not num:
             return {}
-        most, mean_entropy = math.log(self.num_classes), entropy_sum / num
+        most, mean_entropy = math.log(self.num_classes) or 1.0, entropy_sum / num  # of one class, all entropies are 0
         found = {
             "certainty": 1 - mean_entropy / most,
             "information": (entropy(p_K / num).item() - mean_entropy) / most,

@@ -29,6 +29,11 @@ def test_a_network_that_knows_nothing_and_one_that_is_sure() -> None:
     assert of((0.75, 0.25))["certainty"] == pytest.approx(1 - mean)
 
 
+def test_of_one_class_everything_is_certain_and_nothing_is_told() -> None:
+    found = of((1.0,), (1.0,), others=(0, 0), labelled=(9,))
+    assert found == {"certainty": 1, "information": 0, "agreement": 1, "class_ratios": 1}
+
+
 def test_agreement_counts_pixels() -> None:
     assert of((0.9, 0.1), (0.2, 0.8), (0.6, 0.4), others=(0, 0, 0))["agreement"] == pytest.approx(2 / 3)
 
