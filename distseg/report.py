@@ -86,11 +86,15 @@ def criteria(command: Criteria) -> int:
     source = [condition_miou(name) for name in config.data.train_conditions]
     found = judge_criteria(evaluations, truth, [name for name in source if name in evaluations])
     rows = [
-        (each.name, str(each.step), f"{each.truth:.4f}", f"{each.regret:.4f}", _shown(each.correlation))
+        (
+            *(each.name, str(each.num_evaluations), str(each.step)),
+            *(f"{each.truth:.4f}", f"{each.regret:.4f}", _shown(each.correlation)),
+        )
         for each in found
     ]
-    header = ("chosen by", "step", "truth there", "regret", "rank correlation")
-    cli.say(f"{found[0].num_evaluations} evaluations; the truth is the mean of {', '.join(truth)}")
+    header = ("chosen by", "of evaluations", "step", "truth there", "regret", "rank correlation")
+    most = max(each.num_evaluations for each in found)
+    cli.say(f"{most} evaluation{'' if most == 1 else 's'}; the truth is the mean of {', '.join(truth)}")
     for line in markdown_table(header, rows, escape=False).splitlines():
         cli.say(line)
     if command.json is not None:

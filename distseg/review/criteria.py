@@ -34,6 +34,8 @@ def judge_criteria(evaluations: Mapping[str, Values], truth: Sequence[str], sour
         if name not in evaluations:
             raise ConfigError(f"--truth {name}: the run has not measured it")
     known = mean_of([evaluations[name] for name in truth])
+    if not known:
+        raise ConfigError(f"--truth {' '.join(truth)}: no evaluation measured all of them; give fewer")
     figures = {name: values for name, values in sorted(evaluations.items()) if name.startswith(metric_names.TARGET)}
     if not figures:
         raise ConfigError("the run has no figures of target images: train it with evaluate.targets")

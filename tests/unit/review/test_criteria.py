@@ -37,5 +37,7 @@ def test_what_was_not_measured_is_named() -> None:
         judge_criteria(EVALUATIONS, ["val/mIoU/snow"])
     with pytest.raises(ConfigError, match="no figures of target images"):
         judge_criteria({"val/mIoU": {1: 0.5}}, ["val/mIoU"])
+    with pytest.raises(ConfigError, match="--truth val/mIoU/a val/mIoU/b: no evaluation measured all of them"):
+        judge_criteria({"val/mIoU/a": {1: 0.5}, "val/mIoU/b": {2: 0.5}}, ["val/mIoU/a", "val/mIoU/b"])
     with pytest.raises(ConfigError, match="names no target conditions"):
         judge_criteria(EVALUATIONS, [])
