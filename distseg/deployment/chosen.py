@@ -10,6 +10,7 @@ from distseg import storage
 from distseg.data import images as decoding
 from distseg.deployment.inputs import Place
 from distseg.deployment.segmenting import SegmentedImage, SegmentJob, result_name
+from distseg.errors import DataError
 from distseg.evaluation import Overlay, layers_of_prediction
 
 
@@ -32,6 +33,8 @@ def shown(job: SegmentJob, places: Sequence[Place], images: Sequence[SegmentedIm
     found = {}
     for place, photograph in zip(in_order, job.source.read(in_order, job.max_megapixels), strict=True):
         ids_HW, grey_hw = (_written(job, folder, place.name) for folder in ("label", "confidence"))
+        if ids_HW.shape != (photograph.height, photograph.width):
+            raise DataError(f"{place.name}: is of another size than when it was segmented; --overwrite does it anew")
         found[place.name] = Overlay(
             kind="worst" if wanted[place.name] in least_sure else "fixed",
             condition=str(PurePosixPath(place.name).parent).removeprefix("."),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from distseg import storage
 from distseg.data import images
-from distseg.deployment.photographs import decode_photograph, photographs_below
+from distseg.deployment.photographs import decode_photograph, sizes_below
 from distseg.errors import ConfigError, DataError, first_line
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Place(NamedTuple):
 
     name: str
     pts: int = 0
+    num_bytes: int = 0  # of its file, by which it is known again
 
 
 class Source(Protocol):
@@ -62,7 +63,7 @@ class Photographs:
     uri: str
 
     def places(self) -> list[Place]:
-        return [Place(name) for name in photographs_below(self.uri)]
+        return [Place(name, num_bytes=size) for name, size in sizes_below(self.uri).items()]
 
     def read(self, places: Sequence[Place], max_megapixels: float) -> Iterator[Image.Image]:
         for place in places:
@@ -90,7 +91,8 @@ class Video:
         if not stamps or None in stamps:
             raise DataError(f"{self.uri}: its frames have no time stamps; convert it to MP4, as with ffmpeg")
         in_order = sorted({pts for pts in stamps if pts is not None})
-        return [Place(f"{n:06d}.png", pts) for n, pts in enumerate(in_order) if n % self.every == 0]
+        size = storage.num_bytes(self.uri)
+        return [Place(f"{n:06d}.png", pts, size) for n, pts in enumerate(in_order) if n % self.every == 0]
 
     def read(self, places: Sequence[Place], max_megapixels: float) -> Iterator[Image.Image]:
         """Raises DataError if a frame cannot be decoded."""

@@ -22,9 +22,14 @@ def photographs_below(uri: str) -> list[str]:
 
     Raises DataError if there are none or two give one result.
     """
+    return list(sizes_below(uri))
+
+
+def sizes_below(uri: str) -> dict[str, int]:
+    """The same with the bytes of each."""
     root = uri.rstrip("/") + "/"
-    found = (entry.uri.removeprefix(root) for entry in storage.list_files(uri))
-    names = [name for name in found if name.lower().endswith(SUFFIXES) and not is_left_behind(name)]
+    found = ((entry.uri.removeprefix(root), entry.num_bytes) for entry in storage.list_files(uri))
+    names = {name: size for name, size in found if name.lower().endswith(SUFFIXES) and not is_left_behind(name)}
     if outside := [name for name in names if ".." in name.split("/")]:
         raise DataError(f"{uri}: {outside[0]} would be written outside --out; rename it")
     if not names:

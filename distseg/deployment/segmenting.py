@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -32,7 +32,7 @@ from distseg.deployment.photographs import label_image, png_bytes, tinted
 from distseg.deployment.segmenter import load_model
 from distseg.errors import DataError, StorageError
 from distseg.models import SegmentationModel
-from distseg.strict_json import Fraction, Sha256
+from distseg.strict_json import Count, Fraction, Sha256
 from distseg.training.checkpoint import Checkpoint, resolve
 
 STATE = ".segmenting"  # folder below `out`
@@ -61,6 +61,7 @@ class SegmentedImage(NamedTuple):
     name: str
     confidence: Fraction  # mean over its pixels
     shares: tuple[Fraction, ...]  # of its pixels, by class
+    num_bytes: Count = 0  # of its file when it was segmented; 0: an earlier version did it
 
 
 class _JobFile(NamedTuple):
@@ -82,14 +83,14 @@ def segment_all(
     *,
     overwrite: bool = False,
 ) -> tuple[list[SegmentedImage], int]:
-    """All images of `places`, in order, and how many of them were there already.
+    """All images of `places`, in order, and how many of them were there already; those whose file has changed were not.
 
     Raises DataError if `job.out` has results of another job, unless with `overwrite`: then nothing counts as done.
     """
     is_new = not storage.folder_exists(job.out)
     storage.check_writable(job.out)
     found = _begin(job, saved, overwrite)
-    left = [place for place in places if place.name not in found]
+    left = [place for place in places if not _is_done(place, found)]
     tasks = tasks_of(left)
     num_before = num_done = len(places) - len(left)
     results = run(functools.partial(segment_task, job=job), tasks)
@@ -102,6 +103,10 @@ def segment_all(
         _tidy(job, is_new)
         raise
     return [found[place.name] for place in places], num_before
+
+
+def _is_done(place: Place, found: Mapping[str, SegmentedImage]) -> bool:
+    return place.name in found and found[place.name].num_bytes in (0, place.num_bytes)
 
 
 def tasks_of(places: Sequence[Place]) -> list[tuple[Place, ...]]:
@@ -179,7 +184,7 @@ def segment_task(places: Sequence[Place], job: SegmentJob) -> list[SegmentedImag
     """Raises DataError naming an image that cannot be read."""
     network = _loaded(job.checkpoint, job.precision, job.num_threads)
     found = [
-        _segment(place.name, image, network, job)
+        _segment(place, image, network, job)
         for place, image in zip(places, job.source.read(places, job.max_megapixels), strict=True)
     ]
     digest = hashlib.sha256("\n".join(place.name for place in places).encode()).hexdigest()
@@ -203,7 +208,7 @@ def _loaded(uri: str, precision: str, num_threads: int) -> _Network:
     return _Network(load_model(saved, device, precision), saved.label_space, device)
 
 
-def _segment(name: str, image: Image.Image, network: _Network, job: SegmentJob) -> SegmentedImage:
+def _segment(place: Place, image: Image.Image, network: _Network, job: SegmentJob) -> SegmentedImage:
     images_13HW = torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2).to(network.device)
     sure = evaluation.predict_with_confidence(network.model, images_13HW, job.precision, job.inference)
     ids_HW = sure.ids_BHW[0].to(torch.uint8).cpu().numpy()
@@ -213,6 +218,6 @@ def _segment(name: str, image: Image.Image, network: _Network, job: SegmentJob) 
         "label": label_image(ids_HW, network.labels),
     }
     for folder, result in results.items():
-        storage.write_bytes(storage.join(job.out, folder, result_name(name)), png_bytes(result))
+        storage.write_bytes(storage.join(job.out, folder, result_name(place.name)), png_bytes(result))
     shares_K = np.bincount(ids_HW.reshape(-1), minlength=network.labels.num_classes) / ids_HW.size
-    return SegmentedImage(name, sure.mean_confidences()[0], tuple(round(share, 6) for share in shares_K))
+    return SegmentedImage(place.name, sure.mean_confidences()[0], tuple(shares_K.tolist()), place.num_bytes)

@@ -1,5 +1,6 @@
 """Images segmented in tasks: what is there is not computed again, what is half there does not count."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,9 @@ from distseg.data import Runner, in_processes
 from distseg.data.datasets import town
 from distseg.deployment.chosen import choose, shown
 from distseg.deployment.inputs import Photographs, Place
-from distseg.deployment.segmenting import SegmentedImage, SegmentJob, segment_all, tasks_of
+from distseg.deployment.segmenting import SegmentedImage, SegmentJob, _Network, _segment, segment_all, tasks_of
 from distseg.errors import DataError
-from distseg.models import build_model
+from distseg.models import Logits, build_model
 from distseg.training.checkpoint import Checkpoint, as_one_file, resolve
 
 SIZES = {"a.jpg": (70, 50), "more/b.png": (40, 64), "more/c.png": (33, 41)}
@@ -102,6 +103,43 @@ def test_only_what_is_not_there_is_computed(job: SegmentJob) -> None:
     Image.new("RGB", (35, 35)).save(Path(job.source.uri) / "d.png")  # the folder has grown
     assert segmented(job)[0] == ["d.png", "more/b.png"]
     assert segmented(job, overwrite=True)[0] == [*sorted([*SIZES, "d.png"])]
+
+
+def test_an_image_that_was_replaced_is_segmented_anew(job: SegmentJob) -> None:
+    segmented(job)
+    Image.new("RGB", (61, 44)).save(Path(job.source.uri) / "a.jpg")
+    again, found = segmented(job)
+    assert again == ["a.jpg"] and opened(Path(job.out) / "label/a.png").size == (61, 44)
+    assert len(shown(job, job.source.places(), found, 9)) == 3
+    unknown = [image._replace(num_bytes=0) for image in found]  # of an earlier version, which did not keep it
+    for receipt in Path(job.out, ".segmenting").glob("[!j]*.json"):
+        rows = json.loads(receipt.read_text())
+        receipt.write_text(json.dumps([{k: v for k, v in row.items() if k != "num_bytes"} for row in rows]))
+    assert segmented(job) == ([], unknown)
+    Image.new("RGB", (50, 50)).save(Path(job.source.uri) / "more/b.png")
+    with pytest.raises(DataError, match=r"more/b\.png: is of another size than when it was segmented; --overwrite"):
+        shown(job, job.source.places(), found, 9)
+
+
+def test_a_class_of_one_pixel_in_millions_is_not_said_to_be_missing(job: SegmentJob) -> None:
+    """Of 3 million pixels one is a share of 3e-7, which is 0 to six digits."""
+    image = Image.new("RGB", (2048, 1500))
+    network = _Network(_OnePixel(town.LABELS.num_classes), town.LABELS, torch.device("cpu"))  # type: ignore[arg-type]
+    shares = _segment(Place("a.png"), image, network, job).shares
+    assert sum(share > 0 for share in shares) == 2
+
+
+class _OnePixel(torch.nn.Module):
+    """Class 0 everywhere, but class 1 in one pixel."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, images_B3HW: torch.Tensor) -> Logits:
+        logits_BKHW = torch.zeros(1, self.num_classes, *images_B3HW.shape[2:])
+        logits_BKHW[:, 1, 700, 700] = 1.0
+        return Logits(logits_BKHW, None)
 
 
 def test_a_task_without_its_receipt_does_not_count(job: SegmentJob, monkeypatch: pytest.MonkeyPatch) -> None:
