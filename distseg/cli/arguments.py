@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from distseg.config import RunConfig, command_line_default
+from distseg.config import RunConfig, command_line_default, from_dict, to_dict
 from distseg.errors import ConfigError
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def override(config: RunConfig, arguments: Sequence[str], *, prog: str, descript
     conversions = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     default, rest = command_line_default(config, arguments)
     changed: RunConfig = _parse(RunConfig, rest, prog, description, config=conversions, default=default)
-    return changed
+    return from_dict(to_dict(changed))  # as workers will read it: no `inf`, no seed of more than 64 bits
 
 
 def _parse(what: Any, arguments: Sequence[str], prog: str, description: str, **options: Any) -> Any:

@@ -14,6 +14,8 @@ CASES = {
     "bad type": Bad(TRAIN + " --optim.lr fast", 2, ("--optim.lr", "fast", "float")),
     "bad choice": Bad(TRAIN + " --model.pool median", 2, ("--model.pool", "median", "avg")),
     "out of range": Bad(TRAIN + " --model.dropout 1.5", 2, ("model.dropout = 1.5", "[0, 1)")),
+    "not a finite number": Bad(TRAIN + " --optim.lr inf", 2, ("optim.lr = inf", "must be a finite number")),
+    "a seed of more than 64 bits": Bad(TRAIN + f" --seed {2**64}", 2, (f"seed = {2**64}", "must be below 2^63")),
     "fields that do not fit": Bad(TRAIN + " --optim.warmup_steps 9", 2, ("optim.warmup_steps = 9", "below max_steps")),
     "missing value": Bad("evaluate --data {town}", 2, ("--checkpoint", "required")),
     "two configurations": Bad("train town --config {config}", 2, ("only one of", "name and config")),
