@@ -118,6 +118,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--max_steps {options.max_steps}: must be at least 1")
     if not options.seeds or min(options.seeds) < 0:
         raise ConfigError(f"--seeds {options.seeds}: give at least one, none negative")
+    if len({*options.seeds}) < len(options.seeds):
+        raise ConfigError(f"--seeds {options.seeds}: give each once; the same training twice is no second one")
     study = studies[name]
     data_uri = ensure_data(options)
     table = markdown(study, run(study, data_uri, options))

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from distseg import study
 from distseg.data.datasets import town
+from distseg.errors import ConfigError
 
 
 def table(dawn: float, night: float, small: float) -> dict[str, Any]:
@@ -25,6 +28,11 @@ def test_markdown_by_hand() -> None:
         "Worst: the lowest mIoU of a condition, over the classes that occur in all. Whether rows differ is not tested.",
     ]
     assert "| a | 50.0 | 30.0 |" in study.markdown(asked, {"a": [table(0.5, 0.3, 0.2)]})
+
+
+def test_a_seed_given_twice_is_no_second_training() -> None:
+    with pytest.raises(ConfigError, match=r"--seeds \(0, 1, 0\): give each once"):
+        study.main(["dawn", "--seeds", "0", "1", "0"])
 
 
 def test_rows_of_one_name_are_one_configuration() -> None:
