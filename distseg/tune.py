@@ -62,7 +62,8 @@ class Arguments:
     seeds_per_trial: int = 1
     """Trainings of which a trial is the mean."""
     retrain: tuple[int, ...] = ()
-    """Seeds: then train the best and the first point in full with each."""
+    """Seeds: then train the best and the first point in full with each. Those that the search itself used say nothing,
+    since they chose the best point, and are left out: by default give others than 0."""
     recipe: str | None = None
     """NAME or MODULE:FUNCTION, what is searched around; by default the space's."""
     config: str | None = None
@@ -90,9 +91,12 @@ def main(arguments: Sequence[str]) -> int:
         space = search.load_space(name)
         base = with_absolute_paths(_base(space, options, overrides))
         wanted = _wanted(space, options, base)
+    seeds = search.seeds_to_compare(options.retrain, range(base.seed, base.seed + wanted.seeds_per_trial))
+    for seed in seeds:
+        replace(base, seed=seed)  # one that is impossible is refused before the search
     best = _search(space, wanted, base, resume=name is None)
-    if options.retrain:
-        _retrain(space, wanted, base, best, options.retrain)
+    if seeds:
+        _retrain(space, wanted, base, best, seeds)
     return 0
 
 
@@ -202,7 +206,7 @@ def _retrain(
     if "first" in judged:
         table += f"\n{search.seeds_verdict(judged['best'], judged['first'], wanted.objective)}\n"
     storage.write_bytes(storage.join(wanted.uri, "retrained.md"), table.encode())
-    cli.say(f"retrained with {len(seeds)} seeds", "", *table.splitlines())
+    cli.say(f"retrained with seeds {', '.join(map(str, seeds))}", "", *table.splitlines())
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from distseg.search.conclusion import best_config, close_running, conclude, open_parent_run
     from distseg.search.progress import SearchDisplay, TrialProgress
     from distseg.search.question import points_of, read_question, write_question
-    from distseg.search.results import format_value, format_values, ranked, seeds_verdict
+    from distseg.search.results import format_value, format_values, ranked, seeds_to_compare, seeds_verdict
     from distseg.search.tuner import check, run
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "run",
     "scheduler_names",
     "score",
+    "seeds_to_compare",
     "seeds_verdict",
     "space_names",
     "write_question",
@@ -92,6 +93,7 @@ __getattr__ = on_first_use(
             "format_value",
             "format_values",
             "ranked",
+            "seeds_to_compare",
             "seeds_verdict",
         ),
         "distseg.search.tuner": (

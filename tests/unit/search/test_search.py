@@ -154,3 +154,11 @@ def test_the_best_of_many_is_called_better_only_by_several_seeds() -> None:
     assert "a real gain, on these test images." in steady
     assert "a real loss" in results.seeds_verdict([0.41, 0.42, 0.43], [0.51, 0.52, 0.53], "val/mIoU")
     assert "may be chance" in results.seeds_verdict([0.51, 0.40], [0.41, 0.45], "val/mIoU")
+    assert "is unknown: 0 seeds, 2 needed." in results.seeds_verdict([], [], "val/mIoU")
+
+
+def test_the_seeds_that_chose_the_best_point_do_not_judge_it() -> None:
+    assert results.seeds_to_compare((0, 1, 2, 1), range(1)) == (1, 2)
+    assert results.seeds_to_compare((), range(1)) == ()
+    with pytest.raises(ConfigError, match=r"--retrain 4 5: by these seeds .* give two or more others, such as 6 7"):
+        results.seeds_to_compare((4, 5), range(4, 6))
