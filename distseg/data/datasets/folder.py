@@ -22,6 +22,7 @@ splits they must agree. A folder without either is one split, `all`.
 import csv
 import functools
 import io
+import logging
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from distseg import storage
 from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
 from distseg.data.datasets import DataSet
 from distseg.errors import DataError, first_line
+
+_log = logging.getLogger(__name__)
 
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 _NOT_READ = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff", ".webp")  # but pictures
@@ -46,7 +49,7 @@ _USUAL_SPLITS = ("train", "val", "test")
 def splits(root: str) -> tuple[str, ...]:
     """Those that exist: the values of conditions.csv's column split, else images/train, val and test, else `all`.
 
-    A test split that nobody annotated, without labels/test, does not count.
+    A test split that nobody annotated, without labels/test, does not count. Other folders are left out, which is said.
     """
     named = set(_split_by_file(_rows(storage.join(root, "conditions.csv"))).values())
     usual = [split for split in _USUAL_SPLITS if split in named]
@@ -54,6 +57,10 @@ def splits(root: str) -> tuple[str, ...]:
         return (*usual, *sorted(named.difference(usual)))
     photographed, annotated = (storage.list_folders(storage.join(root, part)) for part in ("images", "labels"))
     found = [split for split in _USUAL_SPLITS if split in photographed and (split != "test" or split in annotated)]
+    others = [n for n in raw.folders(storage.join(root, "images")) if n in annotated and n not in _USUAL_SPLITS]
+    if found and others:  # images/validation, say, beside images/train
+        every = " ".join([*found, *others])
+        _log.warning("%s: images/%s is left out; --splits %s packs it, too", root, ", images/".join(others), every)
     return tuple(found) or ("all",)
 
 

@@ -87,6 +87,12 @@ def test_the_splits_that_exist(tmp_path: Path, names: list[str], rows: str, expe
     assert all(samples(tmp_path, split) for split in expected)
 
 
+def test_folders_that_are_left_out_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "train/a", "valid/b", "test/c", ".checkpoints/d")
+    assert folder.splits(str(tmp_path)) == ("train", "test")
+    assert "images/valid is left out; --splits train test valid packs it, too" in caplog.text
+
+
 def test_a_test_split_that_nobody_annotated_is_none(tmp_path: Path) -> None:
     write(tmp_path, "train/a", "test/b")
     (tmp_path / "labels/test/b.png").unlink()
