@@ -56,11 +56,12 @@ if TYPE_CHECKING:
     from distseg.evaluation.ranking import ConditionRanking, Table, rank_conditions, weakest_class
     from distseg.evaluation.scoring import ConfusionMatrix, evaluate_shards, max_batch_pixels
     from distseg.evaluation.selection import check_disjoint, evaluation_shards
-    from distseg.evaluation.simultaneous import Interval, seeds_difference
+    from distseg.evaluation.simultaneous import LEVEL, Interval, seeds_difference
     from distseg.evaluation.tables import as_metrics, as_table
     from distseg.evaluation.world import World, torchrun_world
 
 __all__ = [
+    "LEVEL",
     "MEAN_RGB",
     "METRICS",
     "MIN_UNITS",
@@ -160,7 +161,7 @@ __getattr__ = on_first_use(
         "distseg.evaluation.ranking": ("ConditionRanking", "Table", "rank_conditions", "weakest_class"),
         "distseg.evaluation.scoring": ("ConfusionMatrix", "evaluate_shards", "max_batch_pixels"),
         "distseg.evaluation.selection": ("check_disjoint", "evaluation_shards"),
-        "distseg.evaluation.simultaneous": ("Interval", "seeds_difference"),
+        "distseg.evaluation.simultaneous": ("LEVEL", "Interval", "seeds_difference"),
         "distseg.evaluation.tables": ("as_metrics", "as_table"),
         "distseg.evaluation.world": ("World", "torchrun_world"),
     },

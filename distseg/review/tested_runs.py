@@ -1,7 +1,8 @@
 """Runs beside each other: their conditions ranked over the same classes, and the tests of their differences.
 
 The classes are those that have truth in every condition of every run. All runs that were evaluated on the same images
-are tested together, so that the best one of them may be looked for.
+are tested together, so that the best one of them may be looked for. Where there are several such groups, each is
+tested at a higher level, since a page promises its error rate for all of them.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from functools import cached_property
 
 from distseg.errors import DataError
 from distseg.evaluation import (
+    LEVEL,
     MIN_UNITS,
     Differences,
     Interval,
@@ -58,9 +60,11 @@ class Comparison:
     @cached_property
     def _tested(self) -> dict[tuple[int, int], Differences]:
         found: dict[tuple[int, int], Differences] = {}
-        for group in self._on_the_same_images():
+        groups = [group for group in self._on_the_same_images() if len(group) > 1]
+        for group in groups:
             images = [run.images for run in (self.runs[k] for k in group) if run.images is not None]
-            pairs = compare_runs(images, classes=self._classes(group[0])) if len(group) > 1 else {}
+            level = 1 - (1 - LEVEL) / len(groups)  # all groups together call something real in 5 % (Bonferroni)
+            pairs = compare_runs(images, classes=self._classes(group[0]), level=level)
             found |= {(group[i], group[j]): differences for (i, j), differences in pairs.items()}
         return found
 

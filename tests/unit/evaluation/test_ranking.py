@@ -167,3 +167,15 @@ def test_scores_and_intervals_of_a_comparison_are_over_the_same_classes() -> Non
         assert interval.value == pytest.approx(compared.rankings[1].miou[condition])
     alone = compare_runs([blind, made.images])[0, 1].conditions["dawn"]
     assert alone is not None and alone.value < -0.2  # where signs count
+
+
+def test_groups_of_runs_on_different_images_keep_one_error_rate_together() -> None:
+    """Two runs on some images and two on others: both pairs are tested at 97.5 %, so the page at 95 %."""
+    made = [example({"dawn": hits, "fog": 70}, spread=20, num_images=num) for num in (12, 13) for hits in (70, 72)]
+    runs = [RunReview(name=f"r{k}", table=each.table, images=each.images) for k, each in enumerate(made)]
+    alone, both = Comparison(runs[:2]).pair(1, 0), Comparison(runs).pair(1, 0)
+    assert not isinstance(alone, str) and not isinstance(both, str)
+    narrow, wide = alone.pooled, both.pooled
+    assert narrow is not None and wide is not None and wide.value == narrow.value and wide.low < narrow.low
+    again = compare_runs([made[1].images, made[0].images], level=0.975)[0, 1].pooled
+    assert again == wide
