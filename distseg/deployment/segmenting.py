@@ -30,7 +30,7 @@ from distseg.data import LabelSpace, Progress, Runner
 from distseg.deployment.inputs import Place, Source
 from distseg.deployment.photographs import label_image, png_bytes, tinted
 from distseg.deployment.segmenter import load_model
-from distseg.errors import DataError, StorageError
+from distseg.errors import ConfigError, DataError, StorageError
 from distseg.models import SegmentationModel
 from distseg.strict_json import Count, Fraction, Sha256
 from distseg.training.checkpoint import Checkpoint, resolve
@@ -211,6 +211,8 @@ def _loaded(uri: str, precision: str, num_threads: int) -> _Network:
 def _segment(place: Place, image: Image.Image, network: _Network, job: SegmentJob) -> SegmentedImage:
     images_13HW = torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2).to(network.device)
     sure = evaluation.predict_with_confidence(network.model, images_13HW, job.precision, job.inference)
+    if sure.is_nan_B.any():
+        raise ConfigError(f"--precision {job.precision}: predictions of {place.name} are not numbers; give fp32")
     ids_HW = sure.ids_BHW[0].to(torch.uint8).cpu().numpy()
     results = {
         "overlay": tinted(image, ids_HW, network.labels),

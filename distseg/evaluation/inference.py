@@ -75,6 +75,7 @@ class Sure(NamedTuple):
 
     ids_BHW: Tensor  # int64
     level_Bhw: Tensor  # uint8: the largest softmax in NUM_LEVELS steps
+    is_nan_B: Tensor  # bool: there is none for some pixel of the grid, as numbers were too large for the precision
 
     def mean_confidences(self) -> list[float]:
         """Of each image, over all its pixels of the grid."""
@@ -92,8 +93,9 @@ def predict_with_confidence(
     some_BKhw = scores_BKHW[:, :, ::STRIDE, ::STRIDE]
     if config.is_whole_image:
         some_BKhw = some_BKhw.softmax(1)
-    level_Bhw = (some_BKhw.amax(1) * NUM_LEVELS).nan_to_num(0.0).clamp_(0, NUM_LEVELS - 1)
-    return Sure(ids_BHW, level_Bhw.to(torch.uint8))
+    largest_Bhw = some_BKhw.amax(1)
+    level_Bhw = (largest_Bhw * NUM_LEVELS).nan_to_num(0.0).clamp_(0, NUM_LEVELS - 1)
+    return Sure(ids_BHW, level_Bhw.to(torch.uint8), largest_Bhw.isnan().flatten(1).any(1))
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 Every sample is counted exactly once, however many ranks share the work; the result is the same on every rank.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from distseg.evaluation.metrics import PairCounts, class_counts, count_pairs
 from distseg.evaluation.pictures.overlays import Overlays
 from distseg.evaluation.trust.counts import STRIDE, TrustCounts, count_image, num_counts
 from distseg.evaluation.world import World
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH_PIXELS = 1 << 19
 """Images of one size are segmented together up to so many pixels on a CPU: bounded memory, busy cores."""
@@ -186,11 +189,12 @@ def evaluate_shards(
     # averaged predictions take several times as much memory
     max_pixels = max_batch_pixels(world.device) if inference.is_whole_image else 1
     batches = _batches_of_one_size(samples, max_pixels)
-    was_training = model.training
+    was_training, num_nan = model.training, 0
     model.eval()
     try:
         for scored in _scored(model, batches, world.device, precision, inference, counted.num_classes):
             counts_B3K = counted.add(scored.samples, scored.matrices_BKK)
+            num_nan += int(scored.is_nan_B.sum())
             for sample, grid in zip(
                 scored.samples, zip(scored.predicted_Bhw, scored.level_Bhw, strict=True), strict=True
             ):
@@ -202,6 +206,11 @@ def evaluate_shards(
                 progress(len(counted.images))
     finally:
         model.train(was_training)
+    if num_nan:
+        log.warning(
+            "precision %s: predictions of %d images are not numbers, so the scores say nothing; evaluate in fp32",
+            *(precision, num_nan),
+        )
     if world.sum(torch.tensor(int(stopping.is_requested()), device=world.device)).item():
         raise stopping.stopped()
     counted.all_reduce(world)
@@ -215,6 +224,7 @@ class _Scored(NamedTuple):
     matrices_BKK: Tensor
     predicted_Bhw: Tensor  # the grid of `trust.counts`, uint8
     level_Bhw: Tensor
+    is_nan_B: Tensor
 
 
 class _OnItsWay(NamedTuple):
@@ -222,7 +232,7 @@ class _OnItsWay(NamedTuple):
 
     samples: Sequence[EvalSample]
     counts: PairCounts
-    grid: tuple[Tensor, Tensor]  # predicted_Bhw and level_Bhw
+    grid: tuple[Tensor, Tensor, Tensor]  # predicted_Bhw, level_Bhw and is_nan_B
     is_counted: torch.cuda.Event | None  # None on a CPU, where calls return when all is done
 
     def scored(self) -> _Scored:
@@ -262,10 +272,13 @@ def _scored(
         yield on_their_way.popleft().scored()
 
 
-def _grid_on_cpu(sure: Sure) -> tuple[Tensor, Tensor]:
+def _grid_on_cpu(sure: Sure) -> tuple[Tensor, Tensor, Tensor]:
     """Every STRIDEth row and column of the prediction, and its confidence; a GPU copies them when it comes to it."""
     predicted_Bhw = sure.ids_BHW[:, ::STRIDE, ::STRIDE].to(torch.uint8)
-    return predicted_Bhw.to("cpu", non_blocking=True), sure.level_Bhw.to("cpu", non_blocking=True)
+    predicted, level, is_nan = (
+        each.to("cpu", non_blocking=True) for each in (predicted_Bhw, sure.level_Bhw, sure.is_nan_B)
+    )
+    return predicted, level, is_nan
 
 
 def num_ahead(device: torch.device) -> int:

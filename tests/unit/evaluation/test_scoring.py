@@ -56,6 +56,20 @@ def assert_same(one: ConfusionMatrix, other: ConfusionMatrix) -> None:
         assert torch.equal(image.counts_3K, same.counts_3K)
 
 
+def test_predictions_that_are_no_numbers_are_said_to_be_none(
+    packed: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a network of fp32 is evaluated in fp16 and its numbers are too large for that."""
+    model = Coloured()
+    evaluated(packed, model)
+    assert not caplog.messages
+    with torch.no_grad():
+        model.conv.weight *= 1e38
+    evaluated(packed, model)
+    (line,) = caplog.messages
+    assert line.startswith("precision fp32: predictions of ") and "are not numbers, so the scores say nothing" in line
+
+
 def test_a_gpus_way_of_counting_gives_the_same_bits(packed: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of other sizes, counted by scattering, and looked at when the next one is under way."""
     overlays, overlays_gpu = (Overlays([condition for condition, _ in GROUPS], LABELS.palette, 2) for _ in range(2))
