@@ -183,6 +183,8 @@ def as_tracking_error(uri: str, error: Exception) -> TrackingError:
         what = _NOT_MLFLOW
     elif status == 403:
         what = f"refuses (403), this user or this address of the server (its --allowed-hosts): {what}"
+    elif blocked := environment.blocked_way(text, urlsplit(uri).hostname):
+        what = blocked
     elif "timeout exception" in what or "timed out" in what:
         what = f"no answer within {environment.timeout_s()} s"
     return TrackingError(f"MLflow at {without_password(uri)}: {what.replace(uri, without_password(uri))}")

@@ -53,6 +53,17 @@ def refused_credentials() -> str:
     return f"refuses (401): set {names[0]} and {names[1]}, or MLFLOW_TRACKING_TOKEN"
 
 
+def blocked_way(said: str, host: str | None) -> str:
+    """What stops requests before the server, by what the HTTP client says, and what to set; empty if it is not that."""
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return "its certificate is not trusted: set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of its authority's"
+    if "WRONG_VERSION_NUMBER" in said:
+        return "it does not answer in TLS: give its address with http://"
+    if "ProxyError" in said:
+        return f"the proxy before it refuses or does not answer: correct HTTPS_PROXY, or add {host} to NO_PROXY"
+    return ""
+
+
 @contextlib.contextmanager
 def extended_timeout(num_bytes: int, bytes_per_s: float = 4e6) -> Iterator[None]:
     """A longer HTTP timeout while a file is uploaded: the server answers only after it has stored the whole file.

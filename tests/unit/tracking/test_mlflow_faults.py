@@ -65,6 +65,42 @@ def test_what_sqlite_says_is_one_line_with_a_remedy(said: str, says: str) -> Non
     assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("http://mlflow.invalid:5000", "proxy before it .*: correct HTTPS_PROXY, or add mlflow.invalid to NO_PROXY"),
+        ("https://127.0.0.1:{port}", "it does not answer in TLS: give its address with http://"),
+    ],
+)
+def test_what_stops_requests_on_their_way_is_said(uri: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:hidden@127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    plain = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    thread = threading.Thread(target=plain.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        with pytest.raises(TrackingError, match=expected) as caught:
+            tracking.find_run(uri.format(port=plain.server_port), "experiment", "run")
+    finally:
+        plain.shutdown()
+        plain.server_close()
+        thread.join()
+    assert "\n" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_certificate_that_is_not_trusted_is_said() -> None:
+    said = (
+        "(Caused by SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate')))"
+    )
+    error = client.as_tracking_error(
+        "https://mlflow.example", mlflow.MlflowException(f"API request failed with {said}")
+    )
+    assert "its certificate is not trusted: set MLFLOW_TRACKING_SERVER_CERT_PATH" in str(error)
+
+
 def test_a_file_that_another_program_holds_is_waited_for_briefly_and_gets_all_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
