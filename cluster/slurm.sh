@@ -8,7 +8,8 @@
 #SBATCH --output=slurm-%j.out
 # One training in one allocation of Slurm, submitted from a clone of distseg that all nodes see at the same path:
 #
-#   CHECKPOINTS=s3://BUCKET/runs sbatch --nodes=4 --gpus-per-node=8 --time=24:00:00 cluster/slurm.sh ARGUMENTS…
+#   CHECKPOINTS=s3://BUCKET/runs sbatch --nodes=4 --gpus-per-node=8 --cpus-per-gpu=8 --time=24:00:00 \
+#       cluster/slurm.sh ARGUMENTS…
 #
 # ARGUMENTS are those of python -m distseg.train, without --resume and --checkpoint.uri: checkpoints go to
 # $CHECKPOINTS/slurm-JOBID. Ray's head runs on the first node, a worker on each of the others; one rank for each GPU,
@@ -44,11 +45,16 @@ export RAY_health_check_failure_threshold=5
 num_nodes=$SLURM_JOB_NUM_NODES head_node=${SLURMD_NODENAME:-$(hostname -s)}
 gpus=${SLURM_GPUS_ON_NODE:-0} cpus=$SLURM_CPUS_ON_NODE
 port=${RAY_PORT:-$((20000 + SLURM_JOB_ID % 1000 * 10))}
-address=${RAY_HEAD_IP:-$(getent ahostsv4 "$(hostname)" | awk 'NR == 1 { print $1 }')}
+address=${RAY_HEAD_IP:-$({ getent ahostsv4 "$(hostname)" || true; } | awk 'NR == 1 { print $1 }')}
 store=${CHECKPOINTS%/}/slurm-$SLURM_JOB_ID
 files=/tmp/distseg-$SLURM_JOB_ID # short: Ray puts sockets there
 joined=(--num-cpus="$cpus" --num-gpus="$gpus" --object-store-memory="${RAY_STORE_BYTES:-1000000000}" --block)
 driver='' stopped='' ray_pids=()
+
+[ -n "$address" ] || fail "the name $(hostname) has no address here; set RAY_HEAD_IP to that of the first node"
+# Slurm gives one CPU to a task, however many GPUs it has, unless it is asked for more.
+[ "$gpus" -le "$cpus" ] ||
+  fail "this node has $gpus GPUs and $cpus CPUs for the job; ask for CPUs too: --cpus-per-gpu=8, or --exclusive"
 
 on_term() { # of --signal: the training saves and ends; it hears of it before the nodes do
   stopped=yes
@@ -67,7 +73,14 @@ start_ray() {
     kill -0 "${ray_pids[0]}" 2>/dev/null || { tail -n 20 "$files.head.log" >&2; fail "Ray's head did not start"; }
     sleep 0.2
   done
-  "$python" -m cluster.allocation wait "$num_nodes"
+  "$python" -m cluster.allocation wait "$num_nodes" || { tell_why; stop_ray; exit 1; }
+}
+
+tell_why() { # the log of the other nodes' Ray lies on this one
+  tail -n 20 "$files.workers.log" >&2 2>/dev/null || true
+  case "$address" in
+    127.*) echo "slurm.sh: $(hostname) means $address here, which other machines do not reach; set RAY_HEAD_IP" >&2 ;;
+  esac
 }
 
 start_workers() { # each retries until the head listens
@@ -109,7 +122,7 @@ train() { # returns the training's code
   return "$code"
 }
 
-case " $* " in *" --resume "* | *" --checkpoint.uri "*) fail "--resume and --checkpoint.uri are this script's own; see CHECKPOINTS" ;; esac
+case " $* " in *" --resume"[\ =]* | *" --checkpoint.uri"[\ =]*) fail "--resume and --checkpoint.uri are this script's own; see CHECKPOINTS" ;; esac
 run=$("$python" -m cluster.allocation newest "$store") || fail "cannot look for an earlier run in $store"
 if [ -n "$run" ]; then
   echo "slurm.sh: resumes $run"
