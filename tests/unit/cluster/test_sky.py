@@ -62,10 +62,14 @@ def of_commands(task: Task) -> Iterator[str]:
         said = subprocess.run(["bash", "-n"], input=task[part], capture_output=True, text=True).stderr
         if said:
             yield f"{part}: {said.splitlines()[0]}"
-    for variable in ("RAY_AUTH_MODE=token", "RAY_health_check_period_ms", "CHECKPOINTS"):
+    for variable in ("RAY_AUTH_MODE=token", "RAY_health_check_period_ms", "RAY_LOGGER_LEVEL=warning", "CHECKPOINTS"):
         if variable not in task["run"]:
             yield f"run: lacks {variable}"
+    if "ray start --head --block" not in task["run"] or "trap 'kill" not in task["run"]:
+        yield "run: the head's Ray outlives the training, so the others never end"
     words = shlex.split(task["envs"]["TRAINING"])
+    if task["num_nodes"] > 1 and "MLFLOW_TRACKING_URI" not in task["envs"] and "--tracking.uri" not in words:
+        yield "a training on several machines is refused without a tracking server"
     more = ["--checkpoint.uri", task["envs"]["CHECKPOINTS"], "--scaling.gpu", "True", "--scaling.num_workers", "2"]
     try:
         train.main([*words, *more, "--print-config"])
@@ -90,6 +94,8 @@ PLANTED: dict[str, Callable[[Task], Any]] = {
     "is no secret": lambda t: t["envs"].update(AWS_SECRET_ACCESS_KEY="x"),
     "run: bash": lambda t: t.update(run=t["run"].replace("\nfi\n", "\n")),
     "lacks RAY_AUTH_MODE": lambda t: t.update(run=t["run"].replace("RAY_AUTH_MODE=token", "")),
+    "others never end": lambda t: t.update(run=t["run"].replace("--head --block", "--head")),
+    "without a tracking server": lambda t: t["envs"].pop("MLFLOW_TRACKING_URI"),
     "refuses the arguments": lambda t: t["envs"].update(TRAINING="pspnet_camvid --data.uri s3://b/c --no.such 1"),
     "no place": lambda t: t["envs"].update(CHECKPOINTS="/runs"),
 }
