@@ -66,7 +66,7 @@ make_users() {
 default_permission = READ
 database_uri = sqlite:///${state//%/%%}/users.db
 admin_username = admin
-admin_password = $(cat "$state/password")
+admin_password = $(sed 's/%/%%/g' "$state/password")
 # A password is hashed again for each request, which takes longer than most answers. A changed one counts a minute later.
 auth_cache_ttl_seconds = 60
 END
@@ -77,7 +77,8 @@ END
 write_env() {
   {
     echo "export MLFLOW_TRACKING_URI=http://$host:$port"
-    [ "$auth" = off ] || echo "export MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=$(cat "$state/password")"
+    [ "$auth" = off ] ||
+      printf 'export MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=%q\n' "$(cat "$state/password")"
   } | write_private "$state/env"
 }
 
@@ -102,7 +103,8 @@ start() {
   [ "$auth" = off ] || make_users
   (cd "$state" && exec setsid "$python" -m $mark --workers "$workers" "${options[@]}" >>"$state/server.log" 2>&1 </dev/null) &
   echo $! >"$state/pid"
-  if ! wait_for 300 healthy; then
+  wait_for 300 settled || true
+  if ! healthy; then
     tail -n 5 "$state/server.log" >&2
     stop
     fail "did not start; see $state/server.log"
@@ -111,7 +113,9 @@ start() {
   echo "MLflow at http://$host:$port; next:  . $state/env"
 }
 
-healthy() { # a server that has died will never be
+settled() { ! kill -0 "$(cat "$state/pid")" || healthy; } # one that has died will never be healthy
+
+healthy() {
   is_running "$state/pid" "$mark" && curl -sf -m 2 "http://$host:$port/health"
 }
 

@@ -24,7 +24,8 @@ start() {
   claim_state "$state"
   setsid prometheus --config.file="$config" --web.listen-address="$host:$port" "$mark" >>"$state/server.log" 2>&1 </dev/null &
   echo $! >"$state/pid"
-  if ! wait_for 60 healthy; then
+  wait_for 60 settled || true
+  if ! healthy; then
     tail -n 5 "$state/server.log" >&2
     stop
     fail "did not start; see $state/server.log"
@@ -32,7 +33,9 @@ start() {
   echo "Prometheus at http://$host:$port"
 }
 
-healthy() { # a server that has died will never be
+settled() { ! kill -0 "$(cat "$state/pid")" || healthy; } # one that has died will never be healthy
+
+healthy() {
   is_running "$state/pid" "$mark" && curl -sf -m 2 "http://$host:$port/-/ready"
 }
 
