@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from distseg.storage import retries
@@ -106,9 +106,10 @@ def _connection(deadline_s: float = DEADLINE_S) -> _Connection:
 def _connect(process: int, settings: tuple[str | None, ...]) -> _Connection:
     """`process` and `settings` are the cache's key only: boto3 reads the settings from the environment itself."""
     import boto3
+    import botocore.session
     from botocore.config import Config
 
-    def client(addressing: Literal["auto", "path"]) -> Any:
+    def client(addressing: str) -> Any:
         config = Config(
             # Not adaptive: its limiter makes forty 503s cost readers 55 s, the backoff of `retried` 2 s.
             retries={"mode": "standard", "total_max_attempts": 2},
@@ -119,14 +120,16 @@ def _connect(process: int, settings: tuple[str | None, ...]) -> _Connection:
             # Sums beyond the protocol's own cost time on each read, and many servers other than AWS refuse them.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"addressing_style": addressing},
+            s3=cast(Any, {"addressing_style": addressing}),
         )
         return session.client("s3", config=config)
 
-    session: Any = boto3.Session()
-    made = client("auto")
+    core = botocore.session.get_session()
+    session: Any = boto3.Session(botocore_session=core)
+    asked = dict(core.get_scoped_config().get("s3") or {}).get("addressing_style")
+    made = client(asked or "auto")
     host = urlsplit(made.meta.endpoint_url).hostname or ""
-    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+    if not asked and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         made = client("path")  # servers other than AWS rarely have a host name for each bucket
     server = server_of(made.meta.endpoint_url)
     made.meta.events.register_first("needs-retry.s3", functools.partial(_refuse_redirect, server))

@@ -13,6 +13,7 @@ from urllib3.exceptions import SSLError
 
 from distseg import storage
 from distseg.errors import StorageError
+from distseg.storage import s3_client
 from tests.conftest import use_environment
 
 URI = "s3://bucket/folder/key"
@@ -314,3 +315,13 @@ def test_settings_that_lead_nowhere(
         storage.read_bytes(URI, 0, 10, deadline_s=0.5)
     assert "\n" not in str(caught.value)
     assert not {"hidden", "secret"} & set(str(caught.value).replace(":", " ").split())
+
+
+@pytest.mark.parametrize(("config", "style"), [("", "path"), ("s3 =\n  addressing_style = virtual\n", "virtual")])
+def test_the_addressing_style_of_the_config_file_counts(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: str, style: str
+) -> None:
+    """Some stores answer to host names of buckets alone."""
+    (tmp_path / "config").write_text(f"[default]\n{config}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert s3_client._connection().client.meta.config.s3["addressing_style"] == style
