@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample
+from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample, images
 from distseg.data.datasets import DataSet, same
 from distseg.data.datasets.townscape.render import render
 from distseg.data.datasets.townscape.streets import SITES, build_scene
@@ -117,6 +117,7 @@ def _sample(split: str, town_seed: int, number: int, size: tuple[int, int]) -> S
 
 
 def _load(seed: int, site: str, condition: str, index: int, size: tuple[int, int]) -> LabelledImage:
+    images.check_size(size[1], size[0], f"town of --size {size[0]} {size[1]}")  # before hours go into it
     image_HW3, label_HW, _ = frame(seed, site, condition, index, size)
     encoded = io.BytesIO()
     Image.fromarray(image_HW3).save(encoded, format="PNG", compress_level=1)

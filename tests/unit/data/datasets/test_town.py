@@ -274,6 +274,12 @@ def test_sizes_too_small_to_show_anything_are_refused_at_once(size: tuple[int, i
         town.samples("train", num_frames=1, size=size)
 
 
+def test_sizes_too_large_are_refused_before_anything_is_rendered() -> None:
+    (sample,) = town.samples("train", num_frames=1, size=(400_000, 400_000), seed=0)
+    with pytest.raises(DataError, match=r"town of --size 400000 400000: .* megapixels, max_megapixels is 100"):
+        sample.load()
+
+
 def test_negative_seeds_are_refused() -> None:
     with pytest.raises(ConfigError, match="seed -1"):
         town.frame(-1, "highway", "dawn", 0, SIZE)
