@@ -151,7 +151,7 @@ def _pack(data_set: datasets.DataSet, command: Any) -> int:
         return _pack_in_place(data_set, replace(command, out=command.root))
     labels, samples = _samples(data_set, command)
     name = labels.name if data_set.is_named_by_labels else data_set.name
-    takes_255_for_void = labels.id_map.get(255, 255) == IGNORE_INDEX
+    takes_255_for_void = labels.id_map.get(255, 255) == IGNORE_INDEX and command.relabel is None  # else the map did
     if not samples:
         raise ConfigError("nothing to pack: name at least one split with samples in it")
     if command.relabel is not None:

@@ -285,6 +285,14 @@ def test_a_mask_of_0_and_255_is_packed_with_a_word_about_255(
     assert load_manifest(str(tmp_path / "out")).class_pixels["train"] == {"all": (3, 1)}
 
 
+def test_void_that_a_relabelling_made_is_not_said_to_be_255(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = {"name": "new", "classes": ["x"], "map": {"a": "x", "b": None}}
+    (tmp_path / "map.json").write_text(json.dumps(new))
+    arguments = own_data(tmp_path, ["a", "b"], {"train": [0, 1, 0, 255]})
+    assert pack.main([*arguments, "--relabel", str(tmp_path / "map.json")]) == 0
+    assert "255 was" not in capsys.readouterr().out
+
+
 def test_the_last_line_of_a_packing_is_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pack.main(own_data(tmp_path / "my data", ["a", "b"], {"train": [0, 1, 0, 1], "val": [0, 1, 0, 1]})) == 0
     out = tmp_path / "my data" / "out"
