@@ -81,12 +81,13 @@ def _from_file(source: LabelSpace, uri: str) -> Relabelling:
     body = raw.json_at(uri)
     if not isinstance(body, dict) or body.keys() != {"name", "classes", "map"} or not isinstance(body["map"], dict):
         raise DataError(f"{uri}: must be an object with name, classes and map, which is an object, too")
-    if not isinstance(body["name"], str) or not body["name"].strip() or not body["name"].isprintable():
-        raise DataError(f"{uri}: name = {body['name']!r:.80}: must be a word")
+    name = body["name"]
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 100:
+        raise DataError(f"{uri}: name = {name!r:.80}: must be a word")
     classes, palette = raw.parse_classes(body["classes"], f"{uri}: classes")
     given = {_composed(name): _composed(new) for name, new in body["map"].items()}
     _check_map(given, source, classes, uri)
-    labels = LabelSpace(name=body["name"], classes=classes, palette=palette)
+    labels = LabelSpace(name=name, classes=classes, palette=palette)
     return Relabelling(labels, _table(source, labels, given))
 
 

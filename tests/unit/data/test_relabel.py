@@ -97,6 +97,7 @@ def test_a_file_decides_pixel_for_pixel(tmp_path: Path) -> None:
         ({"map": []}, "must be an object with name, classes and map"),
         ({"more": 1}, "must be an object with name, classes and map"),
         ({"name": ""}, "name = '': must be a word"),
+        ({"name": "x" * 2000}, "name = 'xxx"),  # no manifest could hold it
         ({"classes": []}, "classes: must be a list of 1 to 255 classes"),
     ],
 )
