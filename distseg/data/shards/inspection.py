@@ -87,11 +87,14 @@ def size_and_sha256(uri: str) -> tuple[int, str]:
 
 
 def _strangers(manifest: Manifest) -> Iterator[str]:
+    """Shards beside those of the manifest. Tars in other folders are none: they may be splits that nobody packed."""
     known = {name for shard in manifest.shards for name in (shard.name, shard.index_name)}
+    folders = {name.rpartition("/")[0] for name in known}
     root = storage.join(manifest.uri, "")
     for entry in storage.list_files(manifest.uri):
         name = entry.uri.removeprefix(root).lstrip("/")
-        if name.endswith((".tar", ".index.json")) and name not in known:
+        is_shard = name.endswith((".tar", ".index.json")) and name.rpartition("/")[0] in folders
+        if is_shard and name not in known:
             yield f"{name}: is not in the manifest; remove it, or pack again"
 
 

@@ -89,6 +89,14 @@ def test_verify_names_files_that_do_not_belong(packed: Path) -> None:
     assert verify(str(packed)) == ["train/day-town-00099.tar: is not in the manifest; remove it, or pack again"]
 
 
+def test_verify_leaves_splits_that_were_not_packed_alone(packed: Path) -> None:
+    """`pack webdataset --splits train` uses the tars of train where they are, beside those of val."""
+    shard = load_manifest(str(packed)).shards[0]
+    (packed / "other").mkdir()
+    shutil.copy(packed / shard.name, packed / "other" / "000000.tar")
+    assert verify(str(packed)) == []
+
+
 def test_verify_finds_everything_at_once(packed: Path) -> None:
     shards = load_manifest(str(packed)).shards
     flip(packed / shards[0].name, 600)
