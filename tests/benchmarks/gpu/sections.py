@@ -7,7 +7,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ import torch.distributed as dist
 import torchvision
 from torch.multiprocessing.spawn import start_processes
 
-from distseg import evaluation
+from distseg import evaluation, metric_names
 from distseg.config import AugmentConfig, RunConfig, model_config, network_names, options_class, recipes
 from distseg.data.processes import num_cores
 from distseg.data.shards import load_manifest
 from distseg.evaluation import World
 from distseg.models import build_model
 from distseg.training import train_run
+from distseg.training.optim import learning_rate, set_learning_rate
+from distseg.training.process import step_kernels
+from distseg.training.segmentation import Segmentation
 from tests.benchmarks.gpu.bench import NUM_STEPS, Bench, Recorder
 from tests.benchmarks.gpu.steps import peak_tflops
 
@@ -54,10 +56,10 @@ def equality(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for network in ["pspnet", "enet"] if bench.is_small else _networks():
         entry: dict[str, Any] = {}
-        exact = _losses(bench, network, "fp64", torch.device("cpu"))
+        exact = _losses(bench.config(network, precision="fp64"), torch.device("cpu"), NUM_STEPS)
         for precision, num_steps in (("fp64", NUM_STEPS), ("fp32", 2), ("bf16", 2)):
-            losses = _losses(bench, network, precision, bench.device)
-            apart = (abs(a - b) / abs(b) for a, b in zip(losses[:num_steps], exact[:num_steps], strict=True))
+            losses = _losses(bench.config(network, precision=precision), bench.device, num_steps)
+            apart = (abs(a - b) / abs(b) for a, b in zip(losses, exact[:num_steps], strict=True))
             entry[precision] = max(apart)
         found[network] = entry
     return found
@@ -160,22 +162,16 @@ def segments(network: str) -> bool:
     return any(not config.is_style_network for config in options_class(network).variants().values())
 
 
-def _losses(bench: Bench, network: str, precision: str, device: torch.device) -> list[float]:
-    recorder = Recorder()
-    with _exact_products():
-        train_run(bench.config(network, precision=precision), World(device=device), recorder)
-    return recorder.of("train/loss")
-
-
-@contextlib.contextmanager
-def _exact_products() -> Iterator[None]:
-    """fp32 without TF32, which would be the larger part of the difference."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+def _losses(config: RunConfig, device: torch.device, num_steps: int) -> list[float]:
+    """Of a training's first steps, without its evaluation: 180 images in fp64 take a CPU minutes with some networks."""
+    training, found = Segmentation(config, World(device=device)), []
+    with training.open_readers(0) as batches:
+        for step in range(num_steps):
+            set_learning_rate(training.optimizer, learning_rate(step, config.optim), config.optim)
+            with step_kernels(training.precision, device):
+                parts = training.train_step([next(batches)], step)
+            found.append(float(parts[metric_names.TRAIN_LOSS]))
+    return found
 
 
 def _train_rank(rank: int, num_ranks: int, config: RunConfig, device: str, result: str) -> None:
