@@ -107,6 +107,7 @@ def _page(
             shares={
                 name: sum(each) / len(images) for name, each in zip(saved.label_space.classes, shares, strict=True)
             },
+            shares_of={image.name: image.shares for image in images},
             shown=overlays,
         )
     )

@@ -17,6 +17,7 @@ class PredictionsReview:
     palette: Palette
     confidences: Mapping[str, float]  # of each image by its name: the mean over its pixels
     shares: Mapping[str, float]  # of an image's pixels, by class: the mean over all images
+    shares_of: Mapping[str, Sequence[float]]  # the same of each image by its name, in the order of the classes
     shown: Sequence[Overlay]  # with layers, in the order in which they are chosen
 
 
@@ -25,7 +26,7 @@ def predictions_page(review: PredictionsReview) -> str:
     num_images = len(review.confidences)
     least_sure = sorted(review.confidences.items(), key=lambda item: item[1])[:NUM_LEAST_SURE]
     seen = viewer(
-        {review.network: Look(review.shown)},
+        {review.network: Look(review.shown, shares=review.shares_of)},
         list(review.shares),
         review.palette,
         title="Images",

@@ -11,6 +11,7 @@ has its second, and the page says how many are left out.
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,9 @@ class Look(NamedTuple):
 
     overlays: Sequence[Overlay]  # those without layers are not shown
     images: ImageCounts | None = None  # for the IoU of a class in an image
+    shares: Mapping[str, Sequence[float]] = MappingProxyType(
+        {}
+    )  # key -> of an image's pixels, by class, without a truth
 
 
 def viewer(
@@ -188,7 +192,10 @@ def _told(image: Overlay, has_truth: bool) -> str:
 
 def _numbers(image: Overlay, run: Look, num_classes: int) -> dict[str, Any]:
     assert image.layers is not None
-    of_classes = _ious(image.key, run.images, num_classes) if image.layers.truth else _shares(image, num_classes)
+    if image.layers.truth:
+        of_classes = _ious(image.key, run.images, num_classes)
+    else:  # not of its layer, which is smaller: there, small classes get lost
+        of_classes = [share or None for share in run.shares.get(image.key, [0.0] * num_classes)]
     return {
         "iou": _rounded(image.iou),
         "confidence": _rounded(image.confidence),
@@ -203,14 +210,6 @@ def _ious(key: str, images: ImageCounts | None, num_classes: int) -> Sequence[fl
     truth_K, predicted_K, hit_K = images.counts_N3K[images.keys.index(key)].tolist()
     counts = zip(truth_K, predicted_K, hit_K, strict=True)
     return [hit / (truth + predicted - hit) if truth + predicted else None for truth, predicted, hit in counts]
-
-
-def _shares(image: Overlay, num_classes: int) -> Sequence[float | None]:
-    """Of the predicted pixels; None for a class that is not there."""
-    assert image.layers is not None
-    predicted_HW = read_map(image.layers.predicted, image.key)
-    shares_K = np.bincount(predicted_HW.reshape(-1), minlength=num_classes)[:num_classes] / predicted_HW.size
-    return [share or None for share in shares_K.tolist()]
 
 
 def _rounded(value: float | None) -> float | None:

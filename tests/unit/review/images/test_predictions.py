@@ -17,7 +17,8 @@ REVIEW = PredictionsReview(
     source="photos",
     palette=LABELS.palette,
     confidences={f"{n:03d}.jpg": 0.3 + 0.006 * n for n in range(100)},
-    shares={"road": 0.75, "sign": 0.25, "car": 0.0},
+    shares={"road": 0.749, "sign": 0.25, "car": 0.001},
+    shares_of={f"{n:03d}.jpg": (0.749, 0.25, 0.001) if n else (0.75, 0.25, 0.0) for n in range(100)},
     shown=[
         Overlay(kind="worst", condition="night", key=f"{n:03d}.jpg", iou=None, jpeg=b"", confidence=0.3, layers=LAYERS)
         for n in range(2)
@@ -27,12 +28,14 @@ REVIEW = PredictionsReview(
 
 def test_a_page_says_how_many_are_left_out_and_which_are_least_sure() -> None:
     page = predictions_page(REVIEW)
-    assert "2 of 100 images are shown" in page and "No pixel is car." in page
+    assert "2 of 100 images are shown" in page and "No pixel" not in page
+    assert "No pixel is car." in predictions_page(replace(REVIEW, shares={"road": 0.75, "sign": 0.25, "car": 0.0}))
     assert page.index('<th scope="row">000.jpg</th><td>0.300</td>') < page.index(">019.jpg</th>")
     assert ">020.jpg</th>" not in page
     data = given(page)
     assert data["has_truth"] is False
     assert data["images"][0]["runs"] == [{"iou": None, "confidence": 0.3, "classes": [0.75, 0.25, None]}]
+    assert data["images"][1]["runs"][0]["classes"] == [0.749, 0.25, 0.001], "the image's own: its layer has no car"
     for word in ('data-layer="truth"', 'data-layer="errors"', "IoU", "void, not counted"):
         assert word not in page.partition("<script")[0]
 
