@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,8 @@ _BEGUN = re.compile(r"-([0-9a-f]{4}-\d{8}-\d{6}|\d{8}-\d{6}-[0-9a-f]{4})$")
 """The end of a run's name: a token and when it began; of older runs, in the other order."""
 
 CURVES = (TRAIN_LOSS, MIOU, MIOU_WORST)
-PAUSE_S = 900.0  # a longer time between two records is a pause, and not counted as training
+PAUSE_S = 900.0  # a longer time between two records is a pause, and not counted as training,
+PAUSE = 4  # unless it is less than so many times what is usual in this run
 HISTORY_METRICS = (*CURVES, IMAGES_PER_S, DATA_WAIT_FRACTION)
 """Metrics whose history `build_review` uses."""
 
@@ -52,7 +54,8 @@ def build_review(name: str, saved: Checkpoint, *, dataset: str = "", history: Hi
 def _cost(config: RunConfig, history: History) -> Cost:
     times_s = [point.time_s for point in history.get(TRAIN_LOSS, ())]
     gaps_s = [later - earlier for earlier, later in itertools.pairwise(sorted(times_s))]
-    hours = sum(gap for gap in gaps_s if gap < PAUSE_S) / 3600 if gaps_s else None
+    longest_s = max(PAUSE_S, PAUSE * statistics.median(gaps_s)) if gaps_s else PAUSE_S
+    hours = sum(gap for gap in gaps_s if gap < longest_s) / 3600 if gaps_s else None
     scaling = config.scaling
     cores = scaling.num_workers * scaling.cpus_per_worker
     device = f"{scaling.num_workers} GPUs" if scaling.gpu else f"{cores} CPU cores"

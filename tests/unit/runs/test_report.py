@@ -3,9 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from distseg.config import CheckpointConfig, RunConfig
 from distseg.review import run_page
 from distseg.runs import read_review, train_without_ray
+from distseg.runs.report import _cost
+from distseg.tracking import MetricPoint
 
 
 def test_the_page_that_is_written_again_is_the_one_that_the_run_left(tmp_path: Path, small_config: RunConfig) -> None:
@@ -20,3 +24,17 @@ def test_the_page_that_is_written_again_is_the_one_that_the_run_left(tmp_path: P
     review = read_review(outcome.run_uri)
     assert review.dataset == "town"
     assert run_page(review) == (Path(outcome.run_uri) / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("times_s", "hours"),
+    [
+        ((0, 36, 72, 7200, 7236), 108 / 3600),  # two sittings
+        ((0, 1000, 2000, 3600), 1.0),  # slow steps, seldom logged
+        ((0, 1000, 2000, 93_600, 94_600), 3000 / 3600),  # with a night between them
+        ((0,), None),
+    ],
+)
+def test_what_is_slow_is_no_pause(times_s: tuple[float, ...], hours: float | None, tiny_config: RunConfig) -> None:
+    points = [MetricPoint(step, 1.0, time_s) for step, time_s in enumerate(times_s)]
+    assert _cost(tiny_config, {"train/loss": points}).wall_hours == pytest.approx(hours)
