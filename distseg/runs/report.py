@@ -84,7 +84,8 @@ def read_review(uri: str) -> RunReview:
     if "conditions" not in saved.tables:
         raise CheckpointError(f"{found_uri}: was saved without an evaluation; give a run that has evaluated")
     name = uri.rstrip("/").rpartition("/")[2]
-    dataset, history = "", {}
+    dataset = ""
+    history: History = {}
     if storage.exists(storage.join(uri, "run.json")):
         about = read_run_json(uri)
         name, dataset, history = about["name"], about["dataset"], _read_history(uri, about)
