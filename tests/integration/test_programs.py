@@ -45,6 +45,7 @@ def test_runs_are_compared_on_one_page(trained: programs.Ended, folder: Path) ->
     assert ended.code == 0, ended.err
     page = (folder / "compared.html").read_text()
     assert Path(run).name in page and all(name in page for name in town.CONDITIONS)
+    assert ">town</td>" in page  # the data set, which a checkpoint alone does not name
 
 
 def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, folder: Path) -> None:
