@@ -232,9 +232,10 @@ def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
     with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
         results = threads.map(lambda task: read_receipt(job.out_uri, task), done)
         found = {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
-    changed = [task for task in done if any(each.sources != sources_of(task) for each in found.get(task.number, ()))]
-    for task in changed:
-        for packed in found.pop(task.number):  # perhaps it will be fewer shards
+        sources = dict(zip((task.number for task in done), threads.map(sources_of, done), strict=True))
+    changed = [number for number, packed in found.items() if any(each.sources != sources[number] for each in packed)]
+    for number in changed:
+        for packed in found.pop(number):  # perhaps it will be fewer shards
             for name in (packed.shard.name, packed.shard.index_name):
                 storage.delete(storage.join(job.out_uri, name))
     if found:
