@@ -33,6 +33,9 @@ class Arguments:
     """The file: a path or s3:// URI."""
     size: tuple[int, int] = (256, 512)
     """Height and width of the example that a program is traced with; any other may be used later."""
+    average: tuple[str, ...] = ()
+    """Further checkpoints: the mean of the weights of all is exported, without scores. All must have been trained on
+    from the same weights: as a network of day, and its twin that was adapted to night."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     if min(options.size) < 64 or any(side % 32 for side in options.size):
         raise ConfigError(f"--size {options.size}: both sides must be multiples of 32, at least 64")
     deployment.check_export(options.format)
-    uri, saved = checkpoint.resolve(options.checkpoint)
+    found = dict(checkpoint.resolve(each) for each in (options.checkpoint, *options.average))
+    uri, saved = " + ".join(found), checkpoint.mean_of(found) if options.average else next(iter(found.values()))
     storage.check_writable(options.out.rpartition("/")[0] or ".")
     model = load_model(saved, torch.device("cpu"), "fp32")
     if options.format == "weights":

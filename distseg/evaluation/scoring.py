@@ -195,10 +195,8 @@ def evaluate_shards(
         for scored in _scored(model, batches, world.device, precision, inference, counted.num_classes):
             counts_B3K = counted.add(scored.samples, scored.matrices_BKK)
             num_nan += int(scored.is_nan_B.sum())
-            for sample, grid in zip(
-                scored.samples, zip(scored.predicted_Bhw, scored.level_Bhw, strict=True), strict=True
-            ):
-                counted.add_trust(sample, *grid)
+            for grid in zip(scored.samples, scored.predicted_Bhw, scored.level_Bhw, strict=True):
+                counted.add_trust(*grid)
             if overlays is not None:
                 for shown in zip(scored.samples, scored.prediction_BHW, counts_B3K, scored.level_Bhw, strict=True):
                     overlays.update(*shown)
@@ -207,15 +205,19 @@ def evaluate_shards(
     finally:
         model.train(was_training)
     if num_nan:
-        log.warning(
-            "precision %s: predictions of %d images are not numbers, so the scores say nothing; evaluate in fp32",
-            *(precision, num_nan),
-        )
+        _warn_of_nan(num_nan, precision)
     if world.sum(torch.tensor(int(stopping.is_requested()), device=world.device)).item():
         raise stopping.stopped()
     counted.all_reduce(world)
     counted.check_complete(shards)
     return counted
+
+
+def _warn_of_nan(num_images: int, precision: str) -> None:
+    log.warning(
+        "precision %s: predictions of %d images are not numbers, so the scores say nothing; evaluate in fp32",
+        *(precision, num_images),
+    )
 
 
 class _Scored(NamedTuple):

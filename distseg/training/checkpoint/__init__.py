@@ -11,6 +11,7 @@ and take the next, saying so.
     Checkpoint                                     what it holds: a field is added there and nowhere else
     to_bytes, from_bytes                           Checkpoint <-> bytes
     as_one_file, as_safetensors                    the one file that is given to others; `from_bytes` reads both
+    mean_of                                        the mean of the weights of several
     load_tensors                                   any file of torch.save, if it is tensors and plain values
     write, save, upload                            Checkpoint -> directory
     read, newest, best, resolve, readable          directory -> Checkpoint
@@ -23,6 +24,7 @@ Raises CheckpointError for what is damaged, absent or of another format, Storage
 raise ConfigError and DataError.
 """
 
+from distseg.training.checkpoint.averaging import mean_of
 from distseg.training.checkpoint.compatibility import check_resumable, check_same_run
 from distseg.training.checkpoint.content import (
     Checkpoint,
@@ -77,6 +79,7 @@ __all__ = [
     "from_bytes",
     "is_there",
     "load_tensors",
+    "mean_of",
     "new_name",
     "newest",
     "prune",

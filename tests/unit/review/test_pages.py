@@ -18,7 +18,6 @@ from distseg.evaluation.simultaneous import between_conditions
 from distseg.review import Cost, RunReview, model_card, run_markdown, run_page
 from distseg.review.comparison import comparison_page
 from distseg.review.images.gallery import MAX_PICTURE_BYTES
-from distseg.review.published import PUBLISHED, published
 from distseg.review.trust import next_steps
 from distseg.runs import briefly_named
 from tests.unit.reviews import HITS, LABELS, example
@@ -327,27 +326,6 @@ def test_comparison_of_many_runs_draws_those_it_can_tell_apart() -> None:
     assert "run 8" in page.text
     with pytest.raises(ValueError, match="needs at least two"):
         comparison_page([review()])
-
-
-def test_published_tables_stand_beside_ours() -> None:
-    table = example().table
-    table["sites"] = {"new-york": table["sites"]["town"]}
-    runs = [review(name, dataset="synthia", table=table) for name in ("a", "b")]
-    page = checked(comparison_page(runs))
-    assert "improved PSPNet 0.625 0.572 0.579 0.567" in page.text
-    assert "Song, Zhang, Park 2021" in page.text
-    assert "0.714" not in page.text  # the highway's
-
-
-def test_published_scores_are_fractions_and_their_means_are_the_papers() -> None:
-    for entry in PUBLISHED:
-        assert 0 < entry.miou < 1
-        if entry.conditions:
-            mean = sum(entry.conditions.values()) / len(entry.conditions)
-            assert mean == pytest.approx(entry.miou, abs=1e-3), entry  # the paper cuts off 69.28 to 69.2
-    assert {entry.dataset for entry in PUBLISHED} == {"synthia", "cityscapes", "ade20k", "voc", "camvid"}
-    assert len(published("synthia", ["highway", "new-york"])) == 4
-    assert published("town") == ()
 
 
 def test_model_card_says_what_the_model_is_not_good_for() -> None:
