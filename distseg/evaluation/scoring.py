@@ -187,8 +187,7 @@ def evaluate_shards(
         cache_dir=cache_dir,
     )
     # averaged predictions take several times as much memory
-    max_pixels = max_batch_pixels(world.device) if inference.is_whole_image else 1
-    batches = _batches_of_one_size(samples, max_pixels)
+    batches = _batches_of_one_size(samples, max_batch_pixels(world.device) if inference.is_whole_image else 1)
     was_training, num_nan = model.training, 0
     model.eval()
     try:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,13 +28,16 @@ def test_what_is_evaluated_is_averaged_and_counters_are_the_firsts() -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"config": RunConfig(name="x", model=model_config("pspnet", bins=(1, 2)))}, r"model.bins = .1, 2. is another than in a;"),
+        (
+            {"config": RunConfig(model=model_config("pspnet", bins=(1, 2)))},
+            r"model.bins = .1, 2. is another than in a;",
+        ),
         ({"label_space": LabelSpace(name="two", classes=("road", "car"), palette=((1, 2, 3), (4, 5, 6)))}, "other cl"),
         ({"model": {"weight": torch.zeros(7)}}, "its weights have other shapes than in a; average checkpoints that"),
         ({"source_style": {"mean": torch.zeros(1)}}, "style.direction = to_source cannot be averaged"),
     ],
 )
-def test_others_than_those_of_one_network_are_refused(changed: dict[str, object], says: str) -> None:
+def test_others_than_those_of_one_network_are_refused(changed: dict[str, Any], says: str) -> None:
     with pytest.raises(CheckpointError, match=f"^b: .*{says}"):
         checkpoint.mean_of({"a": example(), "b": example(**changed)})
 
