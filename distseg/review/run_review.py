@@ -1,6 +1,6 @@
 """What a review shows of one run, and the rows that its page, its description and its model card have alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -41,16 +41,16 @@ class Cost:
     data_wait_fraction: float | None = None  # of the time that ranks wait for data
 
     def rows(self) -> list[tuple[str, str]]:
-        def shown(value: float | None, form: str) -> str:
-            return "not recorded" if value is None else form.format(value)
+        def shown(value: float | None, form: Callable[[float], str]) -> str:
+            return "not recorded" if value is None else form(value)
 
         return [
             ("device", self.device or "not recorded"),
-            ("duration, hours", shown(self.wall_hours, "{:.2f}")),
-            ("GPU hours", shown(self.gpu_hours, "{:.2f}")),
-            ("CPU core hours", shown(self.cpu_hours, "{:.2f}")),
-            ("training images/s", shown(self.images_per_s, "{:.1f}")),
-            ("time spent waiting for data", shown(self.data_wait_fraction, "{:.1%}")),
+            ("duration, hours", shown(self.wall_hours, _hours)),
+            ("GPU hours", shown(self.gpu_hours, _hours)),
+            ("CPU core hours", shown(self.cpu_hours, _hours)),
+            ("training images/s", shown(self.images_per_s, "{:.1f}".format)),
+            ("time spent waiting for data", shown(self.data_wait_fraction, "{:.1%}".format)),
         ]
 
     @property
@@ -60,7 +60,12 @@ class Cost:
         return next(((value, unit) for value, unit in known if value), None)
 
     def brief(self) -> str:
-        return f"{self.hours[0]:.2f} {self.hours[1]}" if self.hours else "not recorded"
+        return f"{_hours(self.hours[0])} {self.hours[1]}" if self.hours else "not recorded"
+
+
+def _hours(value: float) -> str:
+    """Two digits also of minutes: 0.073 and 0.077, not 0.07 and 0.08."""
+    return f"{value:.2f}" if value == 0 or value >= 0.1 else f"{value:.2g}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ class LocalStore(Store):
         for entry in found:
             if entry.is_dir():
                 yield from self.list_files(join(uri, entry.name), deadline_s)
-            elif not entry.name.endswith(UNFINISHED):
+            elif not entry.name.endswith(UNFINISHED) and not _is_lock_of_an_editor(entry):
                 with local_errors(entry.path):
                     size = entry.stat().st_size
                 yield Entry(join(uri, entry.name), size)
@@ -111,3 +111,8 @@ class LocalStore(Store):
     def delete_empty(self, uri: str) -> None:
         with contextlib.suppress(OSError):
             Path(uri).rmdir()
+
+
+def _is_lock_of_an_editor(entry: "os.DirEntry[str]") -> bool:
+    """Emacs's `.#name` links to what is no file. Any other link that leads nowhere is a missing file, and an error."""
+    return entry.name.startswith(".") and entry.is_symlink() and not Path(entry.path).exists()

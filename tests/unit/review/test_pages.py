@@ -265,6 +265,7 @@ def test_how_many_times_a_cost_is_told_of_the_hours_that_are_shown() -> None:
     costs = [Cost(device="2 GPUs", wall_hours=0.5, gpu_hours=1.0, cpu_hours=hours) for hours in (8.0, 16.0)]
     page = checked(comparison_page([review(f"run-{k}", cost=cost) for k, cost in enumerate(costs)]))
     assert "run-0 1.00 GPU hours; run-1 1.00 GPU hours, 1.0 times the first" in page.text
+    assert [Cost(cpu_hours=hours).brief() for hours in (0.0731, 0.2)] == ["0.073 CPU core hours", "0.20 CPU core hours"]
 
 
 def test_comparison_with_itself_finds_no_difference() -> None:

@@ -79,3 +79,12 @@ def test_check_writable_leaves_no_directory_that_it_made(tmp_path: Path) -> None
     storage.check_writable(str(there))
     storage.check_writable(str(tmp_path / "not" / "there"))
     assert list(tmp_path.iterdir()) == [there]
+
+
+def test_the_lock_of_an_editor_is_no_file_and_another_broken_link_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    (tmp_path / ".#a.png").symlink_to("somebody@host.12:1700000000")
+    assert [entry.uri for entry in storage.list_files(str(tmp_path))] == [str(tmp_path / "a.png")]
+    (tmp_path / "b.png").symlink_to("gone.png")
+    with pytest.raises(StorageError, match=r"b\.png"):
+        list(storage.list_files(str(tmp_path)))
