@@ -12,7 +12,7 @@ from distseg.evaluation import Interval
 from distseg.review.html import HtmlTable, picture, render
 from distseg.review.images.gallery import images_compared
 from distseg.review.images.viewer import Look, viewer
-from distseg.review.published import Published, published
+from distseg.review.published import published_beside
 from distseg.review.run_review import RunReview, provenance
 from distseg.review.tested_runs import Comparison
 from distseg.review.text import ABSENT, listed, loss, number, signed, span
@@ -40,8 +40,10 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     )
     miou, classes, palette = compared.rankings[0].miou, list(runs[0].table["classes"]), runs[0].palette
     looks = {name: Look(run.overlays, run.images) for name, run in zip(compared.names, runs, strict=True)}
-    seen = viewer(looks, classes, palette, title="The same images, run by run", note=_NOTE, miou=miou)
+    note = f"{_NOTE} The numbers below each are of {' | '.join(compared.names)}."
+    seen = viewer(looks, classes, palette, title="The same images, run by run", note=note, miou=miou)
     best_run = max(range(len(runs)), key=lambda k: runs[k].table["mIoU"] or 0.0)
+    hardest = compared.rankings[best_run].worst if compared.rankings[best_run].compares_several else None
     return render(
         "comparison.html.j2",
         title=f"{len(runs)} runs compared",
@@ -55,6 +57,9 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         num_drawn=num_drawn,
         num_runs=len(runs),
         scores=_scores(compared),
+        classes=_classes(compared, best_run, hardest),
+        num_classes=len(classes),
+        hardest=hardest,
         viewer=seen,
         images=None
         if seen
@@ -64,8 +69,8 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         next_of=compared.names[best_run],
         differing=_differing(compared),
         cost=_by_run(compared, [run.cost.rows() for run in runs]),
-        provenance=_by_run(compared, [provenance(run) for run in runs]),
-        published=_published(compared),
+        provenance=_by_run(compared, [provenance(run, num_digits=12) for run in runs]),
+        published=published_beside(compared.names, runs),
     )
 
 
@@ -195,7 +200,7 @@ def _against(compared: Comparison, k: int) -> str:
     if base.miou_worst is not None and run.miou_worst is not None:
         reading = _reading(None if isinstance(pair, str) else pair.worst)
         at_worst = signed(loss(run.miou_worst, base.miou_worst))
-        parts.append(f"at its worst condition {at_worst}{f': {reading}' if reading else ''}")
+        parts.append(f"the worst condition of each {at_worst}{f': {reading}' if reading else ''}")
     return f"{start} {'; '.join(parts) or 'no difference is known'}."
 
 
@@ -266,8 +271,28 @@ def _difference(value: float | None, base: float | None, tested: Interval | None
     return "\n".join(filter(None, (f"{value:.3f}", f"{signed(loss(value, base, 3), 3)}{interval}", _reading(tested))))
 
 
+MAX_CLASSES = 30  # of which IoU is shown
+
+
+def _classes(compared: Comparison, best_run: int, hardest: str | None) -> HtmlTable:
+    """IoU of each class by run, of all images and, on a line of its own, at `hardest`; the best run's weakest first."""
+    tables = [run.table for run in compared.runs]
+    there = [table["conditions"].get(hardest, {"classes": {}}) for table in tables]
+    of_best = tables[best_run]["classes"]
+    weakest = sorted(of_best, key=lambda name: (of_best[name] is None, of_best[name]))[:MAX_CLASSES]
+
+    def cell(k: int, name: str) -> str:
+        of_all = number(tables[k]["classes"].get(name))
+        return f"{of_all}\n{hardest} {number(there[k]['classes'].get(name))}" if hardest else of_all
+
+    return HtmlTable(
+        ("class", *compared.names), [(name, *(cell(k, name) for k in range(len(tables)))) for name in weakest]
+    )
+
+
 # ---- what else is known of them
 
+_ALL = "all"
 _PLACES = ("name", "checkpoint.uri", "tracking.uri", "tracking.experiment")  # say nothing of what was computed
 
 
@@ -276,11 +301,16 @@ def _differing(compared: Comparison) -> HtmlTable:
     flat = [dict(_dotted(run.config)) for run in compared.runs]
     names = list(dict.fromkeys(name for fields in flat for name in fields))
     rows = [
-        (name, *(fields.get(name, ABSENT) for fields in flat))
+        (name, *(_ALL if _is_all(name, fields.get(name)) else fields.get(name, ABSENT) for fields in flat))
         for name in names
         if len({fields.get(name) for fields in flat}) > 1 and name not in _PLACES
     ]
     return HtmlTable(("field", *compared.names), rows)
+
+
+def _is_all(name: str, value: str | None) -> bool:
+    """No conditions named in `data` means all of them; elsewhere none."""
+    return value == "[]" and name in ("data.train_conditions", "data.val_conditions")
 
 
 def _dotted(config: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
@@ -294,31 +324,3 @@ def _dotted(config: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, 
 def _by_run(compared: Comparison, rows_of: Sequence[Sequence[tuple[str, str]]]) -> HtmlTable:
     rows = [(cells[0][0], *(text for _, text in cells)) for cells in zip(*rows_of, strict=True)]
     return HtmlTable(("", *compared.names), rows)
-
-
-def _published(compared: Comparison) -> HtmlTable | None:
-    """The papers' tables beside ours, for the data set of the first run; None if there are none."""
-    first = compared.runs[0]
-    ours = [k for k, run in enumerate(compared.runs) if run.dataset == first.dataset]
-    theirs = published(first.dataset, list(first.table.get("sites", {})))
-    if not theirs:
-        return None
-    conditions = list(dict.fromkeys(name for p in theirs for name in p.conditions))
-
-    def their_row(p: Published) -> tuple[str, ...]:
-        scores = [number(p.conditions.get(name)) for name in conditions]
-        return (p.system, *scores, number(p.miou), f"{p.source}; {p.protocol}")
-
-    def our_row(k: int) -> tuple[str, ...]:
-        run, table = compared.runs[k], compared.runs[k].table
-        entries = table["conditions"]
-        scores = [number(entries[name]["mIoU"] if name in entries else None) for name in conditions]
-        of_all = table["mIoU_mean_conditions"] if conditions else table["mIoU"]
-        split = run.config.get("data", {}).get("val_split", "unknown split")
-        trained = ", ".join(run.trained_on) or "all conditions"
-        where = ", ".join(table.get("sites", {}))
-        protocol = f"this run; {split}, {table['num_images']} images, {where}, trained on {trained}"
-        return (compared.names[k], *scores, number(of_all), protocol)
-
-    header = ("system", *conditions, "mean" if conditions else "mIoU", "source and protocol")
-    return HtmlTable(header, [*map(our_row, ours), *map(their_row, theirs)], strong=range(len(ours)))

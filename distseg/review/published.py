@@ -6,6 +6,10 @@ Fractions. Per condition only where the paper has it; "mean" is then the paper's
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from distseg.review.html import HtmlTable
+from distseg.review.run_review import RunReview
+from distseg.review.text import number
+
 _ZHAO = "Zhao et al. 2017, Pyramid Scene Parsing Network"
 _ZHAO_CODE = "the PSPNet authors' PyTorch code"
 _SONG = "Song, Zhang, Park 2021, tables 4 and 5"
@@ -88,3 +92,31 @@ PUBLISHED = (
     _whole("camvid", "SegNet", "another public implementation", _CAMVID, 49.4),
     _whole("camvid", "ENet", "public implementation, 300 epochs", _CAMVID, 52.1),
 )
+
+
+def published_beside(names: Sequence[str], runs: Sequence[RunReview]) -> HtmlTable | None:
+    """The papers' tables beside ours, for the data set of the first run; None if there are none."""
+    first = runs[0]
+    ours = [k for k, run in enumerate(runs) if run.dataset == first.dataset]
+    theirs = published(first.dataset, list(first.table.get("sites", {})))
+    if not theirs:
+        return None
+    conditions = list(dict.fromkeys(name for p in theirs for name in p.conditions))
+
+    def their_row(p: Published) -> tuple[str, ...]:
+        scores = [number(p.conditions.get(name)) for name in conditions]
+        return (p.system, *scores, number(p.miou), f"{p.source}; {p.protocol}")
+
+    def our_row(k: int) -> tuple[str, ...]:
+        run, table = runs[k], runs[k].table
+        entries = table["conditions"]
+        scores = [number(entries[name]["mIoU"] if name in entries else None) for name in conditions]
+        of_all = table["mIoU_mean_conditions"] if conditions else table["mIoU"]
+        split = run.config.get("data", {}).get("val_split", "unknown split")
+        trained = ", ".join(run.trained_on) or "all conditions"
+        where = ", ".join(table.get("sites", {}))
+        protocol = f"this run; {split}, {table['num_images']} images, {where}, trained on {trained}"
+        return (names[k], *scores, number(of_all), protocol)
+
+    header = ("system", *conditions, "mean" if conditions else "mIoU", "source and protocol")
+    return HtmlTable(header, [*map(our_row, ours), *map(their_row, theirs)], strong=range(len(ours)))

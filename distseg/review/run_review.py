@@ -147,12 +147,13 @@ def data_line(review: RunReview) -> str:
     return f"{review.dataset or 'unnamed'}{digest}, {review.table['num_images']} images evaluated"
 
 
-def provenance(review: RunReview) -> list[tuple[str, str]]:
+def provenance(review: RunReview, *, num_digits: int = 64) -> list[tuple[str, str]]:
+    """What a run was made of. `num_digits`: of the digest of its data; 12 tell data sets apart."""
     data = review.config.get("data", {})
     return [
         ("run", review.run or review.name),
         ("data set", review.dataset or "unknown"),
-        ("data digest", review.data_digest or "unknown"),
+        ("data digest", review.data_digest[:num_digits] or "unknown"),
         ("where", str(data.get("uri") or "unknown")),
         ("trained on", f"{data.get('train_split', 'unknown')}: {', '.join(review.trained_on) or 'all its conditions'}"),
         ("step of the scores", _step_of(review)),

@@ -248,6 +248,11 @@ def test_comparison_says_what_is_better_where_and_whether_it_is_sure() -> None:
     assert "checkpoint.uri" not in page.text
     assert "model.name" not in page.text
     assert "Published results" not in page.text
+    base, better = (review(name, better=more) for name, more in (("base", 0), ("better", 5)))
+    weakest = min(better.table["classes"], key=better.table["classes"].__getitem__)
+    scores = [(run.table["classes"], run.table["conditions"]["night"]["classes"]) for run in (base, better)]
+    cells = " ".join(f"{of_all[weakest]:.3f} night {at_night[weakest]:.3f}" for of_all, at_night in scores)
+    assert f"class base better {weakest} {cells} " in page.text
 
 
 def test_runs_are_named_without_their_times_where_that_tells_them_apart() -> None:
@@ -272,7 +277,7 @@ def test_comparison_with_itself_finds_no_difference() -> None:
     page = checked(comparison_page([review("a"), review("a")]))
     assert (
         "a [2] against a [1]: differences that may be chance at 3 of 3 conditions; "
-        "at its worst condition 0.00: may be chance." in page.text
+        "the worst condition of each 0.00: may be chance." in page.text
     )
     assert re.search(
         r"night a \[1\] 0\.2\d\d 0\.000 \(0\.000 to 0\.000\) may be chance cannot be told apart from a \[2\]", page.text
@@ -288,7 +293,7 @@ def test_comparison_of_runs_that_cannot_be_paired_says_so() -> None:
     page = checked(comparison_page([review("base"), review("other", images=None)]))
     assert "Not tested at night, fog and dawn: other has no counts of single images." in page.text
     assert page.text.lower().count("not tested") == 1 and "may be chance" not in page.text.partition("How to read")[0]
-    assert re.search(r"other against base: at its worst condition 0\.00\.", page.text)
+    assert re.search(r"other against base: the worst condition of each 0\.00\.", page.text)
 
 
 def test_a_comparison_says_once_that_conditions_have_too_few_images() -> None:
