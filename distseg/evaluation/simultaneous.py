@@ -21,6 +21,7 @@ import contextlib
 import itertools
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -246,7 +247,11 @@ def seeds_difference(scores: Sequence[float], base: Sequence[float], *, level: f
     value = statistics.fmean(scores) - statistics.fmean(base)
     if len({*scores}) == len({*base}) == 1:
         return Interval(value, value, value)
-    found = stats.ttest_ind(scores, base, equal_var=False).confidence_interval(level)
+    with (
+        warnings.catch_warnings()
+    ):  # of scores that are alike to the last digit, whose spread is 0 for all that matters
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = stats.ttest_ind(scores, base, equal_var=False).confidence_interval(level)
     return Interval(value, float(found.low), float(found.high))
 
 

@@ -3,16 +3,15 @@
 What is said of differences rests on the tests of `tested_runs`, which hold for all runs and conditions together.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from distseg.evaluation import Interval
 from distseg.review.html import HtmlTable, picture, render
 from distseg.review.images.gallery import images_compared
 from distseg.review.images.viewer import Look, viewer
 from distseg.review.published import published_beside
+from distseg.review.recipes import Recipes, fields_of
 from distseg.review.run_review import RunReview, provenance
 from distseg.review.tested_runs import Comparison
 from distseg.review.text import ABSENT, listed, loss, number, signed, span
@@ -32,7 +31,7 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} runs: a comparison needs at least two")
     compared = Comparison(runs)
-    best = _best_runs(compared)
+    best, recipes = _best_runs(compared), Recipes(compared)
     num_drawn = min(len(runs), len(figures.SERIES))  # those that can be told apart
     drawn = figures.runs_by_condition(
         {name: ranking.miou for name, ranking in list(zip(compared.names, compared.rankings, strict=True))[:num_drawn]},
@@ -47,7 +46,9 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
     return render(
         "comparison.html.j2",
         title=f"{len(runs)} runs compared",
-        lead=_summary(best),
+        lead=recipes.summary() if recipes.has_seeds else _summary(best),
+        recipes=recipes.table() if recipes.has_seeds else None,
+        first_recipe=recipes.recipes[0].name,
         sentences=_notes(compared, best),
         answers=_answers(compared),
         best=_best_table(best),
@@ -293,17 +294,16 @@ def _classes(compared: Comparison, best_run: int, hardest: str | None) -> HtmlTa
 # ---- what else is known of them
 
 _ALL = "all"
-_PLACES = ("name", "checkpoint.uri", "tracking.uri", "tracking.experiment")  # say nothing of what was computed
 
 
 def _differing(compared: Comparison) -> HtmlTable:
     """The fields of the configurations that differ; no rows if none does."""
-    flat = [dict(_dotted(run.config)) for run in compared.runs]
+    flat = [fields_of(run) for run in compared.runs]
     names = list(dict.fromkeys(name for fields in flat for name in fields))
     rows = [
         (name, *(_ALL if _is_all(name, fields.get(name)) else fields.get(name, ABSENT) for fields in flat))
         for name in names
-        if len({fields.get(name) for fields in flat}) > 1 and name not in _PLACES
+        if len({fields.get(name) for fields in flat}) > 1
     ]
     return HtmlTable(("field", *compared.names), rows)
 
@@ -311,14 +311,6 @@ def _differing(compared: Comparison) -> HtmlTable:
 def _is_all(name: str, value: str | None) -> bool:
     """No conditions named in `data` means all of them; elsewhere none."""
     return value == "[]" and name in ("data.train_conditions", "data.val_conditions")
-
-
-def _dotted(config: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", json.dumps(value, default=str)
 
 
 def _by_run(compared: Comparison, rows_of: Sequence[Sequence[tuple[str, str]]]) -> HtmlTable:

@@ -34,13 +34,14 @@ class Comparison:
         self.rankings = [rank_conditions(table, tables) for table in tables]
         self.conditions = list(dict.fromkeys(name for ranking in self.rankings for name in ranking.miou))
 
-    def _classes(self, k: int) -> list[int]:
+    def classes(self, k: int) -> list[int]:
+        """The numbers of those over which conditions are compared."""
         names = list(self.runs[k].table["classes"])
         return [names.index(name) for name in self.rankings[k].classes]
 
     def intervals(self, k: int) -> Intervals | None:
         images = self.runs[k].images
-        return bootstrap_intervals(images, classes=self._classes(k)) if images is not None else None
+        return bootstrap_intervals(images, classes=self.classes(k)) if images is not None else None
 
     def pair(self, k: int, other: int = 0) -> Differences | str:
         """The differences of run `k` to another, or why there are none."""
@@ -64,7 +65,7 @@ class Comparison:
         for group in groups:
             images = [run.images for run in (self.runs[k] for k in group) if run.images is not None]
             level = 1 - (1 - LEVEL) / len(groups)  # all groups together call something real in 5 % (Bonferroni)
-            pairs = compare_runs(images, classes=self._classes(group[0]), level=level)
+            pairs = compare_runs(images, classes=self.classes(group[0]), level=level)
             found |= {(group[i], group[j]): differences for (i, j), differences in pairs.items()}
         return found
 

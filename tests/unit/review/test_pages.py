@@ -31,7 +31,7 @@ FIGURE_URL = "get-artifact?path=plots/condition_miou.png&run_uuid=ab12"
 def review(name: str = "town-1", better: int = 0, **changed: object) -> RunReview:
     made = example({condition: hits + better for condition, hits in HITS.items()})
     config = recipes.town()
-    config = replace(config, data=replace(config.data, train_conditions=("dawn",)), seed=better)
+    config = replace(config, data=replace(config.data, train_conditions=("dawn",), prefetch_batches=4 + better))
     config = replace(config, checkpoint=replace(config.checkpoint, uri=f"runs/{better}"))
     small = panels.shrink(np.zeros((3, 8, 12)), np.zeros((8, 12)), np.ones((8, 12)))
     jpeg = panels.as_jpeg(panels.panel(small, LABELS.palette, tile_px=60))
@@ -244,7 +244,7 @@ def test_comparison_says_what_is_better_where_and_whether_it_is_sure() -> None:
     assert re.search(r"night 20 0\.2\d\d 0\.3\d\d \+0\.0\d\d \(0\.0\d\d to 0\.0\d\d\) real gain", page.text)
     assert "base: pixel-weighted IoU 0.31 night/7 better: pixel-weighted IoU 0.31 night/7" in page.text
     assert len(page.images) == 1 + 2 * 2 * len(HITS)  # two images of each condition, of each run
-    assert "seed 0 5" in page.text  # the only field that differs, but for where the run lies
+    assert "data.prefetch_batches 4 9" in page.text  # the only field that differs, but for where the run lies
     assert "checkpoint.uri" not in page.text
     assert "model.name" not in page.text
     assert "Published results" not in page.text
