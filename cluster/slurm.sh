@@ -78,8 +78,9 @@ start_ray() {
 
 tell_why() { # the log of the other nodes' Ray lies on this one
   tail -n 20 "$files.workers.log" >&2 2>/dev/null || true
-  case "$address" in
-    127.*) echo "slurm.sh: $(hostname) means $address here, which other machines do not reach; set RAY_HEAD_IP" >&2 ;;
+  case "$num_nodes${RAY_HEAD_IP:+given} $address" in
+    1\ * | *given\ *) ;;
+    *\ 127.*) echo "slurm.sh: $(hostname) means $address here, which other machines do not reach; set RAY_HEAD_IP" >&2 ;;
   esac
 }
 

@@ -57,7 +57,8 @@ load_stores() {
 # The password is given by a file: a command line is public, and all that the server starts has its environment.
 make_users() {
   if [ -n "${MLFLOW_PASSWORD_FILE:-}" ]; then
-    head -n 1 "$MLFLOW_PASSWORD_FILE" | write_private "$state/password"
+    # MLflow reads it without the blanks around it, so clients must send it so.
+    head -n 1 "$MLFLOW_PASSWORD_FILE" | sed 's/^[[:space:]]*//; s/[[:space:]]*$//' | write_private "$state/password"
   fi
   [ -s "$state/password" ] || new_secret | write_private "$state/password"
   [ -s "$state/secret_key" ] || new_secret | write_private "$state/secret_key"
@@ -103,8 +104,7 @@ start() {
   [ "$auth" = off ] || make_users
   (cd "$state" && exec setsid "$python" -m $mark --workers "$workers" "${options[@]}" >>"$state/server.log" 2>&1 </dev/null) &
   echo $! >"$state/pid"
-  wait_for 300 settled || true
-  if ! healthy; then
+  if ! wait_for 300 settled || ! is_running "$state/pid" "$mark"; then
     tail -n 5 "$state/server.log" >&2
     stop
     fail "did not start; see $state/server.log"

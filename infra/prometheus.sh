@@ -24,8 +24,7 @@ start() {
   claim_state "$state"
   setsid prometheus --config.file="$config" --web.listen-address="$host:$port" "$mark" >>"$state/server.log" 2>&1 </dev/null &
   echo $! >"$state/pid"
-  wait_for 60 settled || true
-  if ! healthy; then
+  if ! wait_for 60 settled || ! is_running "$state/pid" "$mark"; then
     tail -n 5 "$state/server.log" >&2
     stop
     fail "did not start; see $state/server.log"

@@ -236,8 +236,8 @@ def sourced(path: Path) -> dict[str, str]:
 
 
 def use_environment(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`environment` and nothing else of AWS and MLflow, whatever the shell of the developer has."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_"))]:
+    """`environment` and nothing else of AWS, MLflow and proxies, whatever the shell of the developer has."""
+    for name in [n for n in os.environ if n.startswith(("AWS_", "MLFLOW_")) or n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

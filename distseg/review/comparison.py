@@ -50,7 +50,7 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         recipes=recipes.table() if recipes.has_seeds else None,
         first_recipe=recipes.recipes[0].name,
         sentences=_notes(compared, best),
-        answers=_answers(compared),
+        answers=_answers(compared, ", real on these images" if recipes.has_seeds else ", a real lead"),
         best=_best_table(best),
         first=compared.names[0],
         against=[_against(compared, k) for k in range(1, len(runs))],
@@ -153,7 +153,9 @@ def _notes(compared: Comparison, best: Sequence[_Best]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _answers(compared: Comparison) -> list[tuple[str, str]]:
+def _answers(compared: Comparison, real: str) -> list[tuple[str, str]]:
+    """`real`: what is said of a real lead of one training."""
+
     def leader(scores: Sequence[float | None], of: str) -> str:
         known = {k: score for k, score in enumerate(scores) if score is not None}
         if not known:
@@ -161,7 +163,7 @@ def _answers(compared: Comparison) -> list[tuple[str, str]]:
         best = max(known, key=known.__getitem__)
         pairs = [compared.pair(best, k) for k in known if k != best]
         verdict = _lead(None if isinstance(pair, str) else getattr(pair, of) for pair in pairs)
-        lead = {_REAL: ", a real lead", _CHANCE: ", a lead that may be chance"}.get(verdict if pairs else "", "")
+        lead = {_REAL: real, _CHANCE: ", a lead that may be chance"}.get(verdict if pairs else "", "")
         return f"{compared.names[best]}: {known[best]:.2f}{lead}"
 
     costs = [f"{name} {_cost(run, compared.runs[0])}" for name, run in zip(compared.names, compared.runs, strict=True)]

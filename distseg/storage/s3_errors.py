@@ -106,7 +106,8 @@ def _diagnose_connection(error: Any, server: str) -> Problem:
         proxy = server_of(str(error.kwargs.get("proxy_url"))) or "of HTTP_PROXY or HTTPS_PROXY"
         name = urlsplit(server).hostname
         return Problem(
-            f"cannot reach the proxy {proxy} ({reason}); correct HTTPS_PROXY, or add {name} to NO_PROXY", True
+            f"cannot reach the proxy {proxy} ({reason}); correct HTTPS_PROXY or HTTP_PROXY, or add {name} to NO_PROXY",
+            True,
         )
     if isinstance(error, exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
         return Problem(f"the certificate of {asked} is not trusted; set AWS_CA_BUNDLE to its authority", False)

@@ -60,7 +60,8 @@ def blocked_way(said: str, host: str | None) -> str:
     if "WRONG_VERSION_NUMBER" in said:
         return "it does not answer in TLS: give its address with http://"
     if "ProxyError" in said:
-        return f"the proxy before it refuses or does not answer: correct HTTPS_PROXY, or add {host} to NO_PROXY"
+        variable = "HTTPS_PROXY or HTTP_PROXY"
+        return f"the proxy before it refuses or does not answer: correct {variable}, or add {host} to NO_PROXY"
     return ""
 
 

@@ -14,7 +14,7 @@ def test_a_server_that_ends_at_once_is_not_waited_for_and_any_password_is_kept(t
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\n[ "$1" != -c ] || exit 0\necho "no such database" >&2\nexit 1\n')
     python.chmod(0o755)
-    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    (tmp_path / "password").write_text(f" {PASSWORD} \r\n")
     settings = {
         "MLFLOW_STATE": str(tmp_path / "state"),
         "MLFLOW_PORT": str(free_port()),
@@ -25,7 +25,7 @@ def test_a_server_that_ends_at_once_is_not_waited_for_and_any_password_is_kept(t
     }
     ended = subprocess.run(
         [str(REPOSITORY / "infra/mlflow_server.sh"), "start"],
-        env=os.environ | settings,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | settings,
         capture_output=True,
         text=True,
         timeout=120,  # it waits for a living one for 300 s

@@ -68,7 +68,7 @@ def test_what_sqlite_says_is_one_line_with_a_remedy(said: str, says: str) -> Non
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("http://mlflow.invalid:5000", "proxy before it .*: correct HTTPS_PROXY, or add mlflow.invalid to NO_PROXY"),
+        ("http://mlflow.invalid:5000", "proxy before it .*: correct HTTPS_PROXY or HTTP_PROXY, or add mlflow.invalid"),
         ("https://127.0.0.1:{port}", "it does not answer in TLS: give its address with http://"),
     ],
 )
