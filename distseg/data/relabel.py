@@ -82,8 +82,8 @@ def _from_file(source: LabelSpace, uri: str) -> Relabelling:
     if not isinstance(body, dict) or body.keys() != {"name", "classes", "map"} or not isinstance(body["map"], dict):
         raise DataError(f"{uri}: must be an object with name, classes and map, which is an object, too")
     name = body["name"]
-    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 100:
-        raise DataError(f"{uri}: name = {name!r:.80}: must be a word")
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 1000:
+        raise DataError(f"{uri}: name = {name!r:.80}: must be a word, of 1000 characters at most")
     classes, palette = raw.parse_classes(body["classes"], f"{uri}: classes")
     given = {_composed(name): _composed(new) for name, new in body["map"].items()}
     _check_map(given, source, classes, uri)

@@ -89,7 +89,7 @@ def segment_all(
     """
     is_new = not storage.folder_exists(job.out)
     storage.check_writable(job.out)
-    found = _begin(job, saved, overwrite)
+    found = _begin(job, saved, overwrite, {place.name: place.num_bytes for place in places})
     left = [place for place in places if not _is_done(place, found)]
     tasks = tasks_of(left)
     num_before = num_done = len(places) - len(left)
@@ -114,8 +114,11 @@ def tasks_of(places: Sequence[Place]) -> list[tuple[Place, ...]]:
     return [tuple(places[start : start + size]) for start in range(0, len(places), size)]
 
 
-def _begin(job: SegmentJob, saved: Checkpoint, overwrite: bool) -> dict[str, SegmentedImage]:
-    """What is done already, by name. Leaves the job's file, without which no receipt counts."""
+def _begin(job: SegmentJob, saved: Checkpoint, overwrite: bool, sizes: Mapping[str, int]) -> dict[str, SegmentedImage]:
+    """What is done already, by name. `sizes`: of the photographs as they are now, in bytes.
+
+    Leaves the job's file, without which no receipt counts.
+    """
     uri = storage.join(job.out, STATE, "job.json")
     ours = _job_file(job, saved)
     if _receipts(job) and storage.exists(uri) and not overwrite:  # a job that finished nothing is in nobody's way
@@ -124,7 +127,7 @@ def _begin(job: SegmentJob, saved: Checkpoint, overwrite: bool) -> dict[str, Seg
             if mine != other:
                 what = "other weights" if name == "weights" else f"{name} = {other}, not {mine}"
                 raise DataError(f"{job.out} has results of {what}: {_AGAIN}")
-        return _finished(job)
+        return _finished(job, sizes)
     storage.delete_tree(storage.join(job.out, STATE))
     storage.write_bytes(uri, json.dumps(ours._asdict()).encode())
     return {}
@@ -148,8 +151,8 @@ def _job_file(job: SegmentJob, saved: Checkpoint) -> _JobFile:
     return _JobFile(digest.hexdigest(), job.source.uri, getattr(job.source, "every", 1), how)
 
 
-def _finished(job: SegmentJob) -> dict[str, SegmentedImage]:
-    """Images that have a receipt and whose files are still there."""
+def _finished(job: SegmentJob, sizes: Mapping[str, int]) -> dict[str, SegmentedImage]:
+    """Images that have a receipt and whose files are still there. Of several, the receipt of the image as it is now."""
     there = [
         {entry.uri.removeprefix(folder + "/") for entry in storage.list_files(folder)}
         for folder in (storage.join(job.out, name) for name in ("label", "overlay", "confidence"))
@@ -157,7 +160,9 @@ def _finished(job: SegmentJob) -> dict[str, SegmentedImage]:
     in_place = set.intersection(*there)
     with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
         rows = threads.map(_read_receipt, _receipts(job))
-        return {image.name: image for images in rows for image in images if result_name(image.name) in in_place}
+        found = [image for images in rows for image in images if result_name(image.name) in in_place]
+    found.sort(key=lambda image: image.num_bytes == sizes.get(image.name))
+    return {image.name: image for image in found}
 
 
 def _receipts(job: SegmentJob) -> list[str]:

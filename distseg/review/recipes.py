@@ -16,13 +16,22 @@ from typing import Any
 import torch
 
 from distseg.errors import DataError
-from distseg.evaluation import LEVEL, Differences, ImageCounts, Interval, compare_runs, seeds_difference
+from distseg.evaluation import (
+    LEVEL,
+    Differences,
+    ImageCounts,
+    Interval,
+    check_same_images,
+    compare_runs,
+    seeds_difference,
+)
 from distseg.review.html import HtmlTable
 from distseg.review.run_review import RunReview
 from distseg.review.tested_runs import Comparison
 from distseg.review.text import ABSENT, listed, mean_and_spread, signed, span
 
 PLACES = ("name", "checkpoint.uri", "tracking.uri", "tracking.experiment")  # fields that do not change what is computed
+_NEEDED = "that takes two seeds of each recipe, and counts of the same images"
 WORST, ALL = "worst condition of each", "all images together"
 
 
@@ -87,15 +96,25 @@ class Recipes:
 
     @cached_property
     def _on_images(self) -> dict[tuple[int, int], Differences]:
-        images = [self._counts(recipe) for recipe in self.recipes]
-        known = [each for each in images if each is not None]
-        if len(known) < max(2, len(images)):
-            return {}
-        first = self.recipes[0].runs[0]
-        try:
-            return compare_runs(known, classes=self.compared.classes(first))
-        except DataError:  # other images, or other labels of them: the table of single runs says so
-            return {}
+        """Between recipes of several seeds: a single training says nothing of its recipe."""
+        groups: list[dict[int, ImageCounts]] = []  # each of recipes that were evaluated on the same images
+        for k, recipe in enumerate(self.recipes):
+            images = self._counts(recipe) if len(recipe.runs) > 1 else None
+            if images is not None:
+                group = next((g for g in groups if _are_alike(images, next(iter(g.values())))), None)
+                if group is None:
+                    groups.append({k: images})
+                else:
+                    group[k] = images
+        found: dict[tuple[int, int], Differences] = {}
+        groups = [group for group in groups if len(group) > 1]
+        for group in groups:
+            numbers = list(group)
+            classes = self.compared.classes(self.recipes[numbers[0]].runs[0])
+            level = 1 - (1 - LEVEL) / len(groups)  # as tested_runs has it
+            pairs = compare_runs(list(group.values()), classes=classes, level=level)
+            found |= {(numbers[i], numbers[j]): differences for (i, j), differences in pairs.items()}
+        return found
 
     def _counts(self, recipe: Recipe) -> ImageCounts | None:
         """Of all its seeds together; of each recipe as many times the truth, as the test asks for the same labels."""
@@ -133,27 +152,45 @@ class Recipes:
         if len(self.recipes) == 1:
             return self._summary_of_one()
         leads: dict[str, list[str]] = {}
-        open_: list[str] = []
+        chance: list[str] = []
+        untested: list[str] = []
         for condition in self.compared.conditions:
             means = {k: sum(s) / len(s) for k in range(len(self.recipes)) if (s := self.scores(k, condition))}
             best = max(means, key=means.__getitem__)
-            if len(means) > 1 and all(self.is_real(best, other, condition) for other in means if other != best):
+            tests = [self.is_real(best, other, condition) for other in means if other != best]
+            if False in tests:
+                chance.append(condition)
+            elif None in tests:
+                untested.append(condition)
+            elif tests:
                 leads.setdefault(self.recipes[best].name, []).append(condition)
-            else:
-                open_.append(condition)
         parts = [f"{name} is best at {listed(conditions)}" for name, conditions in leads.items()]
-        where = f"at {listed(open_)} " if leads and open_ else ""
-        parts += [f"{where}no recipe leads by more than seeds and test images explain"] if open_ else []
+        where = f"at {listed(chance)} " if leads or untested else ""
+        parts += [f"{where}no recipe leads by more than seeds and test images explain"] if chance else []
+        parts += [f"not tested at {listed(untested)}: {_NEEDED}"] if untested else []
+        if not parts:
+            return "They have no condition in common."
         text = "; ".join(parts)
         return f"{text if leads else text[0].upper() + text[1:]}."
 
     def _summary_of_one(self) -> str:
+        if not self.scores(0, ALL):
+            return f"{len(self.recipes[0].runs)} seeds of one recipe, without a score: all is void."
         worst = self.scores(0, WORST) if WORST in self.rows else []
         at_worst = f", at the worst condition {mean_and_spread(worst)}" if worst else ""
         return (
             f"{len(self.recipes[0].runs)} seeds of one recipe: mIoU {mean_and_spread(self.scores(0, ALL))}{at_worst}. "
             "What differs between them is chance."
         )
+
+
+def _are_alike(images: ImageCounts, others: ImageCounts) -> bool:
+    """Whether they are of the same images and labels."""
+    try:
+        check_same_images(images, others)
+    except DataError:
+        return False
+    return True
 
 
 def _seeds(recipe: Recipe) -> str:

@@ -57,7 +57,7 @@ def splits(root: str) -> tuple[str, ...]:
         return (*usual, *sorted(named.difference(usual)))
     photographed, annotated = (storage.list_folders(storage.join(root, part)) for part in ("images", "labels"))
     found = [split for split in _USUAL_SPLITS if split in photographed and (split != "test" or split in annotated)]
-    others = [n for n in raw.folders(storage.join(root, "images")) if n in annotated and n not in _USUAL_SPLITS]
+    others = [n for n in photographed if n in annotated and n not in _USUAL_SPLITS and not raw.is_left_behind(n)]
     if found and others:  # images/validation, say, beside images/train
         every = " ".join([*found, *others])
         _log.warning("%s: images/%s is left out; --splits %s packs it, too", root, ", images/".join(others), every)

@@ -177,10 +177,14 @@ def _check_palette(image: Image.Image, ids_HW: Ids, uri: str, colours: Colours) 
     """Tools that make files smaller sort palettes anew: the colours stay right, the indices are no ids any more.
 
     A palette says something only if it gives each id a known colour of its own. 255 is left out: many end before it.
+    PIL's own say nothing: black alone, whatever the ids, or all greys.
     """
     known = dict(colours)
     rows = np.asarray(image.getpalette("RGB"), dtype=np.int64).reshape(-1, 3).tolist()
-    shown = {i: (rows[i][0], rows[i][1], rows[i][2]) for i in np.unique(ids_HW).tolist() if i < min(255, len(rows))}
+    used = [i for i in np.unique(ids_HW).tolist() if i < 255]
+    if any(i >= len(rows) for i in used) or rows == [[i, i, i] for i in range(256)]:
+        return
+    shown = {i: (rows[i][0], rows[i][1], rows[i][2]) for i in used}
     if not known.keys() >= set(shown.values()) or len(set(shown.values())) < len(shown):
         return
     ids = set(known.values())

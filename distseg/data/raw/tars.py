@@ -75,7 +75,7 @@ def _members(uri: str) -> Iterator[tuple[Place, bytes]]:
                 if info.isdir():
                     continue
                 _check(info, uri, num_bytes)
-                if is_left_behind(info.name.removeprefix("./")):
+                if is_left_behind("/".join(part for part in info.name.split("/") if part != ".")):
                     continue
                 content = b""
                 if info.name.lower().endswith(".json") and (part := tar.extractfile(info)):

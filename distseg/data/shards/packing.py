@@ -233,7 +233,10 @@ def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:
         results = threads.map(lambda task: read_receipt(job.out_uri, task), done)
         found = {task.number: packed for task, packed in zip(done, results, strict=True) if all(map(in_place, packed))}
         sources = dict(zip((task.number for task in done), threads.map(sources_of, done), strict=True))
-    changed = [number for number, packed in found.items() if any(each.sources != sources[number] for each in packed)]
+    # Receipts of an earlier version have no sources, and count as unchanged.
+    changed = [n for n, packed in found.items() if any(each.sources not in ("", sources[n]) for each in packed)]
+    if changed:
+        _log.info("%d shards are packed again: their files have changed", sum(len(found[n]) for n in changed))
     for number in changed:
         for packed in found.pop(number):  # perhaps it will be fewer shards
             for name in (packed.shard.name, packed.shard.index_name):

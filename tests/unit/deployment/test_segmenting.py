@@ -111,6 +111,7 @@ def test_an_image_that_was_replaced_is_segmented_anew(job: SegmentJob) -> None:
     again, found = segmented(job)
     assert again == ["a.jpg"] and opened(Path(job.out) / "label/a.png").size == (61, 44)
     assert len(shown(job, job.source.places(), found, 9)) == 3
+    assert segmented(job) == ([], found)  # of its two receipts the new one counts
     unknown = [image._replace(num_bytes=0) for image in found]  # of an earlier version, which did not keep it
     for receipt in Path(job.out, ".segmenting").glob("[!j]*.json"):
         rows = json.loads(receipt.read_text())

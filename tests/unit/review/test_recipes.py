@@ -67,9 +67,27 @@ def test_a_lead_is_real_if_it_outlasts_seeds_and_images() -> None:
 
 def test_one_training_of_a_recipe_says_nothing_of_other_seeds() -> None:
     made = found(STEADY, BETTER[:1])
-    assert made.over_images(1, 0, ALL) and made.over_seeds(1, 0, ALL) is None and made.is_real(1, 0, ALL) is None
-    assert made.summary() == "No recipe leads by more than seeds and test images explain."
+    assert (
+        made.over_images(1, 0, ALL) is None and made.over_seeds(1, 0, ALL) is None and made.is_real(1, 0, ALL) is None
+    )
+    assert made.summary() == (
+        "Not tested at night, fog and dawn: that takes two seeds of each recipe, and counts of the same images."
+    )
     assert made.table().header == ("condition", "base, 3 seeds", "new-0, 1 seed")
+
+
+def test_a_run_on_other_images_does_not_keep_others_from_being_tested() -> None:
+    elsewhere = example({"dawn": 90, "fog": 80, "night": 40}, num_images=30)
+    other = replace(training("else", 0, lr=0.5), table=elsewhere.table, images=elsewhere.images)
+    assert found(STEADY, BETTER, [other]).is_real(1, 0, ALL)
+    assert found(STEADY, BETTER, [replace(other, images=None)]).is_real(1, 0, ALL)
+
+
+def test_recipes_without_a_score_or_a_common_condition_are_no_error() -> None:
+    void = [replace(run, table={**run.table, "mIoU": None, "conditions": {}}) for run in STEADY]
+    assert found(void).summary() == "3 seeds of one recipe, without a score: all is void."
+    others = [replace(run, table={**run.table, "conditions": {}}) for run in BETTER]
+    assert found(void, others).summary() == "They have no condition in common."
 
 
 def test_recipes_of_other_numbers_of_seeds_are_tested_on_the_same_labels() -> None:

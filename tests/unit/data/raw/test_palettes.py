@@ -18,6 +18,8 @@ from distseg.errors import DataError
         ([0, 0, 0, 9, 9, 9], [0, 1], False),  # not all of them are known
         ([9, 9, 9, 9, 9, 9], [0, 1], False),  # says nothing
         ([7, 7, 7, *[9] * 765], [0, 255], False),  # filled up with anything
+        ([9, 9, 9], [0, 1], False),  # PIL's own: one entry, whatever the ids
+        ([grey for i in range(256) for grey in (i, i, i)], [7, 255], False),  # PIL's own: a ramp
     ],
 )
 def test_a_palette_that_contradicts_its_indices_is_named(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,33 @@ def test_shards_of_files_that_were_changed_since_are_made_again(tmp_path: Path) 
     assert manifest.class_pixels["train"] == {"day": (960, 960, 0)}
     after = {path.name: path.stat().st_mtime_ns for path in (out / "train").glob("*.tar")}
     assert len([name for name in after if after[name] == before[name]]) == 1
+
+
+def test_shards_that_an_earlier_version_finished_are_kept(tmp_path: Path) -> None:
+    """Its receipts do not say of which files they were made."""
+    Image.new("L", (40, 24), 0).save(tmp_path / "a.png")
+    load = functools.partial(load_file, str(tmp_path / "a.png"))
+    good = [dataclasses.replace(each, load=load, files=(str(tmp_path / "a.png"),)) for each in toy_samples(2)]
+    later = functools.partial(load_file, str(tmp_path / "z.png"))
+    everything = {"train": good, "val": [dataclasses.replace(toy_samples(1)[0], key="zzz", split="val", load=later)]}
+    with pytest.raises(FileNotFoundError):
+        pack(everything, LABELS, str(tmp_path / "out"), dataset="toy", max_samples_per_shard=1)
+    receipts = [path for path in (tmp_path / "out").rglob("*.json") if '"sources"' in path.read_text()]
+    assert len(receipts) == 2
+    for path in receipts:
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps(without(rows, "sources")))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.tar")}
+    Image.new("L", (40, 24), 0).save(tmp_path / "z.png")
+    pack(everything, LABELS, str(tmp_path / "out"), dataset="toy", max_samples_per_shard=1)
+    assert len(before) == 2 and all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def without(value: Any, name: str) -> Any:
+    """JSON without the fields of that name."""
+    if isinstance(value, dict):
+        return {key: without(each, name) for key, each in value.items() if key != name}
+    return [without(each, name) for each in value] if isinstance(value, list) else value
 
 
 def load_file(label: str) -> LabelledImage:
