@@ -15,7 +15,7 @@ from distseg.review.recipes import Recipes, fields_of
 from distseg.review.run_review import RunReview, provenance
 from distseg.review.tested_runs import Comparison
 from distseg.review.text import ABSENT, listed, loss, number, signed, span
-from distseg.review.trust import next_steps, trust_compared
+from distseg.review.trust import believed, next_steps, trust_compared
 
 _NOTE = (
     "Images that every run has kept: some were chosen by their names alone, others are among the worst of each run. "
@@ -66,6 +66,7 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         if seen
         else images_compared({name: look.overlays for name, look in looks.items()}, miou, classes, palette),
         trust=trust_compared(compared.names, runs),
+        believed=believed(compared.names, runs),
         next_steps=next_steps(runs[best_run]),
         next_of=compared.names[best_run],
         differing=_differing(compared),

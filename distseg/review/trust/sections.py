@@ -87,6 +87,24 @@ def trust_compared(names: Sequence[str], runs: Sequence[RunReview]) -> HtmlTable
     return _table("run", found) if found else None
 
 
+SURER = 0.05  # mean confidence above the share of right pixels, from which on it is said
+
+
+def believed(names: Sequence[str], runs: Sequence[RunReview]) -> str:
+    """Whose confidence can be believed most, and who is surer than right; empty unless several runs have it counted."""
+    found = {name: run.table["trust"] for name, run in zip(names, runs, strict=True) if run.table.get("trust")}
+    known = {name: each for name, each in found.items() if None not in (each["ece"], each["confidence"])}
+    if len(known) < 2:
+        return ""
+    best = min(known, key=lambda name: float(known[name]["ece"]))
+    said = [f"The confidence of {best} is the nearest to the truth (ECE {known[best]['ece']:.3f})."]
+    for name, each in known.items():
+        right = 1 - (risk(each, 1.0) or 0.0)
+        if each["confidence"] - right > SURER:
+            said.append(f"{name} is surer than right: {_percent(each['confidence'])} and {_percent(right)}.")
+    return " ".join(said)
+
+
 def risk(reading: Reading, coverage: float) -> float | None:
     return next((value for at, value in reading["risk_coverage"] if at == coverage), None)
 

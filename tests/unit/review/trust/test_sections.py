@@ -8,7 +8,7 @@ import numpy as np
 from distseg.evaluation.trust.counts import TrustCounts, num_counts
 from distseg.evaluation.trust.readings import readings
 from distseg.review import RunReview, comparison_page, model_card, run_page
-from distseg.review.trust import next_steps, trust_of_run
+from distseg.review.trust import believed, next_steps, trust_of_run
 from tests.unit.reviews import HITS, LABELS, example
 
 
@@ -45,6 +45,15 @@ def test_the_section_has_calibration_and_errors_of_each_condition_and_site() -> 
     assert "100.0 % of the errors lie within 6 px of a border, where 65.0 % of the pixels are." in found.sentences
     assert found.objects.rows[0] == ("0 to 0.1 % of the image", "2", "50.0 %", "40.0 %")
     assert found.confusions.rows[0][:2] in [("road", "sign"), ("sign", "car"), ("car", "road")]
+
+
+def test_a_comparison_says_whose_confidence_can_be_believed() -> None:
+    runs = [review(), replace(review(), table={**review().table, "trust": reading(83, 17)})]
+    said = "The confidence of b is the nearest to the truth (ECE 0.005). a is surer than right: 83.5 % and 70.0 %."
+    assert believed(["a", "b"], runs) == said
+    named = [replace(run, name=name) for run, name in zip(runs, "ab", strict=True)]
+    assert said in comparison_page(named)
+    assert believed(["a"], runs[:1]) == ""
 
 
 def test_what_to_do_next_names_a_condition_and_a_class() -> None:
