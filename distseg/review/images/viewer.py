@@ -9,6 +9,7 @@ has its second, and the page says how many are left out.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -148,7 +149,12 @@ def _num_bytes(image: Overlay, is_first: bool) -> int:
 
 
 def _sorted(rows: Sequence[list[Overlay]], miou: Mapping[str, float]) -> list[list[Overlay]]:
-    return [row for of_it in by_condition(rows, miou).values() for row in of_it]
+    """By condition, and in each by the least IoU of any run; those without truth stay as they are given."""
+
+    def least(row: list[Overlay]) -> float:
+        return min((image.iou for image in row if image.iou is not None), default=math.inf)
+
+    return [row for of_it in by_condition(rows, miou).values() for row in sorted(of_it, key=least)]
 
 
 def _shot(

@@ -147,3 +147,12 @@ def test_a_page_of_many_large_images_is_below_four_megabytes() -> None:
     ]
     page = run_page(replace(review(), overlays=many))
     assert len(page) < 4_000_000 and "of 120 images are shown" in page
+
+
+def test_images_are_sorted_by_condition_and_by_the_least_iou_of_any_run() -> None:
+    def row(condition: str, *ious: float | None) -> list[Overlay]:
+        return [Overlay(kind="fixed", condition=condition, key=f"{ious}", iou=iou, jpeg=b"") for iou in ious]
+
+    rows = [row("dawn", 0.9), row("night", 0.7, 0.6), row("night", 0.8, 0.4), row("night", None, None)]
+    found = viewer._sorted(rows, {"night": 0.5, "dawn": 0.9})
+    assert found == [rows[2], rows[1], rows[3], rows[0]]
