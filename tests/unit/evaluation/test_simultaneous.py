@@ -17,23 +17,30 @@ CLASSES, TRIALS, RESAMPLES = 4, 60, 100
 AT_MOST = 8  # of 60, where 3 are to be expected
 
 
-def pictures(num: int, generator: torch.Generator, *, lost: float = 0.0, spread: float = 0.25) -> Tensor:
-    """Counts (num, 3, K) of images that differ in their classes and in how well they are segmented."""
+def pictures(
+    num: int, generator: torch.Generator, *, lost: float = 0.0, spread: float = 0.25, frames: int = 1
+) -> Tensor:
+    """Counts (num, 3, K) of images that differ in their classes and in how well they are segmented.
+
+    `frames`: so many after each other are of one drive, and segmented as well as each other.
+    """
     truth_NK = (torch.rand(num, CLASSES, generator=generator).pow(2) * 1000).round()
-    quality_N1 = spread * (2 * torch.rand(num, 1, generator=generator) - 1)
+    quality_N1 = spread * (2 * torch.rand(num // frames, 1, generator=generator) - 1).repeat_interleave(frames, 0)
     share_K = torch.tensor([0.7, 0.6, 0.5, 0.4])
     hit_NK = (truth_NK * (share_K + quality_N1 - lost)).round()
     wrong_N1 = (truth_NK - hit_NK).sum(1, keepdim=True)
     return torch.stack([truth_NK, hit_NK + (wrong_N1 / CLASSES).round(), hit_NK], 1).long()
 
 
-def images_of(counts: dict[str, Tensor]) -> ImageCounts:
+def images_of(counts: dict[str, Tensor], frames: int = 0) -> ImageCounts:
+    """`frames`: of each drive; 0: the drives are not known."""
     conditions = [name for name, counts_n3K in counts.items() for _ in counts_n3K]
-    keys = [f"{name}/{i:03d}" for i, name in enumerate(conditions)]
-    return ImageCounts.of(keys, conditions, torch.cat(list(counts.values())))
+    keys = [f"{name}/{i:04d}" for i, name in enumerate(conditions)]
+    drives = [f"{i // frames}" for i in range(len(keys))] if frames else ()
+    return ImageCounts.of(keys, conditions, torch.cat(list(counts.values())), drives)
 
 
-@pytest.mark.parametrize("sizes", [(12, 12), (20, 20, 20, 20), (10, 40, 15, 25, 10, 30, 12, 18, 10), (10,) * 20])
+@pytest.mark.parametrize("sizes", [(12, 12), (20, 200, 60, 200), (10, 40, 15, 25, 10, 30, 12, 18, 10), (10,) * 20])
 def test_conditions_that_are_alike_are_seldom_told_apart(sizes: tuple[int, ...]) -> None:
     """Between the best and the worst of nine, 95 % intervals of the two alone would do so in half of the cases."""
     generator = torch.Generator().manual_seed(len(sizes))
@@ -44,6 +51,19 @@ def test_conditions_that_are_alike_are_seldom_told_apart(sizes: tuple[int, ...])
         assert gap is not None and gap.value > 0
         num_real += gap.excludes_0
     assert num_real <= AT_MOST
+
+
+@pytest.mark.parametrize("are_known", [True, False])
+def test_drives_that_are_alike_are_seldom_told_apart_if_they_are_known(are_known: bool) -> None:
+    """Four conditions of ten drives of five frames. Frames of a drive are no independent images."""
+    generator = torch.Generator().manual_seed(0)
+    num_real = 0
+    for _ in range(TRIALS):
+        counts = {f"c{k}": pictures(50, generator, frames=5) for k in range(4)}
+        gap = bootstrap_intervals(images_of(counts, 5 if are_known else 0), resamples=RESAMPLES).gap
+        assert gap is not None
+        num_real += gap.excludes_0
+    assert (num_real <= AT_MOST) == are_known
 
 
 def test_conditions_of_one_mean_and_unlike_spreads_are_seldom_told_apart() -> None:
