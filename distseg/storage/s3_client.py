@@ -19,6 +19,7 @@ from distseg.storage.retries import AttemptError, retried
 from distseg.storage.s3_errors import diagnose, is_of_credentials, redirected, server_of, unusable
 from distseg.storage.store import DEADLINE_S, bucket_and_key, refuse_directory
 
+METADATA_ATTEMPTS = 3  # EC2 refuses some of them where many processes start at once, and that reads as "no credentials"
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0  # of silence; completing a large upload takes a server a while
 
@@ -125,6 +126,8 @@ def _connect(process: int, settings: tuple[str | None, ...]) -> _Connection:
         return session.client("s3", config=config)
 
     core = botocore.session.get_session()
+    if core.get_config_variable("metadata_service_num_attempts") == 1:  # boto3's default
+        core.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
     session: Any = boto3.Session(botocore_session=core)
     asked = dict(core.get_scoped_config().get("s3") or {}).get("addressing_style")
     made = client(asked or "auto")
