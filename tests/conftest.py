@@ -246,6 +246,12 @@ def use_environment(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
 
 
+def use_s3_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that looks at no key."""
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "very-secret"}
+    use_environment({"AWS_ENDPOINT_URL": endpoint, **keys}, monkeypatch)
+
+
 def make_bucket() -> str:
     import boto3
 

@@ -15,19 +15,16 @@ from typing import Any
 
 import torch
 
-from distseg.errors import DataError
 from distseg.evaluation import (
     LEVEL,
     Differences,
     ImageCounts,
     Interval,
-    check_same_images,
-    compare_runs,
     seeds_difference,
 )
 from distseg.review.html import HtmlTable
 from distseg.review.run_review import RunReview
-from distseg.review.tested_runs import Comparison
+from distseg.review.tested_runs import Comparison, tested_together
 from distseg.review.text import ABSENT, listed, mean_and_spread, signed, span
 
 PLACES = ("name", "checkpoint.uri", "tracking.uri", "tracking.experiment")  # fields that do not change what is computed
@@ -97,24 +94,9 @@ class Recipes:
     @cached_property
     def _on_images(self) -> dict[tuple[int, int], Differences]:
         """Between recipes of several seeds: a single training says nothing of its recipe."""
-        groups: list[dict[int, ImageCounts]] = []  # each of recipes that were evaluated on the same images
-        for k, recipe in enumerate(self.recipes):
-            images = self._counts(recipe) if len(recipe.runs) > 1 else None
-            if images is not None:
-                group = next((g for g in groups if _are_alike(images, next(iter(g.values())))), None)
-                if group is None:
-                    groups.append({k: images})
-                else:
-                    group[k] = images
-        found: dict[tuple[int, int], Differences] = {}
-        groups = [group for group in groups if len(group) > 1]
-        for group in groups:
-            numbers = list(group)
-            classes = self.compared.classes(self.recipes[numbers[0]].runs[0])
-            level = 1 - (1 - LEVEL) / len(groups)  # as tested_runs has it
-            pairs = compare_runs(list(group.values()), classes=classes, level=level)
-            found |= {(numbers[i], numbers[j]): differences for (i, j), differences in pairs.items()}
-        return found
+        several = [(k, self._counts(recipe)) for k, recipe in enumerate(self.recipes) if len(recipe.runs) > 1]
+        images = {k: counts for k, counts in several if counts is not None}
+        return tested_together(images, lambda k: self.compared.classes(self.recipes[k].runs[0]))
 
     def _counts(self, recipe: Recipe) -> ImageCounts | None:
         """Of all its seeds together; of each recipe as many times the truth, as the test asks for the same labels."""
@@ -182,15 +164,6 @@ class Recipes:
             f"{len(self.recipes[0].runs)} seeds of one recipe: mIoU {mean_and_spread(self.scores(0, ALL))}{at_worst}. "
             "What differs between them is chance."
         )
-
-
-def _are_alike(images: ImageCounts, others: ImageCounts) -> bool:
-    """Whether they are of the same images and labels."""
-    try:
-        check_same_images(images, others)
-    except DataError:
-        return False
-    return True
 
 
 def _seeds(recipe: Recipe) -> str:

@@ -5,7 +5,7 @@ are tested together, so that the best one of them may be looked for. Where there
 tested at a higher level, since a page promises its error rate for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from distseg.errors import DataError
@@ -13,6 +13,7 @@ from distseg.evaluation import (
     LEVEL,
     MIN_UNITS,
     Differences,
+    ImageCounts,
     Interval,
     Intervals,
     bootstrap_intervals,
@@ -60,25 +61,8 @@ class Comparison:
 
     @cached_property
     def _tested(self) -> dict[tuple[int, int], Differences]:
-        found: dict[tuple[int, int], Differences] = {}
-        groups = [group for group in self._on_the_same_images() if len(group) > 1]
-        for group in groups:
-            images = [run.images for run in (self.runs[k] for k in group) if run.images is not None]
-            level = 1 - (1 - LEVEL) / len(groups)  # all groups together call something real in 5 % (Bonferroni)
-            pairs = compare_runs(images, classes=self.classes(group[0]), level=level)
-            found |= {(group[i], group[j]): differences for (i, j), differences in pairs.items()}
-        return found
-
-    def _on_the_same_images(self) -> list[list[int]]:
-        groups: list[list[int]] = []
-        for k, run in enumerate(self.runs):
-            if run.images is not None:
-                group = next((group for group in groups if not self._why_untested(k, group[0])), None)
-                if group is None:
-                    groups.append([k])
-                else:
-                    group.append(k)
-        return groups
+        images = {k: run.images for k, run in enumerate(self.runs) if run.images is not None}
+        return tested_together(images, self.classes)
 
     def _why_untested(self, k: int, other: int) -> str:
         run, base = self.runs[k], self.runs[other]
@@ -89,3 +73,32 @@ class Comparison:
         except DataError as error:
             return str(error)
         return ""
+
+
+def tested_together(
+    images: Mapping[int, ImageCounts], classes: Callable[[int], Sequence[int]]
+) -> dict[tuple[int, int], Differences]:
+    """Each pair, by their numbers, that was evaluated on the same images. `classes`: of a number, what is compared."""
+    groups: list[list[int]] = []
+    for k, counts in images.items():
+        group = next((group for group in groups if _are_alike(counts, images[group[0]])), None)
+        if group is None:
+            groups.append([k])
+        else:
+            group.append(k)
+    groups = [group for group in groups if len(group) > 1]
+    found: dict[tuple[int, int], Differences] = {}
+    for group in groups:
+        level = 1 - (1 - LEVEL) / len(groups)  # all groups together call something real in 5 % (Bonferroni)
+        pairs = compare_runs([images[k] for k in group], classes=classes(group[0]), level=level)
+        found |= {(group[i], group[j]): differences for (i, j), differences in pairs.items()}
+    return found
+
+
+def _are_alike(images: ImageCounts, others: ImageCounts) -> bool:
+    """Whether they are of the same images and labels."""
+    try:
+        check_same_images(images, others)
+    except DataError:
+        return False
+    return True

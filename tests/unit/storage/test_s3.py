@@ -18,7 +18,7 @@ import pytest
 from distseg import storage
 from distseg.errors import StorageError
 from distseg.storage import join, s3_client, s3_multipart
-from tests.conftest import free_port, use_environment
+from tests.conftest import free_port, use_s3_at
 
 # ---- large, many, threads, processes
 
@@ -164,8 +164,7 @@ class FlakyHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyS3]:
     server = FlakyS3()
-    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "very-secret"}
-    use_environment({"AWS_ENDPOINT_URL": server.endpoint, **keys}, monkeypatch)
+    use_s3_at(server.endpoint, monkeypatch)
     yield server
     server.close()
 

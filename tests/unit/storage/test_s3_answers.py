@@ -14,7 +14,7 @@ from urllib3.exceptions import SSLError
 from distseg import storage
 from distseg.errors import StorageError
 from distseg.storage import retries, s3_client
-from tests.conftest import use_environment
+from tests.conftest import use_environment, use_s3_at
 
 URI = "s3://bucket/folder/key"
 
@@ -79,8 +79,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
-    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "very-secret"}
-    use_environment({"AWS_ENDPOINT_URL": server.address, **keys}, monkeypatch)
+    use_s3_at(server.address, monkeypatch)
     yield server
     server.close()
 
