@@ -11,6 +11,7 @@ from distseg.errors import masked
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 HERE = "here"
 MAX_MACHINES_NAMED = 3
+NAME_WIDTH = 33  # of the longest name, and two blanks
 
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _NAMES_A_PLACE = re.compile(r"(_PATH|_FILE|_DIR|_MODE)$", re.IGNORECASE)
@@ -61,7 +62,7 @@ def line(finding: Finding) -> str:
     """For a person."""
     where = f" [{machines(finding.where)}]" if finding.where else ""
     remedy = f": {finding.remedy}" if finding.remedy else ""
-    return f"{finding.status:8}{finding.name:24}{finding.seen}{where}{remedy}"
+    return f"{finding.status:8}{finding.name:<{NAME_WIDTH}}{finding.seen}{where}{remedy}"
 
 
 def machines(names: Sequence[str]) -> str:

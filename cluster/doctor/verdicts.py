@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cluster.doctor.findings import Finding, failed, machines, merged, ok
+from cluster.doctor.findings import Finding, failed, machines, merged, ok, skipped
 from cluster.doctor.machine import Facts
 
 MAX_SKEW_S = 5.0  # S3 refuses requests from 15 minutes; times of metrics and of logs mislead from seconds
@@ -15,7 +15,7 @@ INSTALL = "install the same versions everywhere: pip install -c constraints.txt 
 
 def verdicts(here: Facts, nodes: Sequence[Facts], *, gpu: bool, min_disk_gib: float = MIN_DISK_GIB) -> list[Finding]:
     """`gpu`: the training is to run on GPUs. `min_disk_gib`: free in each machine's folder for temporary files."""
-    checks = [check_version(name, here, nodes) for name in here.versions]
+    checks = [check_workers(nodes), *(check_version(name, here, nodes) for name in here.versions)]
     checks += merged(check_gpus(node, gpu=gpu) for node in nodes)
     if gpu and not any(node.gpus for node in nodes):
         checks.append(failed("GPUs", "no machine of the cluster has one", "leave out --gpu, or add machines with GPUs"))
@@ -24,6 +24,14 @@ def verdicts(here: Facts, nodes: Sequence[Facts], *, gpu: bool, min_disk_gib: fl
     checks += merged(check_disk(node, min_disk_gib) for node in nodes)
     checks += merged(check_shm(node) for node in nodes)
     return checks
+
+
+def check_workers(nodes: Sequence[Facts]) -> Finding:
+    """Machines for work, beside a head that takes none. There need be none: an autoscaler starts them for a job."""
+    working = [node.where for node in nodes if node.ray_cpus]
+    if working:
+        return ok("workers", f"CPUs for work: {sum(node.ray_cpus for node in nodes)}", *working)
+    return skipped("workers", "none has joined, so no worker was looked at; `ray list nodes` has them once they have")
 
 
 def check_version(name: str, here: Facts, nodes: Sequence[Facts]) -> Finding:

@@ -50,7 +50,7 @@ def test_a_sound_cluster_has_no_failures_and_each_check_is_one_line() -> None:
     assert failures(found) == []
     names = [each.name for each in found]
     assert len(names) == len(set(names))
-    assert {"python", "ray", "torch", "distseg", "GPUs", "clocks", "disk", "shared memory"} <= set(names)
+    assert {"workers", "python", "ray", "torch", "distseg", "GPUs", "clocks", "disk", "shared memory"} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,18 @@ def test_a_cluster_without_gpus_fails_only_if_they_are_wanted() -> None:
     assert failures(verdicts.verdicts(HERE, bare, gpu=False)) == []
     (line,) = failures(verdicts.verdicts(HERE, bare, gpu=True))
     assert "no machine of the cluster has one: leave out --gpu" in line
+
+
+def test_it_is_said_that_no_worker_was_looked_at() -> None:
+    head = replace(SOUND, gpus=[], ray_gpus=0, ray_cpus=0)
+    (line,) = [findings.line(f) for f in verdicts.verdicts(HERE, [head], gpu=False) if f.status == SKIPPED]
+    assert "none has joined, so no worker was looked at" in line
+    (line,) = [findings.line(f) for f in verdicts.verdicts(HERE, [head, OTHER], gpu=False) if f.name == "workers"]
+    assert line.endswith("CPUs for work: 8 [b]")
+
+
+def test_the_longest_name_does_not_touch_what_was_seen() -> None:
+    assert "pyarrow  s3://" in findings.line(findings.ok("checkpoints, Ray Tune's pyarrow", "s3://b/runs: written"))
 
 
 def test_this_machine_may_have_another_build_of_torch_and_a_later_patch_of_python_but_no_other_version() -> None:
@@ -221,7 +233,10 @@ def test_the_exit_code_and_the_lines(cluster: nodes.Report, capsys: pytest.Captu
     assert any(line.startswith(SKIPPED) and "give --data URI" in line for line in printed)
     cluster.findings.append(nodes._silent("c", "no answer within 150 s"))
     assert doctor.main(arguments) == 1
-    assert "FAILED  node                    no answer within 150 s [c]: look at Ray's logs" in capsys.readouterr().out
+    assert (
+        f"FAILED  {'node':{findings.NAME_WIDTH}}no answer within 150 s [c]: look at Ray's logs"
+        in capsys.readouterr().out
+    )
     assert doctor.main([*arguments, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
@@ -244,7 +259,10 @@ def test_a_cluster_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeyp
     assert doctor.main(["--address", "http://127.0.0.1:1", "--working-dir", str(REPOSITORY)]) == 1
     logging.disable(logging.NOTSET)
     printed = capsys.readouterr().out
-    assert "FAILED  cluster                 cannot reach a Ray cluster at http://127.0.0.1:1: is it up" in printed
+    assert (
+        f"FAILED  {'cluster':{findings.NAME_WIDTH}}cannot reach a Ray cluster at http://127.0.0.1:1: is it up"
+        in printed
+    )
     assert "working directory" in printed
 
 
