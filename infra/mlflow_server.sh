@@ -27,6 +27,7 @@ state=$(realpath -m "${MLFLOW_STATE:-$tmp/distseg-mlflow}")
 host=${MLFLOW_HOST:-127.0.0.1} port=${MLFLOW_PORT:-5000} workers=${MLFLOW_WORKERS:-2}
 auth=${MLFLOW_AUTH:-basic}
 mark="mlflow server --host $host --port $port"
+running=$(cat "$state/mark" 2>/dev/null || echo "$mark") # as it was started, whatever address is asked for now
 
 find_python() {
   python=${PYTHON:-$here/../.venv/bin/python}
@@ -90,7 +91,7 @@ start() {
     off) ;;
     *) fail "MLFLOW_AUTH=$auth: give basic or off" ;;
   esac
-  if is_running "$state/pid" "$mark"; then status; return; fi
+  if is_running "$state/pid" "$running"; then status; return; fi
   find_python
   load_stores
   port_is_free "$host" "$port" || fail "port $port of $host is taken; choose another with MLFLOW_PORT"
@@ -104,6 +105,7 @@ start() {
   [ "$auth" = off ] || make_users
   (cd "$state" && exec setsid "$python" -m $mark --workers "$workers" "${options[@]}" >>"$state/server.log" 2>&1 </dev/null) &
   echo $! >"$state/pid"
+  running=$mark && echo "$mark" >"$state/mark"
   if ! wait_for 300 settled || ! is_running "$state/pid" "$mark"; then
     tail -n 5 "$state/server.log" >&2
     stop
@@ -119,10 +121,10 @@ healthy() {
   is_running "$state/pid" "$mark" && curl -sf -m 2 "http://$host:$port/health"
 }
 
-stop() { stop_process "$state/pid" "$mark" -; }
+stop() { stop_process "$state/pid" "$running" -; }
 
 status() {
-  if is_running "$state/pid" "$mark"; then echo "mlflow: running"; else echo "mlflow: stopped"; return 1; fi
+  if is_running "$state/pid" "$running"; then echo "mlflow: running"; else echo "mlflow: stopped"; return 1; fi
 }
 
 case "${1:-}" in
