@@ -64,7 +64,7 @@ def own_error(error: BaseException | None) -> DistsegError | None:
 
 def last_line(error: BaseException) -> str:
     """Of its message, at most 300 characters: where a traceback says what went wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
 
 
 class FailureCallback(UserCallback):

@@ -1,4 +1,4 @@
-"""Whether Ray is still there is asked of its ports."""
+"""What is said of a failure. Whether Ray is still there is asked of its ports."""
 
 import socket
 import threading
@@ -13,6 +13,12 @@ from tests.conftest import free_port
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "LOOKED_AFTER_EVERY_S", 0.01)
     monkeypatch.setattr(failures, "GONE_AFTER_S", 0.05)
+
+
+def test_of_a_long_message_its_last_line_is_said_without_what_indents_it() -> None:
+    lost = "The actor died because its node has died.\n\tthe actor's node was terminated unexpectedly\n"
+    assert failures.last_line(RuntimeError(lost)) == "the actor's node was terminated unexpectedly"
+    assert failures.last_line(RuntimeError()) == "RuntimeError"
 
 
 def test_what_refuses_connections_is_gone() -> None:
