@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Ray cluster of several hosts on one Linux machine: each host is a network namespace with its own address, its own
 # Ray processes and directory, on one bridge. Links can be cut and hosts killed, as nothing inside one process tree
-# can. Needs root, iproute2, procps; nothing is changed outside the namespaces but the bridge.
+# can. Needs root, iproute2, procps; nothing is changed outside the namespaces but the bridge, without HOSTS_INTERNET.
 #
 #   cluster/local_hosts.sh up N            head = host 0 (no CPUs for work) and workers 1 … N; prints the file to source
 #   cluster/local_hosts.sh exec I CMD …    runs CMD on host I
@@ -13,6 +13,9 @@
 #
 # With HOSTS_SSH=1 the hosts are machines for cluster/ssh.yaml: each runs sshd instead of Ray, which lets root in by
 # $HOSTS_STATE/key alone, and has its own processes and home directory. Then kill is a power cut.
+#
+# With HOSTS_INTERNET=1 the hosts reach what this machine reaches, as pip on them must: until `down` the machine forwards
+# packets, and iptables puts its address on theirs.
 #
 #   HOSTS_STATE   directories, logs, token, env; keep it short, Ray puts sockets there    ${TMPDIR:-/tmp}/distseg-hosts
 #   HOSTS_NET     the /24 of the cluster; this machine is .1, host I is .10 + I           10.77.0
@@ -71,6 +74,26 @@ plug_in() {
   mkdir -p "$state/h$i"
 }
 
+let_out() { # to where this machine may go
+  iptables --version >/dev/null 2>&1 || fail "HOSTS_INTERNET needs iptables; run infra/install_debian.sh"
+  cat /proc/sys/net/ipv4/ip_forward >"$state/ip_forward"
+  echo 1 >/proc/sys/net/ipv4/ip_forward
+  change_rules -A
+}
+
+keep_in() {
+  [ -e "$state/ip_forward" ] || return 0
+  change_rules -D 2>/dev/null || true
+  cat "$state/ip_forward" >/proc/sys/net/ipv4/ip_forward
+  rm "$state/ip_forward"
+}
+
+change_rules() { # -A or -D
+  iptables -w -t nat "$1" POSTROUTING -s "$net.0/24" ! -o "$bridge" -j MASQUERADE
+  iptables -w "$1" FORWARD -i "$bridge" -j ACCEPT
+  iptables -w "$1" FORWARD -o "$bridge" -j ACCEPT
+}
+
 start() {
   if [ -e "$state/key" ]; then start_sshd "$1"; else start_ray "$1"; fi
 }
@@ -79,6 +102,7 @@ start_sshd() {
   local i=$1 home=$state/h$1/home
   [ -z "$(ip netns pids "$(space "$i")")" ] || fail "host $i runs already; stop it first"
   mkdir -p "$home" /run/sshd
+  if [ -e /etc/skel ]; then cp -rn /etc/skel/. "$home"; fi # as adduser does: Ray sources ~/.bashrc
   cat >"$state/h$i/sshd_config" <<END
 ListenAddress $(address "$i")
 HostKey $state/key
@@ -167,6 +191,7 @@ up() {
   ip link add "$bridge" type bridge
   ip addr add "$net.1/24" dev "$bridge"
   ip link set "$bridge" up
+  if [ -n "${HOSTS_INTERNET:-}" ]; then let_out; fi
   for i in $(seq 0 "$1"); do plug_in "$i"; done
   if [ -n "${HOSTS_SSH:-}" ]; then ssh-keygen -q -t ed25519 -N '' -f "$state/key"; fi
   start 0
@@ -187,6 +212,7 @@ END
 
 unplug() { # ends what runs in the namespaces and removes them, not the directories
   local s i
+  keep_in
   for s in $(spaces); do ip netns pids "$s" | xargs -r kill -TERM 2>/dev/null || true; done
   for i in $(seq 50); do [ -n "$(for s in $(spaces); do ip netns pids "$s"; done)" ] || break; sleep 0.1; done
   for s in $(spaces); do

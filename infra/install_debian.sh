@@ -9,7 +9,7 @@ packages=(
   postgresql                              # infra/postgres.sh
   prometheus                              # infra/prometheus.sh
   docker-compose                          # validates infra/compose.yaml in a test
-  iproute2 openssh-server rsync           # cluster/local_hosts.sh, for HOSTS_SSH too
+  iproute2 openssh-server rsync iptables  # cluster/local_hosts.sh, for HOSTS_SSH and HOSTS_INTERNET too
   slurm-wlm munge                         # cluster/local_slurm.sh
   chromium                                # tests/integration/test_browser.py
   curl procps util-linux                  # health checks, process control, runuser
@@ -31,5 +31,6 @@ if [ ! -e "$policy" ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# A machine that has just booted may be updating itself, and two cannot install at a time.
+apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 echo "installed: ${missing[*]}"

@@ -38,8 +38,22 @@ print("worker", joined()[0])
 """
 
 
+GREETING = """
+import socket, sys
+with socket.create_server((sys.argv[1], 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    print(server.accept()[1][0])
+"""
+
+
 @pytest.fixture
 def hosts() -> Iterator[dict[str, str]]:
+    with brought_up() as hosts:
+        yield hosts
+
+
+@contextlib.contextmanager
+def brought_up(**settings: str) -> Iterator[dict[str, str]]:
     if os.geteuid() != 0:
         lacking("network namespaces, which need root")
     for program in ("ip", "sshd", "ssh", "rsync"):
@@ -48,7 +62,7 @@ def hosts() -> Iterator[dict[str, str]]:
     parent = short_directory()
     state = parent / "h"
     name = f"s{os.getpid() % 10**7}"
-    hosts = {"HOSTS_STATE": str(state), "HOSTS_NET": free_network(), "HOSTS_NAME": name, "HOSTS_SSH": "1"}
+    hosts = {"HOSTS_STATE": str(state), "HOSTS_NET": free_network(), "HOSTS_NAME": name, "HOSTS_SSH": "1", **settings}
     try:
         run_script("cluster/local_hosts.sh", "up", "1", env=hosts)
         yield hosts
@@ -138,3 +152,46 @@ def test_hosts_come_up_take_jobs_join_again_after_a_kill_and_go_down(hosts: dict
     assert cluster.running() == SUPERVISED
     cluster.down()
     assert cluster.running() == set()
+
+
+def test_with_internet_hosts_reach_what_this_machine_reaches_and_down_undoes_it() -> None:
+    forwarded = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarded.read_text()
+    with brought_up(HOSTS_INTERNET="1") as hosts, outside(hosts["HOSTS_NET"].replace(".77", ".78")) as (net, space):
+        assert hosts["HOSTS_NET"] in rules() and forwarded.read_text() == "1\n"
+        command = ["ip", "netns", "exec", space, sys.executable, "-c", GREETING, f"{net}.2"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            try:
+                port = server.stdout.readline().strip()
+                run_script(
+                    "cluster/local_hosts.sh", "exec", "0", "bash", "-c", f"exec 3<>/dev/tcp/{net}.2/{port}", env=hosts
+                )
+                assert server.stdout.read() == f"{net}.1\n", "it has no way back to a host's own address"
+            finally:
+                server.kill()
+    assert hosts["HOSTS_NET"] not in rules() and forwarded.read_text() == before
+
+
+@contextlib.contextmanager
+def outside(net: str) -> Iterator[tuple[str, str]]:
+    """A machine, .2, that only this one, .1, is connected to."""
+    space = f"o{os.getpid() % 10**7}"
+
+    def call(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True)
+
+    call("netns", "add", space)
+    try:
+        call("link", "add", space, "type", "veth", "peer", "name", "eth0", "netns", space)
+        call("addr", "add", f"{net}.1/24", "dev", space)
+        call("link", "set", space, "up")
+        call("-n", space, "addr", "add", f"{net}.2/24", "dev", "eth0")
+        call("-n", space, "link", "set", "eth0", "up")
+        yield net, space
+    finally:
+        call("netns", "del", space)
+
+
+def rules() -> str:
+    return subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True, text=True, check=True).stdout
