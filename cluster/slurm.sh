@@ -63,33 +63,41 @@ on_term() { # of --signal: the training saves and ends; it hears of it before th
 trap on_term TERM
 
 start_ray() {
+  local attempt
+  for attempt in 1 2 3; do # Ray gives its own processes 30 s, which is too little on a machine that is busy
+    ! start_head || break
+    echo "slurm.sh: Ray's head did not start, attempt $attempt of 3" >&2
+    [ "$attempt" != 3 ] || exit 1
+  done
+  [ "$num_nodes" = 1 ] || start_workers
+  export RAY_ADDRESS=$address:$port
+  "$python" -m cluster.allocation wait "$num_nodes" || { tell_why; stop_ray; exit 1; }
+}
+
+start_head() { # until it says that it runs: before that it listens, but refuses workers
   "$python" -m ray.scripts.scripts start --head --port="$port" --node-ip-address="$address" --dashboard-port=$((port + 1)) \
     --ray-client-server-port=$((port + 2)) --dashboard-agent-listen-port=$((port + 3)) --temp-dir="$files.0" \
     "${joined[@]}" >"$files.head.log" 2>&1 &
-  ray_pids+=($!)
-  [ "$num_nodes" = 1 ] || start_workers
-  export RAY_ADDRESS=$address:$port
-  until (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do
-    kill -0 "${ray_pids[0]}" 2>/dev/null || { tail -n 20 "$files.head.log" >&2; fail "Ray's head did not start"; }
+  ray_pids=($!)
+  until grep -q "Ray runtime started" "$files.head.log"; do
+    kill -0 "${ray_pids[0]}" 2>/dev/null || { tail -n 20 "$files.head.log" >&2; stop_ray; return 1; }
     sleep 0.2
   done
-  "$python" -m cluster.allocation wait "$num_nodes" || { tell_why; stop_ray; exit 1; }
 }
 
 tell_why() { # the log of the other nodes' Ray lies on this one
   tail -n 20 "$files.workers.log" >&2 2>/dev/null || true
   case "$num_nodes${RAY_HEAD_IP:+given} $address" in
     1\ * | *given\ *) ;;
-    *\ 127.*) echo "slurm.sh: $(hostname) means $address here, which other machines do not reach; set RAY_HEAD_IP" >&2 ;;
+    *\ 127.*) echo "slurm.sh: $(hostname) means $address here; other machines do not reach it: set RAY_HEAD_IP" >&2 ;;
   esac
 }
 
-start_workers() { # each retries until the head listens
+start_workers() {
   # shellcheck disable=SC2016
   srun --nodes=$((num_nodes - 1)) --ntasks=$((num_nodes - 1)) --ntasks-per-node=1 --exclude="$head_node" \
     --kill-on-bad-exit=0 bash -c '
       files=$1 address=$2 port=$3; shift 3
-      until (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do sleep 0.2; done
       exec "$@" --address="$address:$port" --dashboard-agent-listen-port=$((port + 4 + SLURM_PROCID)) \
         --temp-dir="$files.$((SLURM_PROCID + 1))"' \
     worker "$files" "$address" "$port" "$python" -m ray.scripts.scripts start "${joined[@]}" >"$files.workers.log" 2>&1 &

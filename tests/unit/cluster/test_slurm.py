@@ -1,7 +1,11 @@
-"""What cluster/slurm.sh refuses before it starts anything. tests/chaos/test_slurm.py has it run on a real Slurm."""
+"""What cluster/slurm.sh refuses before it starts anything, and a Ray that does not come up at once.
+
+tests/chaos/test_slurm.py has it run on a real Slurm.
+"""
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -30,8 +34,42 @@ ALLOCATION = {
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(variables: dict[str, str], arguments: list[str], said: str) -> None:
+    ended = call(arguments, variables)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("slurm.sh: ")
+    assert said in ended.stderr
+
+
+SLOW_RAY = """#!/bin/bash
+case "$*" in
+  *"ray.scripts.scripts start --head"*)
+    echo x >>COUNT
+    [ "$(wc -l <COUNT)" -ge NEEDED ] || { echo "no raylet"; exit 1; }
+    echo "Ray runtime started."
+    exec sleep 600 ;;
+  *--print-config*) ;;
+  *distseg.train*) echo "trains at $RAY_ADDRESS" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("needed", "code", "trained"), [(1, 0, True), (3, 0, True), (4, 1, False)])
+def test_a_head_that_does_not_come_up_is_started_up_to_three_times(
+    needed: int, code: int, trained: bool, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(SLOW_RAY.replace("COUNT", str(tmp_path / "count")).replace("NEEDED", str(needed)))
+    python.chmod(0o755)
+    variables = {"PYTHON": str(python), "SLURM_JOB_ID": str(10**9 + os.getpid()), "RAY_PORT": "29999"}
+    ended = call(["town"], variables)
+    assert ended.returncode == code, ended.stderr
+    assert ("trains at 127.0.0.1:29999" in ended.stdout) == trained
+    assert ended.stderr.count("no raylet\nslurm.sh: Ray's head did not start, attempt") == min(needed - 1, 3)
+
+
+def call(arguments: list[str], variables: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    ended = subprocess.run(
+    return subprocess.run(
         ["bash", "cluster/slurm.sh", *arguments],
         cwd=REPOSITORY,
         env=environment | ALLOCATION | variables,
@@ -39,6 +77,3 @@ def test_what_cannot_be_is_refused_in_a_line(variables: dict[str, str], argument
         text=True,
         timeout=60,
     )
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("slurm.sh: ")
-    assert said in ended.stderr
