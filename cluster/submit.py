@@ -38,6 +38,7 @@ PATIENCE_S = 300.0
 PAUSE_S = 1.0  # before asking or listening again
 STOP_WAIT_S = 30  # Ray's own 3 s are too short for a checkpoint
 INTERRUPTED = 130
+ON_EXCLUDED = "ray._private.runtime_env.working_dir"  # Ray's logger; it warns that .git and .venv do not travel
 
 _T = TypeVar("_T")
 
@@ -49,6 +50,7 @@ class SubmitError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     logging.disable(logging.INFO)  # Ray's client narrates its uploads and sockets
+    logging.getLogger(ON_EXCLUDED).setLevel(logging.ERROR)
     try:
         client = connect(options.address)
         job_id = send(

@@ -1,6 +1,7 @@
 """The client's side of a job: arguments, exit statuses, log streams that break. Real clusters: tests/integration."""
 
 import io
+import logging
 import re
 import subprocess
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ray._private.runtime_env import working_dir
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from cluster import submit
@@ -108,6 +110,23 @@ def test_an_unreachable_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err == (
         "error: cannot reach a Ray cluster at http://127.0.0.1:1; is it up, is --address right?\n"
     )
+
+
+def test_ray_does_not_warn_that_git_does_not_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    warns: list[bool] = []
+
+    def connect(_: str) -> JobSubmissionClient:
+        warns.append(working_dir.default_logger.isEnabledFor(logging.WARNING))
+        raise submit.SubmitError("not asked")
+
+    monkeypatch.setattr(submit, "connect", connect)
+    level = working_dir.default_logger.level
+    try:
+        assert submit.main(["--", "true"]) != 0
+    finally:
+        working_dir.default_logger.setLevel(level)
+        logging.disable(logging.NOTSET)
+    assert warns == [False]
 
 
 def test_a_cluster_that_has_just_come_up_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
