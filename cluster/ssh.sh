@@ -53,6 +53,7 @@ down() { # Ray's own command ends nothing on the workers
   python=$(realpath -s "${PYTHON:-$(dirname "$self")/../.venv/bin/python}")
   # shellcheck disable=SC2088
   "$python" -m ray.scripts.scripts exec "$1" '~/distseg/files/ssh.sh stop-all'
+  echo "ssh.sh: now Ray's launcher forgets the machines; that it finds no \`ray\` on them does not matter"
   "$python" -m ray.scripts.scripts down -y "$1"
 }
 
@@ -67,6 +68,7 @@ install() {
   "${PYTHON:-python3}" -c 'import sys; sys.exit("distseg needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
   "${PYTHON:-python3}" -m venv "$home/venv" || fail "no venv; on Debian install python3-venv"
   wheel=$(ls "$files"/*.whl)
+  echo "installs distseg and what it needs, 7 GB, into $home/venv on $(hostname); this takes minutes, and pip is quiet"
   "$python" -m pip install --quiet --disable-pip-version-check --constraint "$files/constraints.txt" \
     "$wheel[${DISTSEG_EXTRAS:-fast}]"
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheel" # of the same version

@@ -117,7 +117,8 @@ class Cluster:
         self._call(sys.executable, "-m", "ray.scripts.scripts", "up", "-y", self._yaml)
 
     def down(self) -> None:
-        self._call("cluster/ssh.sh", "down", self._yaml)
+        text = self._call("cluster/ssh.sh", "down", self._yaml)
+        assert text.index("does not matter") < text.index("ray: command not found")
 
     def worker(self, known: str = "none") -> str:
         """Ray's name of the worker, from a job that ran there; of one that joined after the `known` one was lost."""
