@@ -13,28 +13,29 @@ from distseg import evaluation
 from distseg.config import Layout, ModelConfig, RunConfig
 from distseg.evaluation import World
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MAX_MMAP_THRESHOLD = 32 << 20  # glibc refuses more
-_SETTINGS_OF_THE_USER = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_THRESHOLDS = ("mmap_threshold", "mmap_max", "trim_threshold")
 
 
 def keep_freed_memory(device: torch.device) -> None:
     """Lets a process that trains on CPUs use the memory of one step again in the next one.
 
-    glibc gives blocks as large as activations back to the system, so that each step pays for fresh pages again: 50 MB
-    and 2% to 5% of the time of PSPNet-18 at 128x192, more in virtual machines that give them back, too.
+    glibc gives blocks as large as activations and gradients back to the system, so that each step pays for fresh pages
+    again: in PSPNet-50, whose weights alone are 200 MB, an eighth of a step.
 
     This is a setting of the whole process, for the rest of its life, and glibc has no call to undo it: a process that
     has trained keeps up to its largest amount of memory. Where the environment sets these thresholds, that counts.
     Does nothing where malloc is not glibc's.
     """
-    if device.type != "cpu" or any(name in os.environ for name in _SETTINGS_OF_THE_USER):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")  # of which a cluster that is started here sets another one
+    is_set = any(f"MALLOC_{name.upper()}_" in os.environ or f"malloc.{name}=" in tunables for name in _THRESHOLDS)
+    if device.type != "cpu" or is_set:
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # another C library, or another system
         return
-    mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+    mallopt(_M_MMAP_MAX, 0)  # no block is mapped by itself, since freeing it would unmap it, however large it is
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 

@@ -13,6 +13,7 @@ import torch
 from distseg import evaluation
 from distseg.config import ModelConfig, RunConfig, model_config
 from distseg.evaluation import World
+from distseg.orchestration.environment import NEW_CLUSTER
 from distseg.training.process import DeviceCopies, HostCopy, agreed_precision, layout_of, step_kernels
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -27,7 +28,7 @@ from distseg.training.process import keep_freed_memory
 
 
 def step():
-    [torch.ones(1 << 20) for _ in range(8)]
+    [torch.ones(size) for size in (1 << 20, 1 << 20, 1 << 20, 9 << 20)]
 
 
 if sys.argv[1] == "kept":
@@ -41,9 +42,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.parametrize("tunables", ["", NEW_CLUSTER["GLIBC_TUNABLES"]])
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of other C libraries is left alone")
-def test_a_step_uses_the_memory_of_the_one_before() -> None:
-    """Ten steps of eight blocks of 4 MiB: 1,024 pages each, or one if it is a huge one."""
+def test_a_step_uses_the_memory_of_the_one_before(tunables: str) -> None:
+    """Ten steps of three blocks of 4 MiB and one of 36 MiB: 12,288 pages each, or 24 if they are huge ones."""
 
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))
@@ -51,7 +53,11 @@ def test_a_step_uses_the_memory_of_the_one_before() -> None:
 
     def num_fresh_pages(how: str) -> int:
         done = subprocess.run(
-            [sys.executable, "-c", FRESH_PAGES, how], env=env, capture_output=True, text=True, check=True
+            [sys.executable, "-c", FRESH_PAGES, how],
+            env=env | {"GLIBC_TUNABLES": tunables},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return int(done.stdout)
 
