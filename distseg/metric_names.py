@@ -29,16 +29,19 @@ TARGET: Final = "target/"
 """Begins the name of every figure of an evaluation on images without labels; more is better."""
 TARGET_AGREEMENT: Final = "target/agreement"
 
-BestBy = Literal[
-    "val/mIoU",
-    "val/mIoU_mean_conditions",
-    "val/mIoU_worst",
+Champion = Literal["val/mIoU", "val/mIoU_mean_conditions", "val/mIoU_worst"]
+"""What makes the champion among the registered models."""
+
+BEST_BY: Final = (
+    MIOU,
+    MIOU_MEAN_CONDITIONS,
+    MIOU_WORST,
     "target/certainty",
     "target/information",
-    "target/agreement",
+    TARGET_AGREEMENT,
     "target/class_ratios",
-]
-"""What the best checkpoint of a run can be chosen by; more is better."""
+)
+"""What the best checkpoint of a run can be chosen by, beside the mIoU of one condition; more is better."""
 
 
 def is_of_evaluation(name: str) -> bool:
@@ -69,6 +72,11 @@ def condition_of(name: str) -> str | None:
     """'val/mIoU/night' -> 'night'; None for every other name."""
     prefix = condition_miou("")
     return name.removeprefix(prefix) if name.startswith(prefix) else None
+
+
+def of_condition(name: str, condition: str) -> str:
+    """'kappa', 'night' -> 'val/kappa/night', of a user's own metric."""
+    return f"{EVALUATION}{name}/{condition}"
 
 
 def class_iou(class_name: str) -> str:

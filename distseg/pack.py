@@ -13,6 +13,7 @@ import functools
 import json
 import operator
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ import tyro
 
 from distseg import cli, storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import IGNORE_INDEX, LabelSpace, Sample, datasets, raw, shards
+from distseg.data import IGNORE_INDEX, NO_SEQUENCE, LabelSpace, Sample, datasets, raw, shards
 from distseg.data.relabel import relabelling
 from distseg.errors import ConfigError
 
@@ -157,7 +158,36 @@ def _pack(data_set: datasets.DataSet, command: Any) -> int:
     if command.relabel is not None:
         new = relabelling(labels, command.relabel, data_set.to_cityscapes)
         labels, samples = new.labels, {split: new.apply(of_split) for split, of_split in samples.items()}
-    return _report(data_set, command, _pack_samples(command, labels, samples, name), takes_255_for_void)
+    splits_of: Drives = defaultdict(dict)
+    samples = {split: _noting_drives(of_split, splits_of) for split, of_split in samples.items()}
+    manifest = _pack_samples(command, labels, samples, name)
+    for line in _drives_in_several_splits(splits_of) if data_set.are_frames else ():
+        cli.say(line)
+    return _report(data_set, command, manifest, takes_255_for_void)
+
+
+Drives = dict[tuple[str, str], dict[str, None]]  # (site, sequence) -> the splits that have frames of it, in order
+
+
+def _noting_drives(samples: Iterable[Sample], splits_of: Drives) -> Iterator[Sample]:
+    for sample in samples:
+        if sample.sequence not in NO_SEQUENCE:
+            splits_of[sample.site, sample.sequence][sample.split] = None
+        yield sample
+
+
+def _drives_in_several_splits(splits_of: Drives) -> Iterator[str]:
+    """A line for each set of splits that share drives, since frames near each other show nearly the same."""
+    shared: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for (_, sequence), splits in splits_of.items():
+        if len(splits) > 1:
+            shared[tuple(splits)].append(sequence)
+    for splits, drives in shared.items():
+        some = ", ".join(drives[:3]) + (", …" if len(drives) > 3 else "")
+        yield (
+            f"{' and '.join(splits)} have frames of the same drives ({some}): "
+            "scores on one flatter training on the other"
+        )
 
 
 def _report(data_set: datasets.DataSet, command: Any, manifest: shards.Manifest, takes_255_for_void: bool) -> int:

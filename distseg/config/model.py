@@ -129,7 +129,10 @@ class ModelConfig:
         return "channels_last"
 
     def check_run(self, config: "RunConfig") -> None:
-        """Called when a RunConfig is made. Raises ConfigError for fields of other groups that do not fit."""
+        """Called when a RunConfig is made. Raises ConfigError for fields of other groups that do not fit.
+
+        A network has no defaults for other groups, such as `optim`: those are a recipe's.
+        """
 
     def check_batch(self, micro_batch_size: int) -> None:
         """Raises ValueError if the network cannot train on so few samples per micro-batch, counted over all workers."""

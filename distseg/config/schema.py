@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distseg.metric_names import MIOU, BestBy
+from distseg.metric_names import BEST_BY, MIOU, Champion, condition_of
 from distseg.strict_json import require
 
 Precision = Literal["auto", "bf16", "fp16", "fp32", "fp64", "tf32"]
@@ -18,8 +18,6 @@ MAX_MEGAPIXELS = 100.0
 """Of an image, in every program, unless it is told otherwise: 300 MB when decoded."""
 MOST = 10**9
 """Of steps, of samples in a batch, and the like: above it a number is a mistake, or meant to exhaust the machine."""
-
-Champion = Literal["val/mIoU", "val/mIoU_mean_conditions", "val/mIoU_worst"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,20 +71,28 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """lr · (1 - step / max_steps)^poly_power each step (Zhao et al. 2017, section 5.1), after a linear warm-up."""
+    """The optimiser, and its learning rate, which falls each step after a linear warm-up."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
+    """The highest rate, of the backbone."""
     momentum: float = 0.9
+    """Of sgd; β1 of adamw."""
     weight_decay: float = 1e-4
     head_lr_scale: float = 10.0
     """Everything but the backbone learns this much faster (the authors' code: 10)."""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """lr · (1 - step / max_steps)^poly_power (Zhao et al. 2017, section 5.1), or half of
+    lr · (1 + cos(π · step / max_steps)) (Loshchilov & Hutter 2017, without restarts)."""
     poly_power: float = 0.9
+    """Of poly; 0 is a constant rate."""
     warmup_steps: int = 0
+    """In these first steps the rate rises linearly."""
     max_steps: int = 30_000
     accumulate_steps: int = 1
     """Micro-batches per step: data.batch_size is cut into this many. Batch norm sees one at a time, over all ranks."""
     clip_norm: float | None = None
+    """Gradients are scaled down to this norm, of all parameters together; None: never."""
     decay_norm_and_bias: bool = True
     """Weight decay on batch norm and biases, too, as in the PSPNet authors' code."""
     ema_decay: float | None = None
@@ -277,13 +283,17 @@ class CheckpointConfig:
     """Runs are kept under here, each in a folder of its name: a directory all nodes share, or an s3:// prefix."""
     every_steps: int = 0
     """Steps between checkpoints, beside the one with each evaluation; 0: only that."""
-    best_by: BestBy = MIOU
-    """What makes the best checkpoint, which is kept, reported and used where a run is named: the score of labelled
-    images, or a figure of images of the target conditions without labels (evaluate.targets)."""
+    best_by: str = MIOU
+    """What makes the best checkpoint, which is kept, reported and used where a run is named: a score of labelled images
+    (val/mIoU, val/mIoU_mean_conditions, val/mIoU_worst, or val/mIoU/CONDITION), or a figure of images of the target
+    conditions without labels (evaluate.targets): target/certainty, information, agreement or class_ratios."""
 
     def __post_init__(self) -> None:
         require(bool(self.uri), "checkpoint.uri", self.uri, "give a directory or an s3:// prefix")
         require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "must not be negative")
+        is_known = self.best_by in BEST_BY or bool(condition_of(self.best_by))
+        choices = f"choose from {', '.join(BEST_BY)} and {MIOU}/CONDITION"
+        require(is_known, "checkpoint.best_by", self.best_by, choices)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,7 +305,7 @@ class EvaluateConfig:
     worst; 0: none."""
     metrics: tuple[str, ...] = ()
     """Further metrics, each your own function of distseg.evaluation.PixelCounts as module:name. Each is logged as
-    val/NAME and stands in the tables beside mIoU."""
+    val/NAME and val/NAME/CONDITION and stands in the tables beside mIoU."""
     targets: tuple[str, ...] = ()
     """Conditions of data.train_split, or SPLIT/CONDITION, on whose images target/certainty and its like are measured,
     without their labels. None: adapt.conditions, if there are any."""

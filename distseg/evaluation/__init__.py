@@ -13,7 +13,7 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB, and as layers
 
 A metric computed from the confusion matrix is added in `metrics.py` alone, or given as `module:name` (see there); one
-that needs the label maps also needs a count of its own in `ConfusionMatrix`. Errors: ConfigError for bad options,
+that needs the label maps also needs a count of its own (`trust/counts.py`). Errors: ConfigError for bad options,
 DataError for damaged, missing or mismatched data. Names are imported when first used: importing this package loads no
 torch.
 """

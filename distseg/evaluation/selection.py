@@ -21,7 +21,7 @@ def evaluation_shards(manifest: Manifest, split: str, conditions: Sequence[str] 
 
 
 def check_disjoint(train: Sequence[Shard], evaluated: Sequence[Shard]) -> None:
-    """Raises ConfigError if a shard is both trained and evaluated on."""
+    """Raises ConfigError if a shard is both trained and evaluated on. Of drives in two shards it knows nothing."""
     both = sorted({s.name for s in train} & {s.name for s in evaluated})
     if both:
         raise ConfigError(

@@ -4,7 +4,8 @@ The same calls do the same on every store: writing makes missing directories, a 
 deleting what does not exist is no error, a listing is sorted by full name, and of a directory that does not exist it
 is empty. `Store` is the contract in full; `distseg.storage.schemes` says how to add a store of your own.
 
-What may pass is retried until `deadline_s` seconds have gone by without progress. Every failure is a StorageError of
+What may pass is tried again, with pauses from 0.2 to 30 s, until `deadline_s` seconds have gone by without success.
+Every failure is a StorageError of
 one line: the uri, what is wrong, what to do. boto3 is imported when S3 is first used.
 """
 

@@ -112,7 +112,8 @@ def _connect(process: int, settings: tuple[str | None, ...]) -> _Connection:
 
     def client(addressing: str) -> Any:
         config = Config(
-            # Not adaptive: its limiter makes forty 503s cost readers 55 s, the backoff of `retried` 2 s.
+            # Not adaptive: its limiter makes forty 503s cost readers 55 s, the backoff of `retried` 2 s. Two requests
+            # in each attempt of `retried`.
             retries={"mode": "standard", "total_max_attempts": 2},
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from distseg import evaluation
+from distseg import evaluation, metric_names
 from distseg.config import AugmentConfig, RunConfig, Sampling
 from distseg.data.loading import DatasetPart, ReadOptions, TrainReader
 from distseg.data.shards import Manifest, Shard, combined_digest, load_manifest
@@ -40,11 +40,21 @@ def select_data(config: RunConfig) -> SelectedData:
     parts = tuple(DatasetPart(each, _train_shards(config, each, manifests)) for each in manifests)
     val_shards = evaluation.evaluation_shards(manifest, data.val_split, data.val_conditions)
     evaluation.check_disjoint(parts[0].shards, val_shards)
+    _check_ranked(config.checkpoint.best_by, [shard.condition for shard in val_shards])
     _check_labelled(config, parts, val_shards)
     targets = select_targets(config, manifest)
     if targets is not None and config.adapt.uri:
         manifests.append(targets.manifest)
     return SelectedData(replace(manifest, digest=combined_digest(manifests)), parts, val_shards)
+
+
+def _check_ranked(best_by: str, evaluated: Sequence[str]) -> None:
+    condition = metric_names.condition_of(best_by)
+    if condition is not None and condition not in evaluated:
+        raise ConfigError(
+            f"checkpoint.best_by = {best_by!r}: {condition} is not evaluated; choose from "
+            f"{', '.join(sorted({*evaluated}))}"
+        )
 
 
 def select_targets(config: RunConfig, manifest: Manifest) -> DatasetPart | None:

@@ -115,14 +115,17 @@ def _layout(tensor: Tensor) -> list[int]:
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
-    """The backbone's rate of step 0 ≤ step < max_steps: poly per step, after a linear warm-up.
+    """The backbone's rate of step 0 ≤ step < max_steps, by `optim.schedule`, after a linear warm-up.
 
-    lr · (1 - step / max_steps)^poly_power (Zhao et al. 2017, section 5.1); 0 from max_steps on, never below.
-    During warm-up it is multiplied by (step + 1) / warmup_steps, so that the first step already learns.
+    0 from max_steps on, never below. During warm-up it is multiplied by (step + 1) / warmup_steps, so that the first
+    step already learns.
     """
     left = max(0.0, 1 - step / config.max_steps)
+    if not left:
+        return 0.0
+    share = left**config.poly_power if config.schedule == "poly" else (1 - math.cos(math.pi * left)) / 2
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    return config.lr * warm * left**config.poly_power if left else 0.0
+    return config.lr * warm * share
 
 
 def ema_decay(num_averaged: int, decay: float) -> float:

@@ -1,23 +1,27 @@
 """A training step of our networks against the same networks of others in the loop that goes with them.
 
     python -m tests.benchmarks.bench_peers [--quick] [--steps 8] [--precisions fp32 bf16] [--cases fcn_resnet50 …]
-    python -m tests.benchmarks.bench_peers --peer pspnet_resnet50_deep=my_peers:pspnet     # from the working directory
+    python -m tests.benchmarks.bench_peers --peer pspnet_resnet50_deep=my_peers:pspnet
 
-torchvision's FCN is measured as its reference training steps it, smp's DeepLabV3+ if segmentation_models_pytorch is
-installed. Other code is brought by `--peer CASE=module:function`: the function takes the number of classes and returns a
-network from images to logits, or to logits and auxiliary logits; they are resized to the labels if they are smaller.
+torchvision's FCN is measured as its reference training steps it. Other code is brought by `--peer CASE=module:function`
+from the working directory: the function takes the number of classes and returns a network from images to logits, or to
+logits and auxiliary logits; they are resized to the labels if they are smaller.
 
-The peer's step is a plain loop: cross entropy, 0.4 times that of the auxiliary logits, SGD with momentum, its own memory
-layout (contiguous). Ours is that of `distseg.train`, its layout chosen by `layout = "auto"`, its loss and optimiser. One
-thread, fixed data, in turn in one process, in CPU seconds. Prints one JSON line per case.
+The peer's step is a plain loop: cross entropy, 0.4 times that of the auxiliary logits, SGD with momentum, its own
+memory layout (contiguous). Ours is that of `distseg.train`: its loss and optimiser, the layout chosen by `layout =
+"auto"`, and the memory of one step kept for the next. Each has a process of its own, since that is a setting of the
+process, and is idle while the other one steps. One thread, fixed data, in turn, in CPU seconds. Prints one JSON line
+per case.
 """
 
 import argparse
-import functools
 import importlib
-import importlib.util
+import multiprocessing
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distseg.config import ModelConfig, model_config
 from distseg.evaluation import autocast
-from distseg.training.process import layout_of
-from tests.benchmarks.bench_layout import CASES, NUM_CLASSES, Case, Trainer
+from distseg.training.process import keep_freed_memory, layout_of
+from tests.benchmarks.bench_layout import CASES, NUM_CLASSES, Trainer
 from tests.benchmarks.cases import Line, laps_in_turn, say
 
 LIMIT = 0.95  # ours over the peer's
 AUX_WEIGHT = 0.4
+OURS = ""
 Build = Callable[[int], nn.Module]
 
 
@@ -44,15 +48,7 @@ def torchvision_fcn(num_classes: int) -> nn.Module:
     )
 
 
-def smp_deeplabv3plus(num_classes: int) -> nn.Module:
-    smp = importlib.import_module("segmentation_models_pytorch")
-    network: nn.Module = smp.DeepLabV3Plus("resnet18", encoder_weights=None, classes=num_classes)
-    return network
-
-
-PEERS: dict[str, Build] = {"fcn_resnet50": torchvision_fcn}
-if importlib.util.find_spec("segmentation_models_pytorch"):
-    PEERS["deeplabv3plus_resnet18"] = smp_deeplabv3plus
+PEERS = {"fcn_resnet50": f"{__spec__.name}:torchvision_fcn"}
 
 
 class PlainLoop:
@@ -89,18 +85,57 @@ def _at_size_of(labels_BHW: Tensor, logits_BKhw: Tensor) -> Tensor:
     return F.interpolate(logits_BKhw, size, mode="bilinear", align_corners=False)
 
 
-def measure(name: str, build: Build, precision: str, num_steps: int) -> Line:
-    case, generator = CASES[name], torch.Generator().manual_seed(0)
-    images = torch.randn(case.batch_size, 3, *case.size_px, generator=generator)
-    labels = torch.randint(NUM_CLASSES, (case.batch_size, *case.size_px), generator=generator, dtype=torch.uint8)
-    chosen = layout_of("auto", case.model, precision, torch.device("cpu"))
-    ours, theirs = Trainer(case, chosen, precision), PlainLoop(build, precision)
-    steps = {
-        "ours": functools.partial(ours.step, images, labels),
-        "peer": functools.partial(theirs.step, images, labels),
-    }
-    seconds = laps_in_turn(steps, num_steps)
-    return Line.of_laps(f"peers/{name}_{precision}", seconds["ours"], seconds["peer"], "CPU s/step", limit=LIMIT)
+def stepping(orders: Connection, case: str, build: str, precision: str) -> None:
+    """The program of a contestant's process: for each order a step, answered by its CPU seconds."""
+    sys.path.insert(0, str(Path.cwd()))
+    torch.set_num_threads(1)
+    shape, generator = CASES[case], torch.Generator().manual_seed(0)
+    images = torch.randn(shape.batch_size, 3, *shape.size_px, generator=generator)
+    labels = torch.randint(NUM_CLASSES, (shape.batch_size, *shape.size_px), generator=generator, dtype=torch.uint8)
+    contestant: Trainer | PlainLoop
+    if build == OURS:
+        keep_freed_memory(images.device)
+        contestant = Trainer(shape, layout_of("auto", shape.model, precision, images.device), precision)
+    else:
+        module, _, function = build.partition(":")
+        contestant = PlainLoop(getattr(importlib.import_module(module), function), precision)
+    while orders.recv():
+        began_s = time.process_time()
+        contestant.step(images, labels)
+        orders.send(time.process_time() - began_s)
+
+
+@contextmanager
+def contestant_process(case: str, build: str, precision: str) -> Iterator[Callable[[], float]]:
+    """What has it do a step, and gives the CPU seconds."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=stepping, args=(theirs, case, build, precision), daemon=True)
+    process.start()
+    theirs.close()  # so that a process that has died is an EOFError
+
+    def step() -> float:
+        ours.send(True)
+        seconds: float = ours.recv()
+        return seconds
+
+    try:
+        yield step
+        ours.send(False)
+    finally:
+        process.join(10)
+        process.terminate()
+
+
+def measure(name: str, build: str, precision: str, num_steps: int) -> Line:
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    with contestant_process(name, OURS, precision) as ours, contestant_process(name, build, precision) as peer:
+        laps_in_turn(
+            {"ours": lambda: seconds["ours"].append(ours()), "peer": lambda: seconds["peer"].append(peer())}, num_steps
+        )
+    return Line.of_laps(
+        f"peers/{name}_{precision}", seconds["ours"][1:], seconds["peer"][1:], "CPU s/step", limit=LIMIT
+    )
 
 
 def main() -> None:
@@ -111,21 +146,13 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16", "fp64"], default=["fp32"])
     parser.add_argument("--peer", action="append", default=[], metavar="CASE=module:function")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path.cwd()))
-    peers = PEERS | {case: _imported(target) for case, _, target in (each.partition("=") for each in arguments.peer)}
-    torch.set_num_threads(1)
+    peers = PEERS | {case: target for case, _, target in (each.partition("=") for each in arguments.peer)}
     for name in arguments.cases or peers:
         if name not in peers:
             say(f"{name}: no peer is installed; give --peer {name}=module:function")
             continue
         for precision in arguments.precisions:
             measure(name, peers[name], precision, arguments.steps or (3 if arguments.quick else 8)).print()
-
-
-def _imported(target: str) -> Build:
-    module, _, function = target.partition(":")
-    build: Build = getattr(importlib.import_module(module), function)
-    return build
 
 
 if __name__ == "__main__":

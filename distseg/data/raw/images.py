@@ -44,7 +44,10 @@ def sample(
     site: str = "all",
     read: Callable[[str], Ids] | None = None,
 ) -> Sample:
-    """`key`: by default the photograph's name. `read`: how the label map is read, `read_ids` by default."""
+    """`key`, unique in its split: by default the photograph's name.
+
+    `read`: how the label map is read, `read_ids` by default.
+    """
     return Sample(
         key=plain_key(key or pair.stem),
         condition=condition,

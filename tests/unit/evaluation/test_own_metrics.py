@@ -32,7 +32,8 @@ def kappa(counts: PixelCounts) -> float | None:
 
 def assert_kappa_is_shown(table: dict[str, Any]) -> None:
     assert [table["kappa"], table["conditions"]["fog"]["kappa"], table["sites"]["town"]["kappa"]] == [KAPPA] * 3
-    assert as_metrics(table)["val/kappa"] == KAPPA
+    logged = as_metrics(table)
+    assert [logged["val/kappa"], logged["val/kappa/fog"]] == [KAPPA] * 2
     assert "kappa" in metrics.metrics_in("terminal", table)
     described = run_markdown(RunReview(name="new", table=table))
     assert " | kappa | " in described and " | 0.478 | " in described

@@ -115,11 +115,12 @@ def test_newest_best_and_what_pruning_keeps(tmp_path: Path) -> None:
     assert checkpoint.resolve(str(tmp_path))[1].step == 2
 
 
-def test_the_best_is_the_one_by_what_the_run_asks_for(tmp_path: Path) -> None:
-    for step, certainty in [(1, 0.1), (2, 0.6), (3, 0.3)]:
-        found = saved(tmp_path, step, metrics={"val/mIoU": step / 10, "target/certainty": certainty})
+@pytest.mark.parametrize("best_by", ["target/certainty", "val/mIoU/fog"])
+def test_the_best_is_the_one_by_what_the_run_asks_for(best_by: str, tmp_path: Path) -> None:
+    for step, score in [(1, 0.1), (2, 0.6), (3, 0.3)]:
+        found = saved(tmp_path, step, metrics={"val/mIoU": step / 10, best_by: score})
         meta = json.loads((found / checkpoint.META_FILE).read_text())
-        meta["config"]["checkpoint"]["best_by"] = "target/certainty"
+        meta["config"]["checkpoint"]["best_by"] = best_by
         (found / checkpoint.META_FILE).write_text(json.dumps(meta))
     best = checkpoint.best(str(tmp_path))
     assert best is not None and best[1].step == 2

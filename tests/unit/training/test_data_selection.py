@@ -11,7 +11,7 @@ from PIL import Image
 from distseg.config import DataConfig, LossConfig, RunConfig, model_config, with_overrides
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import pack
-from distseg.errors import DataError
+from distseg.errors import ConfigError, DataError
 from distseg.training.data_selection import select_data, trained_conditions, unseen_classes
 from tests.toy_data import LABELS
 
@@ -64,6 +64,18 @@ def test_only_the_conditions_that_are_trained_on_count(tmp_path: Path) -> None:
     assert trained_conditions(select_data(config).parts) == ["day"]
     with pytest.raises(DataError, match="every pixel of condition night is void"):
         select_data(with_overrides(config, {"data.train_conditions": ["night"]}))
+
+
+def test_the_condition_that_ranks_checkpoints_must_be_evaluated(tmp_path: Path) -> None:
+    config = config_of(tmp_path, {"night": 0}, 0)
+    select_data(with_overrides(config, {"checkpoint.best_by": "val/mIoU/day"}))
+    with pytest.raises(ConfigError, match=r"best_by = 'val/mIoU/night': night is not evaluated; choose from day$"):
+        select_data(with_overrides(config, {"checkpoint.best_by": "val/mIoU/night"}))
+    for unknown in ("val/mIoU/", "val/PA", "mIoU"):
+        with pytest.raises(
+            ConfigError, match=r"^checkpoint\.best_by = .*: choose from val/mIoU, .* and val/mIoU/CONDITION$"
+        ):
+            with_overrides(config, {"checkpoint.best_by": unknown})
 
 
 def test_nothing_to_be_scored_on_is_refused_too(tmp_path: Path) -> None:

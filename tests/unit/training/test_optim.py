@@ -31,6 +31,12 @@ def test_poly_by_hand() -> None:
     assert learning_rate(1000, config) == 0
 
 
+def test_cosine_by_hand() -> None:
+    config = OptimConfig(lr=0.01, schedule="cosine", max_steps=100)
+    assert [learning_rate(step, config) for step in (0, 50, 100)] == pytest.approx([0.01, 0.005, 0])
+    assert learning_rate(25, config) == pytest.approx(0.01 * (1 + 2**-0.5) / 2)
+
+
 def test_warm_up_by_hand() -> None:
     config = OptimConfig(lr=1.0, poly_power=1.0, max_steps=100, warmup_steps=4)
     rates = [learning_rate(step, config) for step in range(6)]
@@ -45,7 +51,8 @@ def test_constant_rate_with_power_0() -> None:
 @given(max_steps=st.integers(1, 10**6), power=st.floats(0, 5), data=st.data())
 def test_rate_stays_between_0_and_lr(max_steps: int, power: float, data: st.DataObject) -> None:
     warmup_steps = data.draw(st.integers(0, max_steps - 1))
-    config = OptimConfig(lr=0.01, max_steps=max_steps, poly_power=power, warmup_steps=warmup_steps)
+    schedule = data.draw(st.sampled_from(("poly", "cosine")))
+    config = OptimConfig(lr=0.01, schedule=schedule, max_steps=max_steps, poly_power=power, warmup_steps=warmup_steps)
     step = data.draw(st.integers(0, max_steps + 2))
     assert 0 <= learning_rate(step, config) <= 0.01
     if step >= warmup_steps:

@@ -23,7 +23,7 @@ from tests.unit.data.datasets.raw_trees import (
 
 
 def test_each_data_set_describes_itself() -> None:
-    """A file added to the folder is found; without a case above, this fails. (Tars have tests of their own.)"""
+    """A file added to the folder is found; without a Case in raw_trees, this fails. (Tars have tests of their own.)"""
     all_of_them = [datasets.find(name) for name in datasets.names()]
     of_files = {data_set.name for data_set in all_of_them if data_set.has_files and not data_set.tars}
     assert {case.name for case in DATA_SETS.values()} == of_files

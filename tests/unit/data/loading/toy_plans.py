@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 shard_lengths = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda lengths: sum(lengths) > 0)
 
 
-batch_sizes = st.integers(1, 70)  # larger than many of the data sets above
+batch_sizes = st.integers(1, 70)  # larger than many a sum of shard_lengths
 
 
 windows = st.sampled_from([1, 2, 7, 64, 10_000])

@@ -59,8 +59,10 @@ def test_camvid_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr()
     assert "val: 2 samples in 2 shards: day, dusk" in printed.out
     assert re.search(r"^packing: 2/2 samples, [\d.]+ samples/s, 0 s left$", printed.err, re.MULTILINE)
+    assert "same drives" not in printed.out
     assert pack.main([*arguments, "--overwrite"]) == 0
     assert load_manifest(str(tmp_path / "out")).splits == ("train", "val")
+    assert "train and val have frames of the same drives (0001TP, 0016E5): scores" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
