@@ -57,7 +57,9 @@ def _studies() -> dict[str, Study]:
     style = StyleConfig(network="(trained first)", conditions=TARGETS)
     with_kl = replace(style, kl_weight=1.0)
     adapted = recipes.adapt_town()  # all parts; its fields say how much of each
+    eights = replace(adapted, name="adapt-town-8", data=dawn.data)
     only = replace(dawn, name="pspnet-dawn-fourier", adapt=replace(adapted.adapt, start_step=0))
+    sixteens = replace(dawn, name="pspnet-dawn-16", data=adapted.data)
     teaching = replace(adapted.adapt, fourier=None, weight=0.5)
     with_self = replace(dawn, name="pspnet-dawn-self", adapt=teaching, optim=replace(dawn.optim, ema_decay=0.97))
     with_se = with_overrides(dawn, {"name": "pspnet-dawn-se", "model.se_ratio": 16})
@@ -86,11 +88,17 @@ def _studies() -> dict[str, Study]:
                 "style": replace(dawn, name="pspnet-dawn-style", style=style),
                 "self-training": with_self,
                 "style + self-training": replace(with_self, name="pspnet-dawn-style-self", style=style),
-                "photometric + Fourier": adapted,
-                "photometric + Fourier + batch norm": adapted,
+                "photometric + Fourier": eights,
+                "photometric + Fourier + batch norm": eights,
+                "batches of 16": sixteens,
+                "batches of 16 + photometric + Fourier + batch norm": adapted,
                 "all labels": base,
             },
-            adapted=("batch norm", "photometric + Fourier + batch norm"),
+            adapted=(
+                "batch norm",
+                "photometric + Fourier + batch norm",
+                "batches of 16 + photometric + Fourier + batch norm",
+            ),
         ),
         "fcn_attention": Study(
             "Attention, skips and strides of the FCN with attention (Shen & Sun 2022)",

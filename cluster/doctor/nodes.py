@@ -184,7 +184,14 @@ def _exchange(
     nodes: Sequence[Facts], alive: dict[str, Any], probes: dict[str, Any], options: argparse.Namespace
 ) -> Finding:
     """Between one worker for each GPU, or for each machine that has CPUs for work; two on a single machine."""
-    gpu = any(node.ray_gpus for node in nodes)
+    num_gpus = sum(node.ray_gpus for node in nodes)
+    gpu = num_gpus > 0
+    free = int(ray.available_resources().get("GPU", 0))
+    if free < num_gpus:  # a worker for each would wait until it is
+        return skipped(
+            exchange.NAME,
+            f"{num_gpus - free} of {num_gpus} GPUs are in use by other jobs; ask again when they are free",
+        )
     workers: list[tuple[str, Any]] = []
     for node in nodes:
         node_id = alive[node.where]["NodeID"]

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+from dataclasses import replace
 
+import torch
 import torch.distributed as dist
 
 from distseg import stopping
-from distseg.config import RunConfig, check_divides
+from distseg.config import RunConfig, ScalingConfig, check_divides
 from distseg.data.shards import Manifest
 from distseg.errors import DistsegError, ResourceError
 from distseg.evaluation import World, torchrun_world
@@ -36,11 +38,19 @@ def train_without_ray(
             raise ResourceError(
                 "scaling.gpu = True: torch sees no GPU on this machine; give False, or use another machine"
             )
+        config = replace(config, scaling=_scaling_of(world, config.scaling))
         run = agreed_run(config, resume, world)
         with contextlib.ExitStack() as locked:
             _take_together(locked, run, world)
             saved = load_resume_checkpoint(run, config, manifest)
             return _train(config, run, manifest, saved, world, show)
+
+
+def _scaling_of(world: World, scaling: ScalingConfig) -> ScalingConfig:
+    """What torchrun gave, whatever was asked for: the run's report says what it cost by this."""
+    is_gpu = world.device.type == "cuda"
+    threads = scaling.cpus_per_worker if is_gpu else torch.get_num_threads()
+    return replace(scaling, num_workers=world.size, min_workers=None, gpu=is_gpu, cpus_per_worker=threads)
 
 
 def _take_together(locked: contextlib.ExitStack, run: Run, world: World) -> None:

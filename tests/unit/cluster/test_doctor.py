@@ -1,5 +1,6 @@
 """The doctor finds what is planted: each misconfiguration is one line that names it and says what to do."""
 
+import argparse
 import json
 import logging
 import os
@@ -126,6 +127,15 @@ def test_a_slow_network_fails_and_a_fast_one_does_not() -> None:
     slow = exchange.verdict(seconds, 2, 2, gpu=False, min_mb_s=101)
     assert slow.status == FAILED
     assert "GLOO_SOCKET_IFNAME" in slow.remedy
+
+
+def test_gpus_that_other_jobs_hold_are_no_fault_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes.ray, "available_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    found = nodes._exchange([replace(SOUND, ray_gpus=8), replace(OTHER, ray_gpus=8)], {}, {}, argparse.Namespace())
+    assert (found.status, found.seen) == (
+        SKIPPED,
+        "15 of 16 GPUs are in use by other jobs; ask again when they are free",
+    )
 
 
 def test_the_facts_of_this_machine() -> None:

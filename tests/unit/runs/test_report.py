@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from distseg.config import CheckpointConfig, RunConfig
+from distseg.config import CheckpointConfig, RunConfig, ScalingConfig
 from distseg.review import run_page
 from distseg.runs import read_review, train_without_ray
 from distseg.runs.report import _cost
@@ -18,11 +19,14 @@ def test_the_page_that_is_written_again_is_the_one_that_the_run_left(tmp_path: P
         data=replace(small_config.data, batch_size=2),
         optim=replace(small_config.optim, max_steps=2),
         checkpoint=CheckpointConfig(uri=str(tmp_path)),
+        scaling=ScalingConfig(num_workers=2, cpus_per_worker=7),  # of which there will be neither, without Ray
     )
     outcome = train_without_ray(config)
     assert outcome is not None
     review = read_review(outcome.run_uri)
     assert review.dataset == "town"
+    assert review.cost is not None
+    assert review.cost.device == f"{torch.get_num_threads()} CPU cores"
     assert run_page(review) == (Path(outcome.run_uri) / "report" / "index.html").read_text()
 
 
