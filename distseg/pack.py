@@ -182,10 +182,10 @@ def _drives_in_several_splits(splits_of: Drives) -> Iterator[str]:
     for (_, sequence), splits in splits_of.items():
         if len(splits) > 1:
             shared[tuple(splits)].append(sequence)
-    for splits, drives in shared.items():
+    for names, drives in shared.items():
         some = ", ".join(drives[:3]) + (", …" if len(drives) > 3 else "")
         yield (
-            f"{' and '.join(splits)} have frames of the same drives ({some}): "
+            f"{' and '.join(names)} have frames of the same drives ({some}): "
             "scores on one flatter training on the other"
         )
 

@@ -43,9 +43,10 @@ Build = Callable[[int], nn.Module]
 def torchvision_fcn(num_classes: int) -> nn.Module:
     import torchvision
 
-    return torchvision.models.segmentation.fcn_resnet50(
+    network: nn.Module = torchvision.models.segmentation.fcn_resnet50(
         weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=True
     )
+    return network
 
 
 PEERS = {"fcn_resnet50": f"{__spec__.name}:torchvision_fcn"}

@@ -130,7 +130,7 @@ def test_a_slow_network_fails_and_a_fast_one_does_not() -> None:
 
 
 def test_gpus_that_other_jobs_hold_are_no_fault_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes.ray, "available_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
     found = nodes._exchange([replace(SOUND, ray_gpus=8), replace(OTHER, ray_gpus=8)], {}, {}, argparse.Namespace())
     assert (found.status, found.seen) == (
         SKIPPED,

@@ -2,6 +2,7 @@
 
 import copy
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_constant_rate_with_power_0() -> None:
 @given(max_steps=st.integers(1, 10**6), power=st.floats(0, 5), data=st.data())
 def test_rate_stays_between_0_and_lr(max_steps: int, power: float, data: st.DataObject) -> None:
     warmup_steps = data.draw(st.integers(0, max_steps - 1))
-    schedule = data.draw(st.sampled_from(("poly", "cosine")))
+    schedule: Literal["poly", "cosine"] = data.draw(st.sampled_from(("poly", "cosine")))
     config = OptimConfig(lr=0.01, schedule=schedule, max_steps=max_steps, poly_power=power, warmup_steps=warmup_steps)
     step = data.draw(st.integers(0, max_steps + 2))
     assert 0 <= learning_rate(step, config) <= 0.01
