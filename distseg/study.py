@@ -56,12 +56,6 @@ def _studies() -> dict[str, Study]:
 
     style = StyleConfig(network="(trained first)", conditions=TARGETS)
     with_kl = replace(style, kl_weight=1.0)
-    adapted = recipes.adapt_town()  # all parts; its fields say how much of each
-    eights = replace(adapted, name="adapt-town-8", data=dawn.data)
-    only = replace(dawn, name="pspnet-dawn-fourier", adapt=replace(adapted.adapt, start_step=0))
-    sixteens = replace(dawn, name="pspnet-dawn-16", data=adapted.data)
-    teaching = replace(adapted.adapt, fourier=None, weight=0.5)
-    with_self = replace(dawn, name="pspnet-dawn-self", adapt=teaching, optim=replace(dawn.optim, ema_decay=0.97))
     with_se = with_overrides(dawn, {"name": "pspnet-dawn-se", "model.se_ratio": 16})
     return {
         "dawn": Study(
@@ -78,28 +72,7 @@ def _studies() -> dict[str, Study]:
                 "+ SE + style + KL": replace(with_se, name="pspnet-dawn-se-style-kl", style=with_kl),
             },
         ),
-        "adapt": Study(
-            "PSPNet with labels of dawn alone: what do unlabelled images of the other conditions add?",
-            {
-                "source only": dawn,
-                "batch norm": dawn,
-                "photometric": replace(dawn, name="pspnet-dawn-photometric", augment=adapted.augment),
-                "Fourier": only,
-                "style": replace(dawn, name="pspnet-dawn-style", style=style),
-                "self-training": with_self,
-                "style + self-training": replace(with_self, name="pspnet-dawn-style-self", style=style),
-                "photometric + Fourier": eights,
-                "photometric + Fourier + batch norm": eights,
-                "batches of 16": sixteens,
-                "batches of 16 + photometric + Fourier + batch norm": adapted,
-                "all labels": base,
-            },
-            adapted=(
-                "batch norm",
-                "photometric + Fourier + batch norm",
-                "batches of 16 + photometric + Fourier + batch norm",
-            ),
-        ),
+        "adapt": _adaptation(dawn, base, style),
         "fcn_attention": Study(
             "Attention, skips and strides of the FCN with attention (Shen & Sun 2022)",
             {
@@ -110,6 +83,37 @@ def _studies() -> dict[str, Study]:
             },
         ),
     }
+
+
+def _adaptation(dawn: RunConfig, all_labels: RunConfig, style: StyleConfig) -> Study:
+    adapted = recipes.adapt_town()  # all parts; its fields say how much of each
+    eights = replace(adapted, name="adapt-town-8", data=dawn.data)
+    sixteens = replace(dawn, name="pspnet-dawn-16", data=adapted.data)
+    only = replace(dawn, name="pspnet-dawn-fourier", adapt=replace(adapted.adapt, start_step=0))
+    teaching = replace(adapted.adapt, fourier=None, weight=0.5)
+    with_self = replace(dawn, name="pspnet-dawn-self", adapt=teaching, optim=replace(dawn.optim, ema_decay=0.97))
+    return Study(
+        "PSPNet with labels of dawn alone: what do unlabelled images of the other conditions add?",
+        {
+            "source only": dawn,
+            "batch norm": dawn,
+            "photometric": replace(dawn, name="pspnet-dawn-photometric", augment=adapted.augment),
+            "Fourier": only,
+            "style": replace(dawn, name="pspnet-dawn-style", style=style),
+            "self-training": with_self,
+            "style + self-training": replace(with_self, name="pspnet-dawn-style-self", style=style),
+            "photometric + Fourier": eights,
+            "photometric + Fourier + batch norm": eights,
+            "batches of 16": sixteens,
+            "batches of 16 + photometric + Fourier + batch norm": adapted,
+            "all labels": all_labels,
+        },
+        adapted=(
+            "batch norm",
+            "photometric + Fourier + batch norm",
+            "batches of 16 + photometric + Fourier + batch norm",
+        ),
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
