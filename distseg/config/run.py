@@ -19,7 +19,7 @@ from distseg.config.schema import (
     StyleConfig,
     TrackingConfig,
 )
-from distseg.metric_names import TARGET, TARGET_AGREEMENT
+from distseg.metric_names import MIOU, TARGET, TARGET_AGREEMENT
 from distseg.strict_json import require
 
 
@@ -81,6 +81,8 @@ class RunConfig:
 
     def _check_best_by(self) -> None:
         best_by = self.checkpoint.best_by
+        segments = best_by == MIOU or not self.model.is_style_network
+        require(segments, "checkpoint.best_by", best_by, f"{self.model.name} segments nothing; leave it out")
         if not best_by.startswith(TARGET):
             return
         targets, num_images = self.evaluate.targets or self.adapt.conditions, self.evaluate.target_images
@@ -88,8 +90,6 @@ class RunConfig:
         require(bool(targets) and num_images > 0, "checkpoint.best_by", best_by, needs)
         has_average = best_by != TARGET_AGREEMENT or self.optim.ema_decay is not None
         require(has_average, "checkpoint.best_by", best_by, "needs optim.ema_decay, the average to agree with")
-        segments = not self.model.is_style_network
-        require(segments, "checkpoint.best_by", best_by, f"{self.model.name} segments nothing; leave it out")
 
     @property
     def micro_batch_size(self) -> int:

@@ -221,6 +221,7 @@ _OTHER_ENTRIES = ("num_images", "classes", "support", "mIoU_mean_conditions", "m
 _OF_TABLES = (
     *("conditions", "sites", "worst_condition", "step", "target", "trained_on"),
     *("criteria", "checkpoint", "data", "data_digest", "adapt"),
+    "IoU",  # of classes, in MLflow: val/IoU/<class>
 )
 """Names that stand in a table beside the metrics of all images together: no metric of a user has them either."""
 

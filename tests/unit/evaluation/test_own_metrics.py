@@ -76,6 +76,9 @@ def conditions(counts: PixelCounts) -> float:
     return 0.5
 
 
+IoU = conditions
+
+
 def test_what_a_users_metric_gives_is_a_number_of_json() -> None:
     own = own_metrics([f"{__name__}:{name}" for name in ("as_tensor", "as_numpy", "of_nothing")], "--metrics")
     table = json.loads(json.dumps(table_of({"fog": HAND}, own)))
@@ -95,6 +98,7 @@ PA = 0.5  # no function
         (f"{__name__}:KAPPA2", "has no name KAPPA2"),
         (f"{__name__}:PA", "not a function of PixelCounts"),
         (f"{__name__}:conditions", "there is a metric 'conditions' already; give yours another name"),
+        (f"{__name__}:IoU", "there is a metric 'IoU' already; give yours another name"),
     ],
 )
 def test_what_is_no_metric_is_refused_before_training(target: str, message: str) -> None:

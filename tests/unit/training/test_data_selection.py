@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distseg.config import DataConfig, LossConfig, RunConfig, model_config, with_overrides
+from distseg.config import DataConfig, LossConfig, RunConfig, model_config, recipes, with_overrides
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import pack
 from distseg.errors import ConfigError, DataError
@@ -76,6 +76,11 @@ def test_the_condition_that_ranks_checkpoints_must_be_evaluated(tmp_path: Path) 
             ConfigError, match=r"^checkpoint\.best_by = .*: choose from val/mIoU, .* and val/mIoU/CONDITION$"
         ):
             with_overrides(config, {"checkpoint.best_by": unknown})
+
+
+def test_a_network_that_segments_nothing_is_not_ranked_by_a_condition() -> None:
+    with pytest.raises(ConfigError, match=r"best_by = 'val/mIoU/fog': adain segments nothing; leave it out$"):
+        with_overrides(recipes.adain_town(), {"checkpoint.best_by": "val/mIoU/fog"})
 
 
 def test_nothing_to_be_scored_on_is_refused_too(tmp_path: Path) -> None:
