@@ -21,8 +21,9 @@ def keep_freed_memory(device: torch.device) -> None:
     """Lets a process that trains on CPUs use the memory of one step again in the next one.
 
     glibc gives blocks as large as activations and gradients back to the system, so that each step pays for fresh pages
-    again: in PSPNet-50, whose weights alone are 200 MB, an eighth of a step. In the main thread, that is, as under
-    torchrun: Ray Train's workers train in another one, whose memory glibc keeps only in part.
+    again: in PSPNet-50, whose weights alone are 200 MB, an eighth of a step. It holds in the main thread, as under
+    torchrun. Ray Train's workers train in another one, which has an arena of its own unless the process began with
+    `glibc.malloc.arena_max=1`, as on a cluster that is started here; glibc keeps what lies there only in part.
 
     This is a setting of the whole process, for the rest of its life, and glibc has no call to undo it: a process that
     has trained keeps up to its largest amount of memory. Where the environment sets these thresholds, that counts.

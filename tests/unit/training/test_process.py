@@ -21,6 +21,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 FRESH_PAGES = """
 import resource
 import sys
+import threading
 
 import torch
 
@@ -31,20 +32,30 @@ def step():
     [torch.ones(size) for size in (1 << 20, 1 << 20, 1 << 20, 9 << 20)]
 
 
-if sys.argv[1] == "kept":
-    keep_freed_memory(torch.device("cpu"))
-step()
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+def train():
+    if sys.argv[1] == "kept":
+        keep_freed_memory(torch.device("cpu"))
     step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+if sys.argv[2] == "main":
+    train()
+else:
+    threading.Thread(target=train).start()
 """
 
 
-@pytest.mark.parametrize("tunables", ["", NEW_CLUSTER["GLIBC_TUNABLES"]])
+@pytest.mark.parametrize(
+    ("thread", "tunables"),
+    [("main", ""), ("main", NEW_CLUSTER["GLIBC_TUNABLES"]), ("another", NEW_CLUSTER["GLIBC_TUNABLES"])],
+)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of other C libraries is left alone")
-def test_a_step_uses_the_memory_of_the_one_before(tunables: str) -> None:
+def test_a_step_uses_the_memory_of_the_one_before(thread: str, tunables: str) -> None:
     """Ten steps of three blocks of 4 MiB and one of 36 MiB: 12,288 pages each, or 24 if they are huge ones."""
 
     env = {
@@ -53,7 +64,7 @@ def test_a_step_uses_the_memory_of_the_one_before(tunables: str) -> None:
 
     def num_fresh_pages(how: str) -> int:
         done = subprocess.run(
-            [sys.executable, "-c", FRESH_PAGES, how],
+            [sys.executable, "-c", FRESH_PAGES, how, thread],
             env=env | {"GLIBC_TUNABLES": tunables},
             capture_output=True,
             text=True,
