@@ -26,6 +26,8 @@ unit=distseg-ray.service
 head_port=6379 raylet_port=6380 pause_s=5
 
 fail() { echo "ssh.sh: $*" >&2; exit 1; }
+# Without following links, which would leave a venv; `realpath -s` is not everywhere.
+absolute() { echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"; }
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$self" >&2; exit 2; }
 
 # ---- on your machine
@@ -33,7 +35,7 @@ usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$self" >&2; exit 2; }
 prepare() {
   cd "$(dirname "$self")/.."
   local out=${SSH_FILES:-$PWD/build/ssh} head python
-  python=$(realpath -s "${PYTHON:-.venv/bin/python}")
+  python=$(absolute "${PYTHON:-.venv/bin/python}")
   [ -x "$python" ] || fail "no $python; run make install, or set PYTHON"
   mkdir -p "$out"
   rm -rf "$out"/*.whl build/lib build/bdist.* # files that the project has no more would come into the wheel
@@ -50,7 +52,7 @@ END
 
 down() { # Ray's own command ends nothing on the workers
   local python
-  python=$(realpath -s "${PYTHON:-$(dirname "$self")/../.venv/bin/python}")
+  python=$(absolute "${PYTHON:-$(dirname "$self")/../.venv/bin/python}")
   # shellcheck disable=SC2088
   "$python" -m ray.scripts.scripts exec "$1" '~/distseg/files/ssh.sh stop-all'
   echo "ssh.sh: now Ray's launcher forgets the machines; that it finds no \`ray\` on them does not matter"

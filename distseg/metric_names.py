@@ -75,7 +75,7 @@ def condition_of(name: str) -> str | None:
 
 
 def of_condition(name: str, condition: str) -> str:
-    """'kappa', 'night' -> 'val/kappa/night', of a user's own metric."""
+    """'kappa', 'night' -> 'val/kappa/night'."""
     return f"{EVALUATION}{name}/{condition}"
 
 

@@ -12,8 +12,9 @@ are uint8 RGB (B, 3, H, W); labels are class ids 0 … K - 1 with 255 for void.
     predict(model, images_B3HW, precision, config) -> class ids (B, H, W), int64; so `predict_with_confidence`
     Overlays                                pictures of chosen images, as JPEGs of at most 64 KiB, and as layers
 
-A metric computed from the confusion matrix is added in `metrics.py` alone, or given as `module:name` (see there); one
-that needs the label maps also needs a count of its own (`trust/counts.py`). Errors: ConfigError for bad options,
+A metric computed from the confusion matrix is added in `metrics.py` alone, or given as `module:name` (see there). One
+that needs the label maps is counted in `trust/counts.py`, read in `trust/readings.py`, and shown on pages; `as_metrics`
+would have to be told of it to log it. Errors: ConfigError for bad options,
 DataError for damaged, missing or mismatched data. Names are imported when first used: importing this package loads no
 torch.
 """

@@ -1,7 +1,8 @@
 """Metrics of a confusion matrix: int64 (K, K), rows the truth, columns the prediction, void pixels left out.
 
 `METRICS` is the one list of them. A metric that is added to it stands, without another line anywhere, in the table of
-`evaluate --json`, in MLflow as `val/<name>`, and as a column of the terminal's table and of a run's report:
+`evaluate --json`, in MLflow as `val/<name>` and `val/<name>/<condition>`, and as a column of the terminal's table and of
+a run's report:
 
     def kappa(counts: PixelCounts) -> float | None: ...
     METRICS = (..., Metric(name="kappa", compute=kappa))
@@ -193,7 +194,7 @@ def frequency_weighted_iou(counts: PixelCounts) -> float | None:
     return ratio(sum(weighted), sum(counts.truth_K))
 
 
-Place = Literal["mlflow", "terminal", "report"]
+Place = Literal["mlflow", "mlflow by condition", "terminal", "report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +203,12 @@ class Metric:
 
     name: str  # in `evaluate --json`, which has all metrics; in MLflow with `val/` before it
     compute: Callable[[PixelCounts], float | None]  # two metrics with the same function are computed once
-    shown_in: tuple[Place, ...] = ("mlflow", "terminal", "report")  # of MLflow: for all images together
+    shown_in: tuple[Place, ...] = ("mlflow", "mlflow by condition", "terminal", "report")
 
 
 METRICS = (
-    Metric(name="mIoU", compute=mean_iou, shown_in=("mlflow", "terminal")),  # the report's own column has intervals
+    # A report shows mIoU in a column with intervals.
+    Metric(name="mIoU", compute=mean_iou, shown_in=("mlflow", "mlflow by condition", "terminal")),
     Metric(name="PA", compute=pixel_accuracy, shown_in=("mlflow", "terminal")),
     Metric(name="MPA", compute=mean_recall, shown_in=("mlflow", "terminal")),
     Metric(name="dice", compute=mean_dice, shown_in=()),

@@ -5,7 +5,7 @@ from typing import Any
 
 from distseg import metric_names
 from distseg.data import LabelSpace
-from distseg.evaluation.metrics import METRICS, Metric, mean, metrics_in, scores
+from distseg.evaluation.metrics import Metric, mean, metrics_in, scores
 from distseg.evaluation.ranking import rank_conditions
 from distseg.evaluation.scoring import ConfusionMatrix, Summed
 from distseg.evaluation.trust.readings import readings
@@ -50,12 +50,11 @@ def _entry(of: Summed, labels: LabelSpace, own: Sequence[Metric]) -> dict[str, A
 def as_metrics(table: Mapping[str, Any]) -> dict[str, float]:
     """The table under its MLflow names; undefined left out.
 
-    val/<metric>, val/mIoU/<condition>, val/<metric>/<condition> of a user's own metrics, val/IoU/<class>.
+    val/<metric>; val/<metric>/<condition> of those that `Metric.shown_in` says so of; val/IoU/<class>.
     """
     first, *others = metrics_in("mlflow", table)
     metrics = {metric_names.evaluation(name): table[name] for name in (first, *_COMPARED, *others)}
-    metrics |= {metric_names.condition_miou(name): entry["mIoU"] for name, entry in table["conditions"].items()}
-    for own in (name for name in others if name not in {metric.name for metric in METRICS}):
-        metrics |= {metric_names.of_condition(own, name): of.get(own) for name, of in table["conditions"].items()}
+    for name in metrics_in("mlflow by condition", table):
+        metrics |= {metric_names.of_condition(name, of): entry.get(name) for of, entry in table["conditions"].items()}
     metrics |= {metric_names.class_iou(name): iou for name, iou in table["classes"].items()}
     return {name: float(value) for name, value in metrics.items() if value is not None}
