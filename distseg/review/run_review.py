@@ -109,20 +109,27 @@ class RunReview:
 
 
 def condition_rows(review: RunReview) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows: conditions, worst first, with all that is known of each, and a row for all images."""
+    """Header and rows: conditions, worst first, with all that is known of each, and a row for all images.
+
+    Columns in which nothing would stand are left out: intervals if there are none, distances to the best of one.
+    """
     ranking, intervals = review.ranking, review.intervals
     has_own = bool(ranking.classes) and not ranking.is_all  # beside the mIoU by which conditions are compared
     compared = f"mIoU over {len(ranking.classes)} shared classes" if has_own else "mIoU"
     own = ("mIoU over its own classes",) if has_own else ()
     metrics = metrics_in("report", review.table)
-    header = ("condition", "images", compared, "95 % interval", "to best", *own, *metrics)
+    has_intervals = intervals is not None and bool(intervals.pooled or any(intervals.conditions.values()))
+    between = (*(("95 % interval",) if has_intervals else ()), *(("to best",) if ranking.compares_several else ()))
+    header = ("condition", "images", compared, *between, *own, *metrics)
 
     def row(name: str, entry: Table, miou: float | None, to_best: str, labelled: str) -> tuple[str, ...]:
         is_all_images = entry is review.table
         known = intervals and (intervals.pooled if is_all_images else intervals.conditions.get(name))
         if is_all_images and has_own:  # of all images, it is over all classes
             miou = known = None
-        first = (name, str(entry["num_images"]), number(miou), span(known, 3) if known else ABSENT, to_best)
+        interval = (span(known, 3) if known else ABSENT,) if has_intervals else ()
+        distance = (to_best,) if ranking.compares_several else ()
+        first = (name, str(entry["num_images"]), number(miou), *interval, *distance)
         others = (*((number(entry["mIoU"]),) if has_own else ()), *(number(entry.get(metric)) for metric in metrics))
         weakest = weakest_class(entry)
         return (*first, *others, f"{weakest[0]} ({weakest[1]:.2f})" if weakest else ABSENT, labelled)
