@@ -101,7 +101,7 @@ start() {
 start_sshd() {
   local i=$1 home=$state/h$1/home
   [ -z "$(ip netns pids "$(space "$i")")" ] || fail "host $i runs already; stop it first"
-  mkdir -p "$home" /run/sshd
+  mkdir -p "$home" "$state/h$i/tmp" "$state/own" /run/sshd
   if [ -e /etc/skel ]; then cp -rn /etc/skel/. "$home"; fi # as adduser does: Ray sources ~/.bashrc
   cat >"$state/h$i/sshd_config" <<END
 ListenAddress $(address "$i")
@@ -110,14 +110,15 @@ AuthorizedKeysFile $state/key.pub
 StrictModes no
 UsePAM no
 PidFile none
-SetEnv RAY_TMPDIR=$state/h$i
+SetEnv RAY_TMPDIR=$state/own TMPDIR=$state/own/tmp
 END
   awk -F: -v OFS=: -v home="$home" '$1 == "root" { $6 = home } 1' /etc/passwd >"$state/h$i/passwd"
-  # Its own processes, since Ray's commands signal all of Ray that they see.
+  # Its own processes, since Ray's commands signal all of Ray that they see. And its own disk below a path that all hosts
+  # have: Ray's workers take over the head's directory, and what three of them unpack into one is broken now and then.
   # shellcheck disable=SC2016
   ip netns exec "$(space "$i")" setsid unshare --mount --pid --fork --kill-child --mount-proc \
-    bash -c 'mount --bind "$1/passwd" /etc/passwd && PATH=$PATH:/usr/sbin && exec "$(command -v sshd)" -D -e -f "$1/sshd_config"' \
-    sshd "$state/h$i" >"$state/start$i.log" 2>&1 </dev/null &
+    bash -c 'mount --bind "$1/passwd" /etc/passwd && mount --bind "$1" "$2" && PATH=$PATH:/usr/sbin && exec "$(command -v sshd)" -D -e -f "$1/sshd_config"' \
+    sshd "$state/h$i" "$state/own" >"$state/start$i.log" 2>&1 </dev/null &
   for _ in $(seq 100); do ! (exec 3<>"/dev/tcp/$(address "$i")/22") 2>/dev/null || return 0; sleep 0.1; done
   fail "sshd did not start on host $i: see $state/start$i.log"
 }

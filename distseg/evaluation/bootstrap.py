@@ -25,7 +25,15 @@ from torch import Tensor
 
 from distseg.errors import DataError
 from distseg.evaluation.ranking import shared_classes, worst_first
-from distseg.evaluation.simultaneous import LEVEL, POOLED, WORST, Interval, between_conditions, between_runs
+from distseg.evaluation.simultaneous import (
+    LEVEL,
+    PERMUTATIONS,
+    POOLED,
+    WORST,
+    Interval,
+    between_conditions,
+    between_runs,
+)
 
 RESAMPLES = 1000
 MIN_UNITS = 8  # of fewer, the drawn samples differ too little: the interval would promise more than is known
@@ -204,7 +212,7 @@ def compare_runs(
     runs: Sequence[ImageCounts],
     *,
     classes: Sequence[int] | None = None,
-    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
     level: float = LEVEL,
     seed: int = 0,
 ) -> dict[tuple[int, int], Differences]:
@@ -222,7 +230,7 @@ def compare_runs(
     pairs = itertools.permutations(range(len(runs)), 2)
     if not tested:
         return {pair: _no_difference(runs[0], too_few) for pair in pairs}
-    found = between_runs(counts, compared, tested=tested, permutations=resamples - 1, level=level, seed=seed)
+    found = between_runs(counts, compared, tested=tested, permutations=permutations, level=level, seed=seed)
     is_ranked = compared is not None or len(counts[0]) == 1
     return {
         pair: Differences(

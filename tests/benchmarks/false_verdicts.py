@@ -79,7 +79,7 @@ def gap_of_the_two_alone(images: ImageCounts) -> bool:
 def run_is_better(runs: Sequence[ImageCounts]) -> bool:
     """Anything of any pair: at a condition, over all images, at the worst condition."""
     found: list[Interval | None] = []
-    for pair in compare_runs(runs, resamples=RESAMPLES).values():
+    for pair in compare_runs(runs, permutations=RESAMPLES - 1).values():
         found += [*pair.conditions.values(), pair.pooled, pair.worst]
     return any(interval is not None and interval.excludes_0 for interval in found)
 

@@ -104,7 +104,7 @@ def test_of_runs_that_are_alike_seldom_anything_is_said(num_runs: int, num_condi
                 found_n1 = 1 - 0.1 * torch.rand(len(counts_n3K), 1, generator=generator)
                 counts_n3K[:, 1:] = (counts_n3K[:, 1:] * found_n1[..., None]).round().long()
             runs.append(images_of(counts))
-        pairs = compare_runs(runs, resamples=RESAMPLES)
+        pairs = compare_runs(runs, permutations=RESAMPLES - 1)
         said = [i for pair in pairs.values() for i in (*pair.conditions.values(), pair.pooled, pair.worst)]
         assert all(interval is not None for interval in said)
         num_real += any(interval is not None and interval.excludes_0 for interval in said)
