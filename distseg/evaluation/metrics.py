@@ -1,8 +1,8 @@
 """Metrics of a confusion matrix: int64 (K, K), rows the truth, columns the prediction, void pixels left out.
 
 `METRICS` is the one list of them. A metric that is added to it stands, without another line anywhere, in the table of
-`evaluate --json`, in MLflow as `val/<name>` and `val/<name>/<condition>`, and as a column of the terminal's table and of
-a run's report:
+`evaluate --json`, in MLflow as `val/<name>` and `val/<name>/<condition>`, and as a column of the terminal's table and
+of a run's report:
 
     def kappa(counts: PixelCounts) -> float | None: ...
     METRICS = (..., Metric(name="kappa", compute=kappa))
