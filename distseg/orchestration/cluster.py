@@ -36,7 +36,7 @@ def join(run_uri: str) -> None:
     starts_here = compat.starts_a_cluster(address)
     if starts_here:
         _check_number_of_processes()
-    environment.set_defaults(environment.NEW_CLUSTER)
+    environment.set_defaults(environment.NEW_CLUSTER if _has_gpu() else environment.NEW_CLUSTER_OF_CPUS)
     if starts_here:
         _stay_on_loopback()
     try:
@@ -80,6 +80,11 @@ def _address() -> str:
         )
         return "local"
     return address
+
+
+def _has_gpu() -> bool:
+    """By the devices of the drivers of Nvidia, of Windows below Linux, and of AMD; torch would take seconds to ask."""
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "dxg", "kfd"))
 
 
 def _check_number_of_processes() -> None:

@@ -13,7 +13,7 @@ import torch
 from distseg import evaluation
 from distseg.config import ModelConfig, RunConfig, model_config
 from distseg.evaluation import World
-from distseg.orchestration.environment import NEW_CLUSTER
+from distseg.orchestration.environment import NEW_CLUSTER_OF_CPUS
 from distseg.training.process import DeviceCopies, HostCopy, agreed_precision, layout_of, step_kernels
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -52,7 +52,7 @@ else:
 
 @pytest.mark.parametrize(
     ("thread", "tunables"),
-    [("main", ""), ("main", NEW_CLUSTER["GLIBC_TUNABLES"]), ("another", NEW_CLUSTER["GLIBC_TUNABLES"])],
+    [("main", ""), ("main", NEW_CLUSTER_OF_CPUS["GLIBC_TUNABLES"]), ("another", NEW_CLUSTER_OF_CPUS["GLIBC_TUNABLES"])],
 )
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of other C libraries is left alone")
 def test_a_step_uses_the_memory_of_the_one_before(thread: str, tunables: str) -> None:
