@@ -112,6 +112,19 @@ def test_a_cluster_that_died_here_is_not_waited_for(
         cluster.join("runs/x")
 
 
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_workers_on_cpus_have_one_arena_of_memory(
+    has_gpu: bool, asked_of_ray: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr(environment, "set_defaults", given.update)
+    monkeypatch.setattr(cluster, "_has_gpu", lambda: has_gpu)
+    monkeypatch.setattr(cluster, "_address", lambda: "local")
+    cluster.join("runs/x")
+    assert asked_of_ray[-1] == "local"
+    assert given["GLIBC_TUNABLES"].endswith(":glibc.malloc.arena_max=1") != has_gpu
+
+
 @pytest.mark.parametrize(
     ("user", "of_user", "of_group", "says"),
     [
