@@ -59,7 +59,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("distseg needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[dev]"
-	$(RUN) -c "import distseg.orchestration.driver, mlflow, ray.dashboard.dashboard, ray.dashboard.agent"  # compiles what a training imports
+	$(RUN) -c "import distseg.orchestration.driver, mlflow, ray.dashboard.dashboard, ray.dashboard.agent, torch._dynamo"  # compiles what a training imports
 	touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints.txt
