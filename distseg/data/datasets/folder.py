@@ -49,7 +49,8 @@ _USUAL_SPLITS = ("train", "val", "test")
 def splits(root: str) -> tuple[str, ...]:
     """Those that exist: the values of conditions.csv's column split, else images/train, val and test, else `all`.
 
-    A test split that nobody annotated, without labels/test, does not count. Other folders are left out, which is said.
+    A test split that nobody annotated, without labels/test, does not count. Other folders, and photographs beside the
+    folders, are left out, which is said.
     """
     named = set(_split_by_file(_rows(storage.join(root, "conditions.csv"))).values())
     usual = [split for split in _USUAL_SPLITS if split in named]
@@ -61,7 +62,19 @@ def splits(root: str) -> tuple[str, ...]:
     if found and others:  # images/validation, say, beside images/train
         every = " ".join([*found, *others])
         _log.warning("%s: images/%s is left out; --splits %s packs it, too", root, ", images/".join(others), every)
+    if found:
+        _say_what_is_beside_them(root, found)
     return tuple(found) or ("all",)
+
+
+def _say_what_is_beside_them(root: str, found: list[str]) -> None:
+    names = raw.names_in(storage.join(root, "images"))
+    beside = [name for name in names if "/" not in name and name.lower().endswith(_IMAGE_ENDINGS)]
+    if beside:
+        _log.warning(
+            "%s: photographs in images/ itself are left out, %s of them: %s is the first; put them into images/%s",
+            *(root, len(beside), beside[0], " or images/".join(found)),
+        )
 
 
 def samples(root: str, split: str) -> Iterator[Sample]:

@@ -93,6 +93,17 @@ def test_folders_that_are_left_out_are_said(tmp_path: Path, caplog: pytest.LogCa
     assert "images/valid is left out; --splits train test valid packs it, too" in caplog.text
 
 
+def test_photographs_beside_the_splits_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "train/a", "val/b")
+    assert folder.splits(str(tmp_path)) == ("train", "val") and not caplog.messages
+    write(tmp_path, "d", "c", "train/a", "val/b")
+    assert folder.splits(str(tmp_path)) == ("train", "val")
+    (said,) = caplog.messages
+    assert (
+        "photographs in images/ itself are left out, 2 of them: c.jpg is the first; put them into images/train" in said
+    )
+
+
 def test_a_test_split_that_nobody_annotated_is_none(tmp_path: Path) -> None:
     write(tmp_path, "train/a", "test/b")
     (tmp_path / "labels/test/b.png").unlink()
