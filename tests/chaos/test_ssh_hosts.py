@@ -147,6 +147,8 @@ def test_hosts_come_up_take_jobs_join_again_after_a_kill_and_go_down(hosts: dict
     cluster = Cluster(hosts, tmp_path)
     cluster.up()
     first = cluster.worker()
+    state = Path(hosts["HOSTS_STATE"])
+    assert all(list(state.glob(f"h{host}/ray/session_2*")) for host in (0, 1))  # each host has a disk of its own
     cluster.kill(1, "raylet")
     second = cluster.worker(known=first)
     assert second != first
