@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distseg.config import (
+    AdaptConfig,
     CheckpointConfig,
     DataConfig,
     RunConfig,
@@ -156,11 +157,8 @@ def as_safetensors(checkpoint: Checkpoint, metadata: Mapping[str, str]) -> bytes
 
 
 def _shared(checkpoint: Checkpoint) -> Checkpoint:
-    config = checkpoint.config
     if checkpoint.source_style:
         raise CheckpointError("style.direction = to_source evaluates with a second network; keep the whole checkpoint")
-    config = replace(config, checkpoint=CheckpointConfig(), tracking=TrackingConfig(), style=StyleConfig())
-    config = replace(config, data=replace(config.data, uri=DataConfig().uri))
     shared: dict[str, Any] = {
         each.name: type(getattr(checkpoint, each.name))()
         for each in dataclasses.fields(Checkpoint)
@@ -168,4 +166,14 @@ def _shared(checkpoint: Checkpoint) -> Checkpoint:
     }
     evaluation = {name: value for name, value in checkpoint.evaluation.items() if name != "overlays"}
     weights = {"model": checkpoint.evaluated, "averaged": {}}
-    return replace(checkpoint, **(shared | weights), config=config, evaluation=evaluation)
+    return replace(checkpoint, **(shared | weights), config=_without_places(checkpoint.config), evaluation=evaluation)
+
+
+def _without_places(config: RunConfig) -> RunConfig:
+    """Without the paths and addresses of whoever trained it, which say nothing to others and are not for them."""
+    began_with, default = config.model.pretrained, DataConfig()
+    pretrained = began_with if began_with == "imagenet" else None
+    data = replace(config.data, uri=default.uri, mix=(), mix_weights=(), cache_dir=default.cache_dir)
+    config = replace(config, data=data, adapt=replace(config.adapt, uri=AdaptConfig().uri))
+    config = replace(config, model=replace(config.model, pretrained=pretrained))
+    return replace(config, checkpoint=CheckpointConfig(), tracking=TrackingConfig(), style=StyleConfig())

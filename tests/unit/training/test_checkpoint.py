@@ -12,7 +12,15 @@ import pytest
 import safetensors
 import torch
 
-from distseg.config import CheckpointConfig, RunConfig, to_dict
+from distseg.config import (
+    AdaptConfig,
+    CheckpointConfig,
+    DataConfig,
+    RunConfig,
+    TrackingConfig,
+    model_config,
+    to_dict,
+)
 from distseg.data.sample import LabelSpace
 from distseg.errors import CheckpointError, StorageError
 from distseg.training import checkpoint
@@ -180,15 +188,25 @@ def test_only_damaged_checkpoints_are_not_no_checkpoints(tmp_path: Path) -> None
 
 
 def test_one_file_is_what_others_need_and_no_more(tmp_path: Path) -> None:
-    config = RunConfig(name="example", checkpoint=CheckpointConfig(uri="/home/me/runs"))
+    config = RunConfig(
+        name="example",
+        model=model_config(pretrained="/home/me/first.pt"),
+        data=DataConfig(
+            uri="/home/me/a", mix=("/home/me/b",), mix_weights=(0.5, 0.5), cache_dir="/home/me/cache", train_split="x"
+        ),
+        adapt=AdaptConfig(uri="/home/me/c", conditions=("fog",), fourier=0.01),
+        checkpoint=CheckpointConfig(uri="/home/me/runs"),
+        tracking=TrackingConfig(uri="http://127.0.0.1:5000"),
+    )
     before = dataclasses.replace(example(metrics={"val/mIoU": 0.25}), config=config, averaged={"weight": torch.ones(6)})
     file = tmp_path / "network.pt"
     file.write_bytes(checkpoint.as_one_file(before))
-    assert b"/home/me" not in file.read_bytes()
+    assert not any(place in file.read_bytes() for place in (b"/home/me", b"127.0.0.1"))
     uri, after = checkpoint.resolve(str(file))
     assert uri == str(file)
     assert torch.equal(after.evaluated["weight"], torch.ones(6))
     assert (after.metrics, after.tables, after.label_space) == (before.metrics, before.tables, before.label_space)
+    assert (after.config.data.train_split, after.config.adapt.conditions) == ("x", ("fog",))
     assert (after.averaged, after.optimizer, after.records, after.run_id) == ({}, {}, [], "")
 
 
