@@ -3,7 +3,7 @@
        python -m distseg.report criteria RUN [--truth METRIC …]
 
 Sets runs side by side, per condition, against the first: by how much they differ, and whether that is more than the
-choice of test images explains (a paired bootstrap over the images that both evaluated). `show` writes a run's own page
+choice of test images explains (a permutation test over the images that both evaluated). `show` writes a run's own page
 again. A RUN is a run's directory as `train` printed it, or any other thing that --checkpoint takes; the page is one
 file that needs nothing else. `criteria` tells how well the figures that need no labels (target/…) would have chosen
 among a run's evaluations, where labels tell.
