@@ -52,6 +52,7 @@ class Arguments(cli.InferenceOptions):
     metrics: tuple[str, ...] = ()
     """Further metrics, each your own function of distseg.evaluation.PixelCounts as module:name."""
     precision: Precision = "auto"
+    """Not the run's own, which gives exactly the figures that its training found."""
     num_threads: int = 2
     """Decoding threads."""
     cache_bytes: int = 8 << 30

@@ -89,6 +89,7 @@ class OptimConfig:
     warmup_steps: int = 0
     """In these first steps the rate rises linearly."""
     max_steps: int = 30_000
+    """Where training ends, and where the rate reaches 0."""
     accumulate_steps: int = 1
     """Micro-batches per step: data.batch_size is cut into this many. Batch norm sees one at a time, over all ranks."""
     clip_norm: float | None = None
@@ -143,7 +144,9 @@ class DataConfig:
     mix_weights: tuple[float, ...] = ()
     """Shares of data.uri and of each of data.mix in every batch; (): in proportion to their numbers of samples."""
     on_bad_sample: Literal["fail", "skip"] = "fail"
+    """fail: stop, and name it. skip: a neighbour takes its place, all of it void. Evaluations always stop."""
     max_bad_samples: int = 100
+    """A worker that has skipped more than this stops."""
     max_megapixels: float = MAX_MEGAPIXELS
     """Larger images are refused by their header, before they are decoded."""
     shuffle_window: int = 256

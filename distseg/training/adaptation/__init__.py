@@ -6,7 +6,7 @@
     spread_by_size           some images of a condition, to adapt to
     recalibrate_on_          batch norm's statistics, taken anew from them
     measure_criteria         how good predictions look on target images, by figures that need no labels
-    evaluate_by_condition    an evaluation with the statistics of each condition's own images
+    evaluate_by_condition    an evaluation of a network adapted to each condition: by batch norm's statistics, or Tent
 
 All of it is the same on any number of ranks, and goes on exactly from any checkpoint: choices are functions of the seed
 and of positions in the training stream. Labels of target images are read with them and used by nothing.

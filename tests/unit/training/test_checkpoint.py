@@ -12,6 +12,7 @@ import pytest
 import safetensors
 import torch
 
+from distseg import storage
 from distseg.config import (
     AdaptConfig,
     CheckpointConfig,
@@ -153,11 +154,24 @@ def test_one_that_lacks_its_weights_is_passed_over_by_name(tmp_path: Path, caplo
     assert f"{later}: has no {checkpoint.WEIGHTS_FILE}" in caplog.text
 
 
-def test_an_upload_marks_a_checkpoint_as_whole_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uploaded: list[str] = []
-    monkeypatch.setattr("distseg.storage.upload", lambda _, uri: uploaded.append(uri))
-    checkpoint.upload(tmp_path, "s3://b/c")
-    assert uploaded == [f"s3://b/c/{checkpoint.WEIGHTS_FILE}", f"s3://b/c/{checkpoint.META_FILE}"]
+@pytest.mark.parametrize("broken_at", [checkpoint.WEIGHTS_FILE, checkpoint.META_FILE])
+def test_of_one_whose_sending_broke_off_nothing_counts(
+    broken_at: str, moto_s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(moto_s3, example(1))
+    really_upload = storage.upload
+
+    def upload(path: Path, uri: str) -> None:
+        if uri.endswith(broken_at):
+            raise StorageError(f"{uri}: gone")
+        really_upload(path, uri)
+
+    monkeypatch.setattr("distseg.storage.upload", upload)
+    with pytest.raises(StorageError, match="gone"):
+        checkpoint.save(moto_s3, example(2))
+    newest, resume_point = checkpoint.newest(moto_s3), checkpoint.resume_point(moto_s3)
+    assert newest is not None and newest[1].step == 1
+    assert resume_point is not None and resume_point.step == 1
 
 
 def test_a_run_may_be_named_with_a_slash_at_its_end(tmp_path: Path) -> None:
