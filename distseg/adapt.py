@@ -34,6 +34,8 @@ class Arguments:
     split: str = "train"
     images: int = 64
     """How many, evenly spread."""
+    keep: float = 0.0
+    """The share of the training's statistics that stays (evaluate --adapt_keep)."""
     precision: Precision = "auto"
     num_threads: int = 2
     """Decoding threads."""
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
     if options.images < 2:
         raise ConfigError(f"--images {options.images}: must be at least 2")
+    if not 0 <= options.keep < 1:
+        raise ConfigError(f"--keep {options.keep:g}: must be at least 0 and below 1")
     if options.num_threads < 1:
         raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
     if not options.conditions:
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     images = adaptation.spread_by_size(
         manifest, shards, options.images, num_threads=options.num_threads, max_megapixels=options.max_megapixels
     )
-    num_images = adaptation.recalibrate_on_(model, images, device=device, precision=precision)
+    num_images = adaptation.recalibrate_on_(model, images, device=device, precision=precision, keep=options.keep)
     statistics = {name: value for name, value in model.state_dict().items() if name.endswith(_STATISTICS)}
     like = saved.evaluated
     adapted = like | {name: value.to(like[name]) for name, value in statistics.items()}

@@ -43,6 +43,9 @@ class Arguments(cli.InferenceOptions):
     shifts also learn from them, to make the network surer (Wang et al. 2021), which may make it worse."""
     adapt_images: int = 64
     """How many images of each condition it adapts to, evenly spread."""
+    adapt_keep: float = 0.0
+    """Of batchnorm: the share of the training's statistics that stays, N / (N + n) for n images in Schneider et al.
+    2020. The fewer the images, the more should stay."""
     adapt_conditions: tuple[str, ...] = ()
     """Adapt to these alone; none: to all. A condition that was trained on with labels needs no adaptation."""
     criteria: bool = False
@@ -83,14 +86,7 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
 
     Raises CheckpointError, DataError, StorageError, ConfigError.
     """
-    if options.num_threads < 1:
-        raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
-    if options.cache_bytes < 0:
-        raise ConfigError(f"--cache_bytes {options.cache_bytes}: must not be negative; 0 is no cache")
-    if options.adapt_images < 2:
-        raise ConfigError(f"--adapt_images {options.adapt_images}: must be at least 2")
-    if options.criteria and options.adapt != "none":
-        raise ConfigError(f"--criteria: of networks as they are; leave out --adapt {options.adapt}")
+    _check(options)
     own = evaluation.own_metrics(options.metrics, "--metrics")
     uri, saved = checkpoint.resolve(options.checkpoint)
     manifest = load_manifest(options.data)
@@ -107,9 +103,8 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
             num_images=options.adapt_images,
             how=options.adapt,
             adapted=options.adapt_conditions,
+            keep=options.adapt_keep,
         )
-    elif options.adapt_conditions:
-        raise ConfigError(f"--adapt_conditions {options.adapt_conditions[0]}: needs --adapt batchnorm or tent")
     with cli.progress("evaluating", "images") if world.rank == 0 else contextlib.nullcontext() as progress:
         counted = score(
             model,
@@ -127,8 +122,27 @@ def evaluate(options: Arguments, world: World) -> dict[str, Any]:
     tables = evaluation.as_table(counted, manifest.label_space, own)
     if options.criteria:
         tables["criteria"] = _criteria(options, saved, model, DatasetPart(manifest, shards), world, precision)
-    adapted = {} if options.adapt == "none" else {"adapt": options.adapt}
+    adapted: dict[str, Any] = {} if options.adapt == "none" else {"adapt": options.adapt}
+    if options.adapt_keep:
+        adapted["adapt_keep"] = options.adapt_keep
     return tables | {"checkpoint": uri, "data": options.data, "data_digest": manifest.digest} | adapted
+
+
+def _check(options: Arguments) -> None:
+    if options.num_threads < 1:
+        raise ConfigError(f"--num_threads {options.num_threads}: must be at least 1")
+    if options.cache_bytes < 0:
+        raise ConfigError(f"--cache_bytes {options.cache_bytes}: must not be negative; 0 is no cache")
+    if options.adapt_images < 2:
+        raise ConfigError(f"--adapt_images {options.adapt_images}: must be at least 2")
+    if not 0 <= options.adapt_keep < 1:
+        raise ConfigError(f"--adapt_keep {options.adapt_keep:g}: must be at least 0 and below 1")
+    if options.adapt_keep and options.adapt != "batchnorm":
+        raise ConfigError(f"--adapt_keep {options.adapt_keep:g}: needs --adapt batchnorm")
+    if options.criteria and options.adapt != "none":
+        raise ConfigError(f"--criteria: of networks as they are; leave out --adapt {options.adapt}")
+    if options.adapt_conditions and options.adapt == "none":
+        raise ConfigError(f"--adapt_conditions {options.adapt_conditions[0]}: needs --adapt batchnorm or tent")
 
 
 def _criteria(

@@ -1,4 +1,4 @@
-"""python -m distseg.report compare RUN RUN … --out FILE.html
+"""python -m distseg.report compare RUN RUN … --out FILE.html [--csv FILE.csv]
        python -m distseg.report show RUN --out FILE.html
        python -m distseg.report criteria RUN [--truth METRIC …]
 
@@ -19,7 +19,7 @@ import tyro
 from distseg import cli, storage
 from distseg.errors import ConfigError
 from distseg.metric_names import condition_miou
-from distseg.review import comparison_page, judge_criteria, markdown_table, run_page
+from distseg.review import comparison_page, iou_csv, judge_criteria, markdown_table, run_page
 from distseg.runs import briefly_named, read_config, read_evaluations, read_review
 
 PROG = "python -m distseg.report"
@@ -32,6 +32,8 @@ class Compare:
     runs: tyro.conf.Positional[tuple[str, ...]]
     out: str
     """The HTML file: a path or s3:// URI."""
+    csv: str | None = None
+    """Also write the IoU of each run, condition and class here, for other programs."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,23 @@ def main(arguments: Sequence[str]) -> int:
     command = cli.parse(_Command, arguments, prog=PROG, description=__doc__ or "")
     if isinstance(command, Criteria):
         return criteria(command)
-    storage.check_writable(command.out.rpartition("/")[0] or ".")
+    files = {command.out: ""}
+    if isinstance(command, Compare) and command.csv is not None:
+        files[command.csv] = ""
+    for name in files:
+        storage.check_writable(name.rpartition("/")[0] or ".")
     if isinstance(command, Show):
-        page = run_page(read_review(command.run))
+        files[command.out] = run_page(read_review(command.run))
     elif len(command.runs) < 2:
         raise ConfigError(f"compare {' '.join(command.runs)}: give at least two runs; for one there is show")
     else:
-        page = comparison_page(briefly_named([read_review(uri) for uri in command.runs]))
-    storage.write_bytes(command.out, page.encode())
-    cli.say(f"written     {command.out}")
+        runs = briefly_named([read_review(uri) for uri in command.runs])
+        if command.csv is not None:
+            files[command.csv] = iou_csv(runs)
+        files[command.out] = comparison_page(runs)
+    for name, content in files.items():
+        storage.write_bytes(name, content.encode())
+        cli.say(f"written     {name}")
     return 0
 
 

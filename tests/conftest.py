@@ -40,6 +40,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first: they take longest, and one that begins last keeps a single core busy."""
+    starts_processes = {"programs", "ranks"}
+    items.sort(key=lambda item: starts_processes.isdisjoint(vars(getattr(item, "module", item))))
+
+
 # ---- an imitation
 
 

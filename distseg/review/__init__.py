@@ -4,6 +4,7 @@ In: a `RunReview` of each run (the table of `evaluation.as_table`, and what else
 
     run_markdown(review, figure_url=…, links=…) -> str      the description of an MLflow run
     run_page(review), comparison_page(reviews) -> str       an HTML file each, which needs nothing else
+    iou_csv(reviews) -> str                                 the IoU of each run, condition and class, as CSV
     predictions_page(review) -> str                         likewise, of photographs without a truth
     model_card(review) -> str                               Markdown: what a registered model is good for, and what not
     run_files(review) -> {name: bytes}                      all that a run leaves: plots, tables, page, model card
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from distseg.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from distseg.review.comparison import comparison_page
+    from distseg.review.comparison import comparison_page, iou_csv
     from distseg.review.criteria import Chosen, judge_criteria
     from distseg.review.images.predictions import PredictionsReview, predictions_page
     from distseg.review.markdown import model_card, run_markdown
@@ -38,6 +39,7 @@ __all__ = [
     "PredictionsReview",
     "RunReview",
     "comparison_page",
+    "iou_csv",
     "judge_criteria",
     "markdown_table",
     "mean_and_spread",
@@ -53,7 +55,7 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
-        "distseg.review.comparison": ("comparison_page",),
+        "distseg.review.comparison": ("comparison_page", "iou_csv"),
         "distseg.review.criteria": ("Chosen", "judge_criteria"),
         "distseg.review.markdown": ("model_card", "run_markdown"),
         "distseg.review.images.predictions": ("PredictionsReview", "predictions_page"),

@@ -3,6 +3,8 @@
 What is said of differences rests on the tests of `tested_runs`, which hold for all runs and conditions together.
 """
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +76,19 @@ def comparison_page(runs: Sequence[RunReview]) -> str:
         provenance=_by_run(compared, [provenance(run, num_digits=12) for run in runs]),
         published=published_beside(compared.names, runs),
     )
+
+
+def iou_csv(runs: Sequence[RunReview]) -> str:
+    """A line for each run, condition and class: its IoU, empty where undefined, and how many pixels have this truth."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("run", "condition", "class", "iou", "pixels"))
+    for run in runs:
+        for condition, entry in {"all images": run.table, **run.table["conditions"]}.items():
+            pixels = entry.get("support", {})  # runs of early versions have none
+            for name, iou in entry["classes"].items():
+                rows.writerow((run.name, condition, name, "" if iou is None else iou, pixels.get(name, "")))
+    return text.getvalue()
 
 
 # ---- what a reader asks first

@@ -40,12 +40,13 @@ def trained(folder: Path) -> programs.Ended:
 
 def test_runs_are_compared_on_one_page(trained: programs.Ended, folder: Path) -> None:
     run = trained.printed("run")
-    command = ("compare", run, trained.printed("checkpoint"), "--out", "compared.html")
+    command = ("compare", run, trained.printed("checkpoint"), "--out", "compared.html", "--csv", "iou.csv")
     ended = programs.run(folder, programs.plain_environment(), "distseg.report", *command)
     assert ended.code == 0, ended.err
     page = (folder / "compared.html").read_text()
     assert Path(run).name in page and all(name in page for name in town.CONDITIONS)
     assert ">town</td>" in page  # the data set, which a checkpoint alone does not name
+    assert len((folder / "iou.csv").read_text().splitlines()) == 1 + 2 * (1 + len(town.CONDITIONS)) * 13
 
 
 def test_evaluate_gives_exactly_what_training_found(trained: programs.Ended, folder: Path) -> None:

@@ -13,8 +13,6 @@ from distseg.models import SegmentationModel
 from distseg.training.adaptation.statistics import recalibrate_on_, spread_by_size
 from distseg.training.adaptation.tent import tent_on_
 
-HOW = {"batchnorm": recalibrate_on_, "tent": tent_on_}
-
 
 def evaluate_by_condition(
     model: SegmentationModel,
@@ -25,6 +23,7 @@ def evaluate_by_condition(
     *,
     how: Literal["batchnorm", "tent"] = "batchnorm",
     adapted: Sequence[str] = (),
+    keep: float = 0.0,
     precision: str,
     inference: InferenceConfig = WHOLE_IMAGE,
     num_threads: int = 2,
@@ -36,9 +35,10 @@ def evaluate_by_condition(
     """As `evaluation.evaluate_shards`; before each condition the model adapts to up to `num_images` of its images.
 
     `how`: batch norm's statistics alone, or Tent, see there. `adapted`: the conditions to adapt to, by default all;
-    others are evaluated as the model is given, which suits those it was trained on with labels. Each begins with the
-    weights as given. Labels are used for scoring alone. Leaves the model as it is for the last condition. Raises
-    ConfigError naming a condition that has too few images or is not evaluated, or if the network has no batch norm.
+    others are evaluated as the model is given, which suits those it was trained on with labels. `keep`, of batchnorm:
+    the share of the training's statistics that stays, see `recalibrate_`. Each begins with the weights as given. Labels
+    are used for scoring alone. Leaves the model as it is for the last condition. Raises ConfigError naming a condition
+    that has too few images or is not evaluated, or if the network has no batch norm.
     """
     conditions = sorted({shard.condition for shard in shards})
     _check_evaluated(adapted, conditions)
@@ -52,7 +52,10 @@ def evaluate_by_condition(
                 images = spread_by_size(
                     manifest, own, num_images, num_threads=num_threads, max_megapixels=max_megapixels
                 )
-                HOW[how](model, images, device=world.device, precision=precision)
+                if how == "tent":
+                    tent_on_(model, images, device=world.device, precision=precision)
+                else:
+                    recalibrate_on_(model, images, device=world.device, precision=precision, keep=keep)
             except ConfigError as error:
                 raise ConfigError(f"--adapt {how}, condition {condition}: {error}") from None
         scored = evaluation.evaluate_shards(

@@ -44,6 +44,15 @@ CASES = {
     "adapting from one image": Bad(
         "evaluate --checkpoint {run} --data {town} --adapt batchnorm --adapt_images 1", 2, ("--adapt_images 1", "2")
     ),
+    "keeping all of the statistics": Bad(
+        "evaluate --checkpoint {run} --data {town} --adapt batchnorm --adapt_keep 1", 2, ("--adapt_keep 1", "below 1")
+    ),
+    "keeping without batch norm": Bad(
+        "evaluate --checkpoint {run} --data {town} --adapt tent --adapt_keep 0.5", 2, ("0.5", "--adapt batchnorm")
+    ),
+    "adapt: keeping all of the statistics": Bad(
+        "adapt --checkpoint {run} --data {town} --conditions day --keep 1 --out {out}/a.pt", 2, ("--keep 1", "below 1")
+    ),
     "adapting to a condition not there": Bad(
         "adapt --checkpoint {run} --data {town} --conditions fog --out {out}/a.pt", 1, ("'fog'", "day, night")
     ),

@@ -40,6 +40,19 @@ def test_the_variance_between_batches_counts() -> None:
     assert statistics(norm) == pytest.approx((3, 4))
 
 
+def test_a_share_of_the_trainings_statistics_stays_while_batches_pass_and_afterwards() -> None:
+    norm = nn.BatchNorm2d(1, eps=0.0).eval()
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.fill_(9)
+    norm.running_var.fill_(41)
+    passed: list[torch.Tensor] = []
+    values = torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)  # mean 3, variance 4, unbiased 8
+    recalibrate_(norm, [values], lambda batch: passed.append(norm(batch)), keep=0.25)
+    # 0.25 · 9 + 0.75 · 3 = 4.5, and 0.25 · 41 + 0.75 · 4 = 13.25; at the end with the unbiased variance, 16.25
+    assert passed[0].flatten().tolist() == pytest.approx([-3.5 / 13.25**0.5, 0.5 / 13.25**0.5])
+    assert statistics(norm) == pytest.approx((4.5, 16.25))
+
+
 def test_a_teacher_normalises_by_the_batch_and_its_own_statistics_stay() -> None:
     norm = nn.BatchNorm2d(1).eval()
     use_batch_statistics_(norm)
@@ -54,7 +67,7 @@ def test_what_cannot_be_recalibrated_is_refused_and_left_as_it_was() -> None:
         recalibrate_(nn.Conv2d(1, 1, 1), [], print)
     norm = nn.BatchNorm2d(1).eval()
     with pytest.raises(ConfigError, match="more than one image"):
-        recalibrate_(norm, [torch.ones(1, 1, 1, 1)], norm)
+        recalibrate_(norm, [torch.ones(2, 1, 1, 1), torch.ones(1, 1, 1, 1)], norm)
     with pytest.raises(ConfigError, match="there are none"):
         recalibrate_(norm, [], norm)
     assert (norm.momentum, norm.training, *statistics(norm)) == (0.1, False, 0, 1)
@@ -67,11 +80,11 @@ def test_each_condition_is_evaluated_with_the_statistics_of_its_own_images_and_a
     config = replace(light_config, optim=replace(light_config.optim, max_steps=2))
     train_run(config, World(), ranks.Recorder(tmp_path / "run"))
     data = ("--data", config.data.uri, "--precision", "fp64")
-    adapting = ("--adapt", "batchnorm", "--json")
+    adapting = ("--adapt", "batchnorm", "--adapt_keep", "0.3", "--json")
     assert evaluate.main(["--checkpoint", "run", *data, *adapting, "all.json"]) == 0
     assert evaluate.main(["--checkpoint", "run", *data, *adapting, "night.json", "--conditions", "night"]) == 0
     night = ("--conditions", "night", "--out", "night.pt")
-    assert adapt.main(["--checkpoint", "run", *data, "--split", "val", *night]) == 0
+    assert adapt.main(["--checkpoint", "run", *data, "--split", "val", *night, "--keep", "0.3"]) == 0
     assert evaluate.main(["--checkpoint", "night.pt", *data, "--json", "written.json", "--conditions", "night"]) == 0
     tables = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("all", "night", "written")}
     found = [table["conditions"]["night"] for table in tables.values()]
