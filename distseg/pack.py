@@ -148,7 +148,7 @@ def _samples(data_set: datasets.DataSet, command: Any) -> tuple[LabelSpace, dict
 
 
 def _pack(data_set: datasets.DataSet, command: Any) -> int:
-    if data_set.tars and command.out in ("", command.root):
+    if data_set.tars and (not command.out or storage.is_same_place(command.out, command.root)):
         return _pack_in_place(data_set, replace(command, out=command.root))
     labels, samples = _samples(data_set, command)
     name = labels.name if data_set.is_named_by_labels else data_set.name

@@ -15,11 +15,21 @@ names the file, or the shard and the key.
 
 from distseg.data.deflate import crc32, decompress
 from distseg.data.processes import Progress, Runner, in_processes, num_cores
-from distseg.data.sample import MAX_KEY_LENGTH, MEAN_RGB, NO_SEQUENCE, STD_RGB, LabelledImage, LabelSpace, Sample
+from distseg.data.sample import (
+    MANIFEST_NAME,
+    MAX_KEY_LENGTH,
+    MEAN_RGB,
+    NO_SEQUENCE,
+    STD_RGB,
+    LabelledImage,
+    LabelSpace,
+    Sample,
+)
 from distseg.label_maps import IGNORE_INDEX
 
 __all__ = [
     "IGNORE_INDEX",
+    "MANIFEST_NAME",
     "MAX_KEY_LENGTH",
     "MEAN_RGB",
     "NO_SEQUENCE",

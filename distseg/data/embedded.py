@@ -3,7 +3,7 @@
 import logging
 
 from distseg import storage
-from distseg.data import datasets, shards
+from distseg.data import MANIFEST_NAME, datasets, shards
 from distseg.data.processes import in_processes, num_cores
 
 TOWN_TRAIN, TOWN_VAL = 720, 180  # frames: 40 and 10 of each condition and site
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 def ensure_town(uri: str, num_train: int = TOWN_TRAIN, num_val: int = TOWN_VAL) -> None:
     """Packs so many frames of `town` into `uri`, on all cores of this machine, unless a packed data set is there."""
-    if storage.exists(storage.join(uri, shards.MANIFEST_NAME)):
+    if storage.exists(storage.join(uri, MANIFEST_NAME)):
         return
     _log.info("packing town (%d training and %d held-out frames) into %s", num_train, num_val, uri)
     town = datasets.find("town")

@@ -19,6 +19,7 @@ from distseg.strict_json import Check, Line, build_group, require
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
 NO_SEQUENCE = ("", "all", "rand-cityscapes")  # as `Sample.sequence`: no drive is known, or there was none
+MANIFEST_NAME = "manifest.json"  # the file that tells a packed data set
 MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
 
 

@@ -69,6 +69,13 @@ def absolute(uri: str) -> str:
     return uri.rstrip("/") if is_remote(uri) else str(Path(uri).absolute())
 
 
+def is_same_place(uri: str, other: str) -> bool:
+    """Whether both name one directory, however they are written: slashes, `.`, `..`, links."""
+    if is_remote(uri) or is_remote(other):
+        return absolute(uri) == absolute(other)
+    return Path(uri).resolve() == Path(other).resolve()
+
+
 # ---- reading
 
 

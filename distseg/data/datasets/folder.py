@@ -44,6 +44,7 @@ _VOID_COLOUR = 2**16  # a raw id that no PNG holds
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _Rows = dict[str, dict[str, str]]  # of conditions.csv, by file
 _USUAL_SPLITS = ("train", "val", "test")
+_LIKE_SPLITS = (*_USUAL_SPLITS, "training", "valid", "validation", "testing")
 
 
 def splits(root: str) -> tuple[str, ...]:
@@ -64,6 +65,11 @@ def splits(root: str) -> tuple[str, ...]:
         _log.warning("%s: images/%s is left out; --splits %s packs it, too", root, ", images/".join(others), every)
     if found:
         _say_what_is_beside_them(root, found)
+    elif len(like := [name for name in others if name.lower() in _LIKE_SPLITS]) > 1:
+        _log.warning(
+            "%s: images/%s become one split, all; --splits %s keeps them apart",
+            *(root, " and images/".join(like), " ".join(like)),
+        )
     return tuple(found) or ("all",)
 
 
@@ -154,7 +160,9 @@ def _rows(uri: str) -> _Rows:
     lines = _lines(uri)
     _, columns = next(lines, (1, []))
     if "file" not in columns or not set(columns) <= set(_COLUMNS):
-        raise DataError(f"{uri}: columns {', '.join(columns)}; must be file and any of {', '.join(_COLUMNS[1:])}")
+        raise DataError(
+            f"{uri}: columns {', '.join(columns)}; must be file and any of {', '.join(_COLUMNS[1:])}, with commas"
+        )
     if len(set(columns)) < len(columns):
         raise DataError(f"{uri}: columns {', '.join(columns)}; each once, remove what is there twice")
     rows: _Rows = {}
@@ -168,7 +176,9 @@ def _rows(uri: str) -> _Rows:
             if name != "file" and not _PLAIN.fullmatch(value):
                 raise DataError(f"{where}: {name} {value!r}: use letters, digits, '-' and '_' only")
         if row["file"] in rows:
-            raise DataError(f"{where}: a second row of {row['file']}; remove one")
+            raise DataError(
+                f"{where}: a second row of {row['file']}; remove one, or name its folder below images/, too"
+            )
         rows[row.pop("file")] = row
     if not rows:
         raise DataError(f"{uri}: no rows; list every photograph, or remove the file")

@@ -12,6 +12,7 @@ VOC's train keep VOC's annotations, and photographs that VOC lacks are those of 
 
 import functools
 import io
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,13 +113,15 @@ def _list_names(root: str, split: str) -> str:
 
 
 def _listed(root: str, list_name: str) -> list[str]:
-    """Names of images. Some lists have paths, "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png"."""
+    """Names of images, which may have spaces. Some lists have paths of both files,
+    "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png"."""
     try:
         text = unicodedata.normalize("NFC", storage.read_bytes(storage.join(root, list_name)).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{storage.join(root, list_name)}: not UTF-8 ({error.reason}); save it as UTF-8") from error
-    lines = text.splitlines()
-    return [line.split()[0].rpartition("/")[2].removesuffix(".jpg") for line in lines if line.strip()]
+    lines = (line.strip().replace("\\", "/") for line in text.splitlines())
+    first = (line.split()[0] if "/" in line else line for line in lines if line)
+    return [re.sub(r"\.(jpe?g|png)$", "", name.rpartition("/")[2], flags=re.IGNORECASE) for name in first]
 
 
 def read_mat(uri: str) -> raw.Ids:

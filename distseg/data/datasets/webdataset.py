@@ -1,6 +1,6 @@
 """Shards that others wrote with plain webdataset: tars of KEY.jpg (or .png) and KEY.label.png, and no manifest.
 
-    train/000000.tar  val/000000.tar     or train-000000.tar, val-000000.tar: folder or name say the split
+    train/000000.tar  val/000000.tar     or train-000000.tar, city-val-000000.tar: folder or name say the split
     classes.json                         as for `folder`: which ids, or colours, are which classes
 
 Label maps may also end in seg.png, mask.png and the like, or as --label says. Where a KEY.json has strings "condition",
@@ -13,16 +13,21 @@ and 255 for void, and names of letters, digits, '-' and '_'.
 """
 
 import functools
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distseg import storage
-from distseg.data import LabelledImage, LabelSpace, Sample, raw
+from distseg.data import MANIFEST_NAME, LabelledImage, LabelSpace, Sample, raw
 from distseg.data.datasets import DataSet, folder
 from distseg.errors import DataError
 
+_log = logging.getLogger(__name__)
+
+_SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "test", "testing")
+_COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 _LAYOUT = "the root has tars in train/ and val/, or train-000000.tar and val-000000.tar, and classes.json"
 
 
@@ -36,20 +41,40 @@ _DEFAULTS = Options()
 
 
 def tars(root: str) -> dict[str, list[str]]:
-    """The URIs of the tars of each split."""
+    """The URIs of the tars of each split. Raises DataError if there is none, or one that is compressed.
+
+    A data set that was packed into a folder below the root is left out, which is said.
+    """
     found: dict[str, list[str]] = {}
-    for entry in storage.list_files(root):
-        name = entry.uri.removeprefix(root.rstrip("/") + "/")
-        if not name.lower().endswith(".tar") or raw.is_left_behind(name):
+    entries = {entry.uri.removeprefix(root.rstrip("/") + "/"): entry for entry in storage.list_files(root)}
+    ends = f"/{MANIFEST_NAME}"
+    packed = tuple(name.removesuffix(MANIFEST_NAME) for name in entries if name.endswith(ends))
+    for folder_name in packed:
+        _log.warning("%s: %s was packed by distseg, and is left out", root, folder_name)
+    for name, entry in entries.items():
+        if raw.is_left_behind(name) or name.startswith(packed):
             continue
-        above, _, file = name.partition("/")
-        word = re.match(r"[A-Za-z]+", name)
-        split = above if file else word[0] if word else "all"
-        found.setdefault(split, []).append(entry.uri)
+        if name.lower().endswith(_COMPRESSED):
+            raise DataError(f"{entry.uri}: compressed, so that no sample of it can be read by itself; decompress it")
+        if name.lower().endswith(".tar"):
+            found.setdefault(_split_of(name, entry.uri), []).append(entry.uri)
     if not found:
         raise DataError(f"{root}: no file in it ends in .tar; {_LAYOUT}")
     usual = [split for split in ("train", "val", "test") if split in found]
     return {split: found[split] for split in (*usual, *sorted(found.keys() - set(usual)))}
+
+
+def _split_of(name: str, uri: str) -> str:
+    """What the first folder or word says, unless another word is a split's: city-val-000000.tar is of val."""
+    above, _, file = name.partition("/")
+    words = re.findall(r"[A-Za-z]+", name.removesuffix(".tar"))
+    first = above if file else words[0] if words else "all"
+    if first.lower() in _SPLIT_WORDS:
+        return first
+    said = list(dict.fromkeys(word for word in words if word.lower() in _SPLIT_WORDS))
+    if len(said) > 1:
+        raise DataError(f"{uri}: is it of {' or of '.join(said)}? Put the tars into a folder for each split")
+    return said[0] if said else first
 
 
 def splits(root: str, options: Options = _DEFAULTS) -> tuple[str, ...]:
@@ -71,7 +96,8 @@ def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sam
     for uri, sample in found:
         key = raw.plain_key(sample.key)
         if times[key] > 1:  # numbered anew in each tar
-            key = raw.plain_key(f"{uri.rpartition('/')[2].removesuffix('.tar')}-{key}")
+            below = uri.removeprefix(root.rstrip("/") + "/").removeprefix(f"{split}/").removesuffix(".tar")
+            key = raw.plain_key(f"{below.replace('/', '-')}-{key}")
         source = f"{uri.removeprefix(root.rstrip('/') + '/')}/{sample.image.name}"
         yield Sample(
             key=key,

@@ -14,7 +14,9 @@ from typing import NamedTuple
 from distseg import storage
 from distseg.errors import DataError
 
-_LEFT_BEHIND = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECASE)  # as any part of a path
+_LEFT_BEHIND = re.compile(  # as any part of a path
+    r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|@eaDir|\$RECYCLE\.BIN|System Volume Information", re.IGNORECASE
+)
 
 
 class Files(NamedTuple):

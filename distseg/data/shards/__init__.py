@@ -14,7 +14,6 @@ from distseg.data.shards.formats import IndexEntry, Shard
 from distseg.data.shards.in_place import pack_in_place
 from distseg.data.shards.inspection import ShardSummary, contact_sheet, inspect, verify
 from distseg.data.shards.manifest import (
-    MANIFEST_NAME,
     Index,
     Manifest,
     ReadRange,
@@ -28,7 +27,6 @@ from distseg.data.shards.manifest import (
 from distseg.data.shards.packing import MAX_BYTES_PER_SHARD, MAX_SAMPLES_PER_SHARD, pack
 
 __all__ = [
-    "MANIFEST_NAME",
     "MAX_BYTES_PER_SHARD",
     "MAX_SAMPLES_PER_SHARD",
     "Index",

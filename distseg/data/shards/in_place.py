@@ -15,10 +15,10 @@ import numpy as np
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import LabelSpace, Progress, Runner, images, in_processes, raw
+from distseg.data import MANIFEST_NAME, LabelSpace, Progress, Runner, images, in_processes, raw
 from distseg.data.shards.formats import IndexEntry, Member, Shard
 from distseg.data.shards.inspection import size_and_sha256
-from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, index_json
+from distseg.data.shards.manifest import Manifest, index_json
 from distseg.data.shards.packing import write_manifest
 from distseg.data.shards.writer import Packed, size_range
 from distseg.errors import DataError

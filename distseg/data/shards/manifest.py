@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg import storage, strict_json
-from distseg.data import LabelSpace, crc32
+from distseg.data import MANIFEST_NAME, LabelSpace, crc32
 from distseg.data.shards.formats import (
     INDEX_FORMAT,
     MANIFEST_FORMAT,
@@ -36,8 +36,6 @@ from distseg.data.shards.formats import (
     shard_or_dict,
 )
 from distseg.errors import ConfigError, DataError
-
-MANIFEST_NAME = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)

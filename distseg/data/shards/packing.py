@@ -17,15 +17,16 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes, raw
+from distseg.data import MANIFEST_NAME, MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes, raw
 from distseg.data.shards.formats import SizeRange
-from distseg.data.shards.manifest import MANIFEST_NAME, Manifest, load_manifest, seal
+from distseg.data.shards.manifest import Manifest, load_manifest, seal
 from distseg.data.shards.writer import (
     RECEIPTS,
     Job,
@@ -186,30 +187,52 @@ def _check_names(split: str, groups: Mapping[tuple[str, str], Sequence[Sample]])
 
 
 def _make_room(job: Job, tasks: Sequence[Task], splits: Sequence[str], overwrite: bool) -> None:
-    """Raises DataError if another pack is there. With `overwrite` removes it: files named like shards, nothing else."""
+    """Raises DataError if another pack is there. With `overwrite` removes it: files named like shards, nothing else.
+
+    What the samples are read from is never removed: that is a DataError, and nothing is.
+    """
     manifest_uri = storage.join(job.out_uri, MANIFEST_NAME)
-    if storage.exists(manifest_uri):
+    has_manifest = storage.exists(manifest_uri)
+    if has_manifest:
         if not overwrite:
             raise DataError(f"{job.out_uri} already holds a packed data set; choose another place, or --overwrite")
         with contextlib.suppress(DataError):  # a damaged manifest can be replaced, too
             splits = [*splits, *load_manifest(job.out_uri).splits]
-        storage.delete(manifest_uri)
     digest_uri = storage.join(job.out_uri, RECEIPTS, "job.sha256")
     digest = _digest(job, tasks)
     if not overwrite and storage.exists(digest_uri) and storage.read_bytes(digest_uri) == digest:
         return
-    for split in dict.fromkeys(splits):
-        for entry in list(storage.list_files(storage.join(job.out_uri, split))):
-            if not _SHARD_FILE.fullmatch(entry.uri.rpartition("/")[2]):
-                continue
-            if not overwrite:
-                raise DataError(
-                    f"{entry.uri} is of a pack of other data or options that did not finish; "
-                    "choose another place, or --overwrite"
-                )
-            storage.delete(entry.uri)
+    files = [entry.uri for split in dict.fromkeys(splits) for entry in _shard_files(job.out_uri, split)]
+    every = (file for task in tasks for sample in task.samples for file in sample.files)
+    read = set(map(_resolved, every)) if files else set()
+    for uri in files:
+        if _resolved(uri) in read:
+            raise DataError(f"{uri}: the packing reads it, and would put its own shards there; choose another --out")
+        if not overwrite:
+            raise DataError(
+                f"{uri} is of a pack of other data or options that did not finish; choose another place, or --overwrite"
+            )
+    if has_manifest:
+        storage.delete(manifest_uri)
+    for uri in files:
+        storage.delete(uri)
     storage.delete_tree(storage.join(job.out_uri, RECEIPTS))
     storage.write_bytes(digest_uri, digest)
+
+
+def _shard_files(out_uri: str, split: str) -> list[storage.Entry]:
+    entries = storage.list_files(storage.join(out_uri, split))
+    return [entry for entry in entries if _SHARD_FILE.fullmatch(entry.uri.rpartition("/")[2])]
+
+
+def _resolved(uri: str) -> tuple[str, str]:
+    folder, _, name = uri.rpartition("/")
+    return (folder if storage.is_remote(uri) else _resolved_folder(folder)), name
+
+
+@functools.cache
+def _resolved_folder(folder: str) -> str:
+    return str(Path(folder).resolve())
 
 
 def _finished(job: Job, tasks: Sequence[Task]) -> dict[int, list[Packed]]:

@@ -24,9 +24,10 @@ from distseg.config import (
     model_config,
     to_dict,
 )
+from distseg.data import MANIFEST_NAME
 from distseg.data.sample import LabelledImage, Sample
 from distseg.data.shards import Manifest, Shard, pack
-from distseg.data.shards.manifest import MANIFEST_NAME, index_json, load_manifest, read_index, seal
+from distseg.data.shards.manifest import index_json, load_manifest, read_index, seal
 from distseg.models.backbones import build_resnet
 from distseg.training import checkpoint
 from tests.integration.bad_input.calling import call

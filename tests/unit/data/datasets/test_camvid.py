@@ -172,3 +172,21 @@ def test_void_may_be_255_too(tmp_path: Path) -> None:
     )
     label_HW = next(camvid.samples(str(tmp_path), "train")).load().label_HW
     assert label_HW[[0, 3]][:, [0, 5]].tolist() == [[255, 255], [10, 0]]
+
+
+def test_fastais_copy_is_read_by_its_list_of_classes(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (3, 2)).save(tmp_path / "images/0001TP_006690.png")
+    label = tmp_path / "labels/0001TP_006690_P.png"
+    Image.fromarray(np.array([[0, 1, 2], [3, 4, 5]], dtype=np.uint8)).save(label)
+    (tmp_path / "codes.txt").write_text("Sky\nChild\nTruck_Bus\nVoid\nWall\nSidewalk")
+    (sample,) = camvid.samples(str(tmp_path), "train")
+    assert (sample.key, sample.condition) == ("0001TP_006690", "dusk")
+    assert sample.load().label_HW.tolist() == [[0, 9, 8], [255, 1, 4]]
+    Image.fromarray(np.array([[6, 0, 0]] * 2, dtype=np.uint8)).save(label)
+    with pytest.raises(DataError, match=r"0001TP_006690_P\.png: id 6: .*codes\.txt names 6 classes"):
+        sample.load()
+    (tmp_path / "codes.txt").write_text("Sky\nCloud")
+    with pytest.raises(DataError, match=r"codes\.txt: line 2: 'Cloud': must be a class of CamVid's 32"):
+        next(camvid.samples(str(tmp_path), "train"))

@@ -93,6 +93,15 @@ def test_folders_that_are_left_out_are_said(tmp_path: Path, caplog: pytest.LogCa
     assert "images/valid is left out; --splits train test valid packs it, too" in caplog.text
 
 
+def test_folders_that_look_like_splits_but_become_one_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "Training/a", "validation/b", "berlin/c")
+    assert folder.splits(str(tmp_path)) == ("all",)
+    said = "images/Training and images/validation become one split, all; --splits Training validation keeps them apart"
+    assert said in caplog.text
+
+
 def test_photographs_beside_the_splits_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, "train/a", "val/b")
     assert folder.splits(str(tmp_path)) == ("train", "val") and not caplog.messages

@@ -132,6 +132,14 @@ def test_names_in_lists_match_in_composed_and_decomposed_form(tmp_path: Path) ->
     assert sample.load().label_HW.size
 
 
+def test_names_may_have_spaces_and_lists_endings(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["street", "street 2", "street 3", "x"]})
+    lines = ("street", "street 2", " street 3.JPG ", "JPEGImages\\x.jpg")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("\n".join(lines))
+    sources = [sample.source for sample in voc.samples(str(tmp_path), "train")]
+    assert sources == [f"JPEGImages/{name}.jpg" for name in ("street", "street 2", "street 3", "x")]
+
+
 def test_annotations_in_the_palettes_colours_are_read(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["2007_1"]})
     (before,) = voc.samples(str(tmp_path), "train")

@@ -74,6 +74,70 @@ def test_names_may_say_the_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("city-train-000000.tar", "city-val-000000.tar"), ("train", "val")),
+        (("shards/train-000000.tar", "shards/val_000000.tar"), ("train", "val")),
+        (("train/city-val-0.tar", "city/0.tar"), ("train", "city")),
+    ],
+)
+def test_any_word_may_say_the_split(tmp_path: Path, names: tuple[str, ...], splits: tuple[str, ...]) -> None:
+    for name in names:
+        write(tmp_path, name, "a")
+    packed(tmp_path)
+    assert load_manifest(str(tmp_path)).splits == splits
+
+
+def test_a_split_that_is_not_clear_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, "city-train-val-0.tar", "a")
+    with pytest.raises(
+        DataError, match=r"city-train-val-0\.tar: is it of train or of val\? Put the tars into a folder"
+    ):
+        packed(tmp_path)
+
+
+def test_a_compressed_tar_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    write(tmp_path, "train/0.tar", "a")
+    (tmp_path / "train/1.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train/1\.tar\.gz: compressed, .*; decompress it"):
+        packed(tmp_path)
+
+
+@pytest.mark.parametrize("out", ["{root}/", "{root}/.", "{root}/../theirs", "{link}"])
+def test_the_root_by_another_name_is_the_root(out: str, tmp_path: Path) -> None:
+    root, link = tmp_path / "theirs", tmp_path / "link"
+    write(root, "train/city-train-000000.tar", "a")
+    link.symlink_to(root)
+    before = (root / "train/city-train-000000.tar").read_bytes()
+    packed(root, "--out", out.format(root=root, link=link))
+    packed(root, "--out", out.format(root=root, link=link), "--overwrite")
+    assert (root / "train/city-train-000000.tar").read_bytes() == before
+    assert [sample.key for sample in eval_samples(load_manifest(str(root)), load_manifest(str(root)).shards)]
+
+
+def test_what_a_packing_reads_it_does_not_remove(tmp_path: Path) -> None:
+    write(tmp_path, "train/0.tar", "a")
+    packed(tmp_path, "--out", str(tmp_path / "packed"))
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    packed(tmp_path, "--out", str(tmp_path / "packed"), "--overwrite")  # of train/0.tar alone
+    assert {path: path.read_bytes() for path in files} == files
+    (tmp_path / "packed/manifest.json").unlink()
+    del files[tmp_path / "packed/manifest.json"]
+    with pytest.raises(DataError, match="the packing reads it, and would put its own shards there; choose another"):
+        packed(tmp_path, "--out", str(tmp_path / "packed"), "--overwrite")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_keys_numbered_anew_in_each_folder_get_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "theirs", "train/x/0.tar", "a")
+    write(tmp_path / "theirs", "train/y/0.tar", "a")
+    packed(tmp_path / "theirs", "--out", str(tmp_path / "ours"))
+    manifest = load_manifest(str(tmp_path / "ours"))
+    keys = sorted(sample.key.rpartition("/")[2] for sample in eval_samples(manifest, manifest.shards))
+    assert keys == ["x-0-a", "y-0-a"]
+
+
+@pytest.mark.parametrize(
     ("image", "label", "key", "message"),
     [
         (encoded(PIXELS[..., 0]), LABEL, "a", "not JPEG or PNG of 8-bit RGB, or not upright"),
