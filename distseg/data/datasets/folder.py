@@ -253,12 +253,12 @@ def read_classes(uri: str) -> tuple[LabelSpace, raw.Colours]:
 def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[int, int]:
     ids = body.get("ids", {str(i): name for i, name in enumerate(classes)})
     if not isinstance(ids, dict):
-        raise DataError(f'{uri}: ids = {ids!r}: must be an object of raw ids and classes, {{"7": "road"}}')
+        raise DataError(f'{uri}: ids = {ids!r:.80}: must be an object of raw ids and classes, {{"7": "road"}}')
     id_map: dict[int, int] = {}
     for raw_id, given in ids.items():
         name = _composed(given) if isinstance(given, str) else given
         if name not in classes:
-            raise DataError(f"{uri}: ids[{raw_id!r}] = {name!r}: not one of classes")
+            raise DataError(f"{uri}: ids[{raw_id!r:.80}] = {name!r:.80}: not one of classes")
         number = _raw_id(raw_id, f"{uri}: ids")
         if number in id_map:
             raise DataError(f"{uri}: ids[{raw_id!r}]: a second class of id {number}; remove one of them")
@@ -268,7 +268,7 @@ def _id_map(body: dict[str, Any], classes: tuple[str, ...], uri: str) -> dict[in
     ignore = body.get("ignore", [] if IGNORE_INDEX in id_map else [IGNORE_INDEX])
     ignore = [] if ignore is None else ignore
     if not isinstance(ignore, list):
-        raise DataError(f"{uri}: ignore = {ignore!r}: must be a list of raw ids, or of colours")
+        raise DataError(f"{uri}: ignore = {ignore!r:.80}: must be a list of raw ids, or of colours")
     for raw_id in ignore:
         number = _raw_id(raw_id, f"{uri}: ignore")
         if id_map.get(number, IGNORE_INDEX) != IGNORE_INDEX:  # void may be named twice
@@ -282,7 +282,7 @@ def _raw_id(value: Any, where: str) -> int:
     if type(value) in (int, str) and len(text) <= 5 and text.isascii() and text.isdigit() and int(text) < 2**16:
         return int(text)
     shown = value[:40] if isinstance(value, str) else value
-    raise DataError(f"{where}: {shown!r}: must be a whole number from 0 to 65535")
+    raise DataError(f"{where}: {shown!r:.80}: must be a whole number from 0 to 65535")
 
 
 DATASET = DataSet(

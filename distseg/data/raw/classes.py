@@ -56,5 +56,5 @@ def _is_name(value: Any) -> bool:
 
 def parse_colour(value: Any, where: str) -> Colour:
     if not isinstance(value, list) or len(value) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in value):
-        raise DataError(f"{where} = {value!r}: must be [red, green, blue], each 0 to 255")
+        raise DataError(f"{where} = {value!r:.80}: must be [red, green, blue], each 0 to 255")
     return value[0], value[1], value[2]

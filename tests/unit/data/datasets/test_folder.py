@@ -102,6 +102,25 @@ def test_folders_that_look_like_splits_but_become_one_are_said(
     assert said in caplog.text
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"classes": ["a", {"name": "b", "color": "9" * 5000}]},
+        {"ids": "9" * 5000},
+        {"ids": {"9" * 5000: "c"}},
+        {"ids": {"1": "9" * 5000}},
+        {"ids": {"9" * 5000: "a"}},
+        {"ignore": "9" * 5000},
+        {"ignore": [["9" * 5000]]},
+    ],
+)
+def test_however_long_a_wrong_value_is_the_line_is_short(field: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": ["a", "b"], **field}))
+    with pytest.raises(DataError, match=r"classes\.json") as raised:
+        folder.labels(str(tmp_path))
+    assert len(str(raised.value).replace(str(tmp_path), "")) < 400
+
+
 def test_photographs_beside_the_splits_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, "train/a", "val/b")
     assert folder.splits(str(tmp_path)) == ("train", "val") and not caplog.messages
