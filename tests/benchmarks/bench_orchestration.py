@@ -3,12 +3,13 @@
     python -m tests.benchmarks.bench_orchestration [--quick] [--cases step checkpoint start trial]
 
 All by the programs, on packed frames of `town`, with the network of `make train`: a narrow PSPNet-18 on two threads.
-`step`: milliseconds of a step in a Ray worker against those of the same training without Ray, as under torchrun, turn
-by turn. `checkpoint`: what one adds to the steps beside it, as a share of a hundred steps, in a Ray worker. `start`:
-seconds from the command to the end of the first step, with a Ray that is started for it (`fresh`), and on a cluster
-that is there (`warm`). `trial`: seconds between the last step of a trial and the first of the next, in a search on two
-CPUs, of which each trial takes both: it has an evaluation of 18 frames, a checkpoint, new workers and a first step.
-Times are those that runs record of their steps. Prints one JSON line per case; the limits are the design's.
+`step`: milliseconds of a step in a worker of the Ray that the training starts, against those of the same training
+without Ray, as under torchrun, turn by turn. `checkpoint`: what one adds to the steps beside it, as a share of a
+hundred steps, in a Ray worker. `start`: seconds from the command to the end of the first step, with a Ray that is
+started for it (`fresh`), and on a cluster that is there (`warm`). `trial`: seconds between the last step of a trial
+and the first of the next, in a search on two CPUs, of which each trial takes both: it has an evaluation of 18 frames,
+a checkpoint, new workers and a first step. Times are those that runs record of their steps. Prints one JSON line per
+case; the limits are the design's.
 """
 
 import itertools
@@ -55,10 +56,10 @@ def step_times_s(run: Path) -> dict[int, float]:
 def step(quick: bool) -> Iterator[Line]:
     num_steps, rounds = (60, 2) if quick else (120, 4)
     ms: dict[str, list[float]] = {"ours": [], "peer": []}
-    with tempfile.TemporaryDirectory() as name, programs.ray_cluster(2) as cluster:
+    with tempfile.TemporaryDirectory() as name, programs.own_environment() as own_ray:
         packed(folder := Path(name))
         for turn in range(rounds):
-            contestants = {"ours": cluster, "peer": without_ray()}
+            contestants = {"ours": own_ray, "peer": without_ray()}
             for who in sorted(contestants, reverse=bool(turn % 2)):
                 times_s = trained(folder, contestants[who], num_steps)
                 ms[who].append(1000 * (times_s[num_steps] - times_s[FIRST_STEP]) / (num_steps - FIRST_STEP))
