@@ -69,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
         return criteria(command)
     files = {command.out: ""}
     if isinstance(command, Compare) and command.csv is not None:
+        if storage.is_same_place(command.csv, command.out):
+            raise ConfigError(f"--csv {command.csv}: is --out, too; name another file")
         files[command.csv] = ""
     for name in files:
         storage.check_writable(name.rpartition("/")[0] or ".")

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from distseg import cli, deployment, storage, training
 from distseg.data import images
 from distseg.data.shards import Manifest, load_manifest, pack
+from distseg.errors import ConfigError
 from distseg.models import StyleNetwork
 from distseg.training import PackedImage, RestylingOptions, load_style_network
 
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         data=storage.absolute(options.data),
         out=storage.absolute(options.out),
     )
+    if isinstance(options, Apply) and storage.is_same_place(options.out, options.data):
+        raise ConfigError(f"--out {options.out}: is where --data lies, which is read meanwhile; choose another place")
     manifest = load_manifest(options.data)
     load_style_network(options.network)  # fails now rather than in each task
     return apply(options, manifest) if isinstance(options, Apply) else show(options, manifest)

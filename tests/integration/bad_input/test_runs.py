@@ -44,6 +44,12 @@ CASES = {
     "adapting from one image": Bad(
         "evaluate --checkpoint {run} --data {town} --adapt batchnorm --adapt_images 1", 2, ("--adapt_images 1", "2")
     ),
+    "stylize: the data themselves": Bad(
+        "stylize apply --network {run} --data {town} --out {town}/../town --to fog --overwrite", 2, ("--out", "--data")
+    ),
+    "compare: one file for both": Bad(
+        "report compare {run} {run} --out {out}/c.html --csv {out}/./c.html", 2, ("--csv", "--out", "another file")
+    ),
     "keeping all of the statistics": Bad(
         "evaluate --checkpoint {run} --data {town} --adapt batchnorm --adapt_keep 1", 2, ("--adapt_keep 1", "below 1")
     ),
