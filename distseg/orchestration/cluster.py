@@ -49,6 +49,7 @@ def join(run_uri: str) -> None:
             compat.leave_out_last_words()
         ray.init(
             address or None,
+            include_dashboard=False,  # of a Ray that is started here: 11 processes, which take a core 4 s to start
             log_to_driver=shows_all,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": env_vars} if env_vars else None,
