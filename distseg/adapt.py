@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     manifest = load_manifest(options.data)
     shards = manifest.select(options.split, options.conditions)
-    storage.check_writable(options.out.rpartition("/")[0] or ".")
+    cli.check_output("--out", options.out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = evaluation.resolve_precision(options.precision, device)
     model = load_model(saved, device, precision)

@@ -67,7 +67,7 @@ class Arguments(cli.InferenceOptions):
 def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
     if options.json is not None:
-        storage.check_writable(options.json.rpartition("/")[0] or ".")
+        cli.check_output("--json", options.json)
     world = torchrun_world()
     tables = evaluate(options, world)
     if world.rank != 0:

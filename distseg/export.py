@@ -43,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     if min(options.size) < 64 or any(side % 32 for side in options.size):
         raise ConfigError(f"--size {options.size}: both sides must be multiples of 32, at least 64")
     deployment.check_export(options.format)
+    cli.check_output("--out", options.out)
     found = dict(checkpoint.resolve(each) for each in (options.checkpoint, *options.average))
     uri, saved = " + ".join(found), checkpoint.mean_of(found) if options.average else next(iter(found.values()))
-    storage.check_writable(options.out.rpartition("/")[0] or ".")
     model = load_model(saved, torch.device("cpu"), "fp32")
     if options.format == "weights":
         storage.write_bytes(options.out, checkpoint.as_one_file(saved))

@@ -10,13 +10,13 @@ Exit codes: 0; 1 failed, or `verify` found something; 2 bad arguments; 130 Ctrl-
 """
 
 import functools
+import io
 import json
 import operator
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from distseg.config import MAX_MEGAPIXELS
 from distseg.data import IGNORE_INDEX, NO_SEQUENCE, LabelSpace, Sample, datasets, raw, shards
 from distseg.data.relabel import relabelling
 from distseg.errors import ConfigError
+
+MAX_COLUMNS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class _Writing(cli.Workers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.out:
+            raise ConfigError("--out '': name a directory or prefix")
         for name in ("max_samples_per_shard", "max_mib_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} = {getattr(self, name)}: must be at least 1")
@@ -85,7 +89,7 @@ class Inspect:
 
     uri: tyro.conf.Positional[str]
     sheet: str | None = None
-    """Also draw a contact sheet into this PNG file."""
+    """Also draw a contact sheet into this PNG file, a path or URI."""
     columns: int = 4
     """Photographs in a row of the sheet."""
     max_megapixels: float = MAX_MEGAPIXELS
@@ -284,8 +288,12 @@ def _verify(uri: str) -> int:
 
 
 def _inspect(command: Inspect) -> int:
-    if command.columns < 1:
-        raise ConfigError(f"--columns = {command.columns}: must be at least 1")
+    if not 1 <= command.columns <= MAX_COLUMNS:
+        raise ConfigError(f"--columns {command.columns}: must be from 1 to {MAX_COLUMNS}")
+    if command.sheet is not None:
+        if not command.sheet.lower().endswith(".png"):
+            raise ConfigError(f"--sheet {command.sheet}: name a .png file")
+        cli.check_output("--sheet", command.sheet)
     summary = shards.inspect(command.uri)
     console = rich.console.Console(soft_wrap=True, highlight=False)
     console.print(*cli.cells(f"{summary.uri}: {summary.dataset}, digest {summary.digest}"))
@@ -295,18 +303,18 @@ def _inspect(command: Inspect) -> int:
     console.print(_classes_table(summary))
     for doubt in summary.doubts():
         console.print(*cli.cells(f"look at the labels: {doubt}"))
-    if command.sheet:
-        _save_sheet(command)
+    if command.sheet is not None:
+        storage.write_bytes(command.sheet, _sheet(command))
         console.print(*cli.cells(f"contact sheet: {command.sheet}"))
     return 0
 
 
-def _save_sheet(command: Inspect) -> None:
-    path = command.sheet or ""
-    if not Path(path).parent.is_dir() or not path.lower().endswith(".png"):
-        raise ConfigError(f"--sheet {path}: name a .png file in a directory that exists")
+def _sheet(command: Inspect) -> bytes:
+    """A PNG file."""
     sheet = shards.contact_sheet(command.uri, columns=command.columns, max_megapixels=command.max_megapixels)
-    sheet.save(path)
+    file = io.BytesIO()
+    sheet.save(file, format="PNG")
+    return file.getvalue()
 
 
 def _groups_table(summary: shards.ShardSummary) -> rich.table.Table:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -69,11 +70,18 @@ def _is_module_name(name: str) -> bool:
 
 
 def import_from_working_directory(module_name: str) -> ModuleType:
-    """Raises ImportError if there is no such module there or elsewhere."""
+    """Raises ImportError if there is no such module there or elsewhere, or if it raises anything else itself."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    return importlib.import_module(module_name)
+    try:
+        return importlib.import_module(module_name)
+    except ImportError:
+        raise
+    except (Exception, SystemExit) as error:
+        innermost = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{innermost.filename}, line {innermost.lineno}"
+        raise ImportError(f"it raises {type(error).__name__}: {str(error)!r:.200} at {place}") from error
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

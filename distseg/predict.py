@@ -58,6 +58,9 @@ class Arguments(cli.InferenceOptions, cli.Workers):
 
 def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
+    for flag, uri in (("--images", options.images), ("--out", options.out)):
+        if not uri:
+            raise ConfigError(f"{flag} '': name a directory or prefix")
     images, out = storage.absolute(options.images), storage.absolute(options.out)
     if f"{out}/".startswith(f"{images}/"):
         raise ConfigError(
@@ -79,15 +82,15 @@ def main(arguments: Sequence[str]) -> int:
         found, num_before = deployment.segment_all(
             job, saved, places, options.runner(out), progress, overwrite=options.overwrite
         )
-    storage.write_bytes(storage.join(out, "images.csv"), _table(found, saved.label_space.classes))
+    storage.write_bytes(storage.join(out, deployment.TABLE), _table(found, saved.label_space.classes))
     before = f", {num_before} of them before" if num_before else ""
     cli.say(f"{len(found)} images segmented by {uri}{before}")
     cli.say(f"written     {storage.join(options.out, 'label')}, overlay, confidence and images.csv")
     if options.show:
         overlays = deployment.shown(job, places, found, options.show)
         page = _page(saved, options.images, found, overlays)
-        storage.write_bytes(storage.join(out, "index.html"), page.encode())
-        cli.say(f"look        {storage.join(options.out, 'index.html')}")
+        storage.write_bytes(storage.join(out, deployment.PAGE), page.encode())
+        cli.say(f"look        {storage.join(options.out, deployment.PAGE)}")
     return 0
 
 

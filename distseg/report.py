@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--csv {command.csv}: is --out, too; name another file")
         files[command.csv] = ""
     for name in files:
-        storage.check_writable(name.rpartition("/")[0] or ".")
+        cli.check_output("--out" if name == command.out else "--csv", name)
     if isinstance(command, Show):
         files[command.out] = run_page(read_review(command.run))
     elif len(command.runs) < 2:
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def criteria(command: Criteria) -> int:
     if command.json is not None:
-        storage.check_writable(command.json.rpartition("/")[0] or ".")
+        cli.check_output("--json", command.json)
     config, evaluations = read_config(command.run), read_evaluations(command.run)
     targets = [name.rpartition("/")[2] for name in config.evaluate.targets or config.adapt.conditions]
     truth = command.truth or tuple(condition_miou(name) for name in targets)

@@ -88,6 +88,7 @@ def apply(options: Apply, manifest: Manifest) -> int:
 
 def show(options: Show, manifest: Manifest) -> int:
     network = load_style_network(options.network)
+    cli.check_output("--out", options.out)
     chosen = training.images_to_restyle(options, manifest)
     rows = [chosen[i * len(chosen) // options.rows] for i in range(min(options.rows, len(chosen)))]
     with images.limited(options.max_megapixels):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from distseg import storage
 from distseg.config import RunConfig, command_line_default, from_dict, to_dict
 from distseg.errors import ConfigError
 
@@ -46,6 +47,13 @@ def override(config: RunConfig, arguments: Sequence[str], *, prog: str, descript
     default, rest = command_line_default(config, arguments)
     changed: RunConfig = _parse(RunConfig, rest, prog, description, config=conversions, default=default)
     return from_dict(to_dict(changed))  # as workers will read it: no `inf`, no seed of more than 64 bits
+
+
+def check_output(flag: str, uri: str) -> None:
+    """Raises ConfigError or StorageError if a file cannot be written there: before the work, not after it."""
+    if not uri:
+        raise ConfigError(f"{flag} '': name the file to write")
+    storage.check_file_writable(uri)
 
 
 def _parse(what: Any, arguments: Sequence[str], prog: str, description: str, **options: Any) -> Any:

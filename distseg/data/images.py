@@ -42,6 +42,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Nothing reads the text of a PNG or its colour profile, but Pillow refuses the image for one of more than 1 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 _limit: ContextVar[float] = ContextVar("max_megapixels", default=MAX_MEGAPIXELS)
 
 

@@ -19,9 +19,11 @@ from distseg.deployment.exporting import check_export, export_network
 from distseg.deployment.inputs import images_at
 from distseg.deployment.photographs import decode_photograph, label_image, photographs_below, png_bytes, tinted
 from distseg.deployment.segmenter import Segmenter, _load_pyfunc, check_classes, load_model, load_segmenter
-from distseg.deployment.segmenting import SegmentedImage, SegmentJob, segment_all
+from distseg.deployment.segmenting import PAGE, TABLE, SegmentedImage, SegmentJob, segment_all
 
 __all__ = [
+    "PAGE",
+    "TABLE",
     "SegmentJob",
     "SegmentedImage",
     "Segmenter",

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -36,6 +36,8 @@ from distseg.strict_json import Count, Fraction, Sha256
 from distseg.training.checkpoint import Checkpoint, resolve
 
 STATE = ".segmenting"  # folder below `out`
+TABLE, PAGE = "images.csv", "index.html"  # what the program writes about all images
+_FOLDERS = ("label", "overlay", "confidence")
 MAX_PER_TASK = 32  # images: so many are lost if a task is stopped
 LEAST_TASKS = 64  # of a job of as many images: progress is told by task
 _NUM_RECEIPT_READERS = 16
@@ -85,11 +87,13 @@ def segment_all(
 ) -> tuple[list[SegmentedImage], int]:
     """All images of `places`, in order, and how many of them were there already; those whose file has changed were not.
 
-    Raises DataError if `job.out` has results of another job, unless with `overwrite`: then nothing counts as done.
+    Raises DataError if `job.out` has results of another job, or files of these names that no job has made, unless with
+    `overwrite`: then nothing counts as done.
     """
     is_new = not storage.folder_exists(job.out)
     storage.check_writable(job.out)
-    found = _begin(job, saved, overwrite, {place.name: place.num_bytes for place in places})
+    sizes = {place.name: place.num_bytes for place in places}
+    found = _begin(job, saved, overwrite, sizes)
     left = [place for place in places if not _is_done(place, found)]
     tasks = tasks_of(left)
     num_before = num_done = len(places) - len(left)
@@ -100,7 +104,7 @@ def segment_all(
             num_done += len(task)
             progress(num_done, len(places))
     except BaseException:
-        _tidy(job, is_new)
+        _tidy(job, is_new, sizes)
         raise
     return [found[place.name] for place in places], num_before
 
@@ -128,15 +132,17 @@ def _begin(job: SegmentJob, saved: Checkpoint, overwrite: bool, sizes: Mapping[s
                 what = "other weights" if name == "weights" else f"{name} = {other}, not {mine}"
                 raise DataError(f"{job.out} has results of {what}: {_AGAIN}")
         return _finished(job, sizes)
+    if not storage.exists(uri) and not overwrite and (foreign := _written(job, sizes)):
+        raise DataError(f"{storage.join(job.out, foreign)}: is not of this program and would be lost: {_AGAIN}")
     storage.delete_tree(storage.join(job.out, STATE))
     storage.write_bytes(uri, json.dumps(ours._asdict()).encode())
     return {}
 
 
-def _tidy(job: SegmentJob, is_new: bool) -> None:
-    """After a failure: finished tasks stay, to go on from; of a job that finished none, nothing is kept."""
+def _tidy(job: SegmentJob, is_new: bool, sizes: Mapping[str, int]) -> None:
+    """After a failure: finished tasks stay, to go on from; of a job that wrote no image, nothing is kept."""
     with contextlib.suppress(StorageError):  # the failure itself is what the user must see
-        if not _receipts(job):
+        if not _receipts(job) and not _written(job, sizes):
             storage.delete_tree(storage.join(job.out, STATE))
             if is_new:
                 storage.delete_empty(job.out)
@@ -151,13 +157,26 @@ def _job_file(job: SegmentJob, saved: Checkpoint) -> _JobFile:
     return _JobFile(digest.hexdigest(), job.source.uri, getattr(job.source, "every", 1), how)
 
 
+def _written(job: SegmentJob, names: Iterable[str]) -> str:
+    """The first file, below `job.out`, of those that this job writes and that are there; empty if there is none."""
+    results = {result_name(name) for name in names}
+    found = [f"{folder}/{name}" for folder, there in _results(job).items() for name in sorted(results & there)]
+    found += [name for name in (TABLE, PAGE) if storage.exists(storage.join(job.out, name))]
+    return found[0] if found else ""
+
+
+def _results(job: SegmentJob) -> dict[str, set[str]]:
+    """The names of the files in each folder of results."""
+    folders = {folder: storage.join(job.out, folder) for folder in _FOLDERS}
+    return {
+        folder: {entry.uri.removeprefix(uri + "/") for entry in storage.list_files(uri)}
+        for folder, uri in folders.items()
+    }
+
+
 def _finished(job: SegmentJob, sizes: Mapping[str, int]) -> dict[str, SegmentedImage]:
     """Images that have a receipt and whose files are still there. Of several, the receipt of the image as it is now."""
-    there = [
-        {entry.uri.removeprefix(folder + "/") for entry in storage.list_files(folder)}
-        for folder in (storage.join(job.out, name) for name in ("label", "overlay", "confidence"))
-    ]
-    in_place = set.intersection(*there)
+    in_place = set.intersection(*_results(job).values())
     with ThreadPoolExecutor(_NUM_RECEIPT_READERS) as threads:
         rows = threads.map(_read_receipt, _receipts(job))
         found = [image for images in rows for image in images if result_name(image.name) in in_place]

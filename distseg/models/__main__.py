@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--num_classes {options.num_classes}: must be at least 2")
     chosen = choose(options.only)
     if options.json is not None:
-        storage.check_writable(options.json.rpartition("/")[0] or ".")
+        cli.check_output("--json", options.json)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = evaluation.resolve_precision(options.precision, device)
     times_ms = _times_ms(chosen, options, precision, device) if options.timing else {}

@@ -15,7 +15,7 @@ from distseg.review.images.viewer import Look, viewer
 from distseg.review.published import published_beside
 from distseg.review.recipes import Recipes, fields_of
 from distseg.review.run_review import RunReview, provenance
-from distseg.review.tested_runs import Comparison
+from distseg.review.tested_runs import Comparison, told_apart
 from distseg.review.text import ABSENT, listed, loss, number, signed, span
 from distseg.review.trust import believed, next_steps, trust_compared
 
@@ -83,11 +83,11 @@ def iou_csv(runs: Sequence[RunReview]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("run", "condition", "class", "iou", "pixels"))
-    for run in runs:
+    for run_name, run in zip(told_apart([run.name for run in runs]), runs, strict=True):
         for condition, entry in {"all images": run.table, **run.table["conditions"]}.items():
             pixels = entry.get("support", {})  # runs of early versions have none
             for name, iou in entry["classes"].items():
-                rows.writerow((run.name, condition, name, "" if iou is None else iou, pixels.get(name, "")))
+                rows.writerow((run_name, condition, name, "" if iou is None else iou, pixels.get(name, "")))
     return text.getvalue()
 
 

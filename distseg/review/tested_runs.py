@@ -24,14 +24,18 @@ from distseg.evaluation import (
 from distseg.review.run_review import RunReview
 
 
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names, those that several runs have with the run's number."""
+    return [f"{name} [{k + 1}]" if names.count(name) > 1 else name for k, name in enumerate(names)]
+
+
 class Comparison:
     """The runs of a comparison, by their numbers."""
 
     def __init__(self, runs: Sequence[RunReview]) -> None:
         tables = [run.table for run in runs]
-        names = [run.name for run in runs]
         self.runs = runs
-        self.names = [f"{name} [{k + 1}]" if names.count(name) > 1 else name for k, name in enumerate(names)]
+        self.names = told_apart([run.name for run in runs])
         self.rankings = [rank_conditions(table, tables) for table in tables]
         self.conditions = list(dict.fromkeys(name for ranking in self.rankings for name in ranking.miou))
 

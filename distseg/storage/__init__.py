@@ -29,6 +29,7 @@ __all__ = [
     "Store",
     "absolute",
     "bucket_and_key",
+    "check_file_writable",
     "check_writable",
     "create",
     "delete",
@@ -179,3 +180,8 @@ def delete_empty(uri: str) -> None:
 def check_writable(uri: str, *, deadline_s: float = FIRST_CONTACT_S) -> None:
     """Writes and removes a tiny file below `uri`, so that what would fail after hours of work fails now."""
     store_of(uri).check_writable(uri, deadline_s)
+
+
+def check_file_writable(uri: str, *, deadline_s: float = FIRST_CONTACT_S) -> None:
+    """As `check_writable`, for one file: of what stands beside it nothing is touched."""
+    store_of(uri).check_file_writable(uri, deadline_s)

@@ -1,6 +1,7 @@
 """The store of local paths."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,7 +9,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from distseg.errors import StorageError
-from distseg.storage.local_files import CHUNK_BYTES, UNFINISHED, local_errors, refuse_directory, replacing, write_new
+from distseg.storage.local_files import (
+    CHUNK_BYTES,
+    UNFINISHED,
+    is_written_through,
+    local_errors,
+    refuse_directory,
+    replacing,
+    write_new,
+)
 from distseg.storage.store import Entry, Store, join
 
 
@@ -107,6 +116,15 @@ class LocalStore(Store):
         finally:
             for each in made:  # a caller that fails before it writes anything leaves nothing
                 self.delete_empty(str(each))
+
+    def check_file_writable(self, uri: str, deadline_s: float) -> None:
+        with local_errors(uri):
+            if uri.endswith("/"):
+                raise IsADirectoryError(errno.EISDIR, "directory")
+            refuse_directory(Path(uri))
+            if is_written_through(Path(uri)):
+                return
+        self.check_writable(str(Path(uri).parent), deadline_s)
 
     def delete_empty(self, uri: str) -> None:
         with contextlib.suppress(OSError):

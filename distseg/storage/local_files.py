@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,10 +43,25 @@ def refuse_directory(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, "directory")
 
 
+def is_written_through(path: Path) -> bool:
+    """Whether it is no file of a disk but a way to somewhere else: a device, a named pipe, /dev/stdout."""
+    if str(path.parent) in ("/dev", "/dev/fd", "/proc/self/fd"):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def replacing(name: str) -> Iterator[BinaryIO]:
-    """A new file that gets its name once it is complete and on disk. Readers see the old file or the new one."""
+    """A new file that gets its name once it is complete and on disk. Readers see the old file or the new one.
+
+    It has the old one's mode. A link is replaced, too: what it leads to may be somebody's original.
+    """
     path = Path(name)
+    with local_errors(name):
+        if is_written_through(path):
+            with path.open("wb") as device:
+                yield device
+            return
     part = path.parent / f".{uuid.uuid4().hex}{UNFINISHED}"  # same directory, so that the rename is atomic
     with local_errors(name):
         refuse_directory(path)
@@ -55,6 +71,8 @@ def replacing(name: str) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if path.is_file():
+                shutil.copymode(path, part)
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)

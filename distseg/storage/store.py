@@ -130,6 +130,11 @@ class Store(ABC):
         self.write_bytes(probe, b"", deadline_s)
         self.delete(probe, deadline_s)
 
+    def check_file_writable(self, uri: str, deadline_s: float) -> None:
+        """Writes and removes a tiny file beside `uri`, which must not name a directory."""
+        refuse_directory(uri)
+        self.check_writable(uri.rpartition("/")[0], deadline_s)
+
 
 # ---- names
 

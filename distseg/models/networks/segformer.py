@@ -89,7 +89,7 @@ class ReducedAttention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, reduction: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.reduction = num_heads, reduction
         self.q, self.kv = nn.Linear(channels, channels), nn.Linear(channels, 2 * channels)
         self.proj = nn.Linear(channels, channels)
         is_reduced = reduction > 1
@@ -99,7 +99,8 @@ class ReducedAttention(nn.Module):
     def forward(self, x_BhwC: Tensor) -> Tensor:
         seen_BhwC = x_BhwC
         if self.sr is not None and self.norm is not None:
-            seen_BhwC = self.norm(self.sr(x_BhwC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            seen_BChw = at_least(x_BhwC.permute(0, 3, 1, 2), self.reduction)
+            seen_BhwC = self.norm(self.sr(seen_BChw).permute(0, 2, 3, 1))
         key_BHNc, value_BHNc = (self._heads(each) for each in self.kv(seen_BhwC).chunk(2, dim=-1))
         mixed_BHNc = F.scaled_dot_product_attention(self._heads(self.q(x_BhwC)), key_BHNc, value_BHNc)
         mixed_BhwC = mixed_BHNc.transpose(1, 2).reshape(x_BhwC.shape)
@@ -109,6 +110,14 @@ class ReducedAttention(nn.Module):
     def _heads(self, x_BhwC: Tensor) -> Tensor:
         heads_BNHc: Tensor = x_BhwC.flatten(1, 2).unflatten(-1, (self.num_heads, -1))
         return heads_BNHc.transpose(1, 2)
+
+
+def at_least(x_BChw: Tensor, side: int) -> Tensor:
+    """Zeros to the right and below where a map is smaller than the kernel that reduces it: images of 28 pixels."""
+    height, width = x_BChw.shape[2:]
+    if height >= side and width >= side:
+        return x_BChw
+    return F.pad(x_BChw, (0, max(0, side - width), 0, max(0, side - height)))
 
 
 class MixFFN(nn.Module):

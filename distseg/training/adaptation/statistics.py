@@ -32,7 +32,7 @@ def recalibrate_(
     `forward` runs the network, or one that contains it, on a batch; dropout must be off. In each layer, the means and
     variances of batches are those of what reaches it; they are combined by images, the variance between batches
     included. `keep`, from 0 to 1, is the share of the training's statistics that stays in them, both while the batches
-    pass and afterwards: N / (N + n) of Schneider et al. 2020, equation 2, for n images. Raises ConfigError if the model
+    pass and afterwards: N / (N + n) of Schneider et al. 2020, for n images. Raises ConfigError if the model
     has no batch norm, or if there are too few images; then all is as it was.
     """
     layers = batch_norms(model)

@@ -29,7 +29,12 @@ def check_resumable(config: RunConfig, manifest: Manifest, saved: Checkpoint | R
 
 
 def check_same_run(config: RunConfig, saved: Checkpoint | ResumePoint) -> None:
-    """Raises ConfigError for the first field that a resumed run may not change."""
+    """Raises ConfigError for the first field that a resumed run may not change, and if it has gone too far already."""
+    if config.optim.max_steps < saved.step:
+        raise ConfigError(
+            f"optim.max_steps = {config.optim.max_steps}: the run being resumed has done {saved.step} steps; give at "
+            "least that, or start a new run"
+        )
     before, now = saved.config, config
     before = replace(before, **{f: getattr(now, f) for f in _FREE})
     before = replace(before, data=replace(before.data, **{f: getattr(now.data, f) for f in _FREE_DATA}))

@@ -268,10 +268,16 @@ def _ranked(found: list[CheckpointInfo]) -> list[CheckpointInfo]:
 def resolve(uri: str) -> tuple[str, Checkpoint]:
     """What a user names: a checkpoint's directory, a run's (its best), or a file of `as_one_file`."""
     uri = uri.rstrip("/")
+    if not uri:
+        raise CheckpointError("'' names no checkpoint; give a checkpoint or run URI")
     if storage.exists(uri):
         return uri, from_bytes(storage.read_bytes(uri), uri)
     if storage.exists(storage.join(uri, META_FILE)):
         return uri, read(uri)
+    runs = sorted({each.rpartition("/")[0] for each in _complete_in(uri)})
+    if len(runs) > 1:
+        some = ", ".join(runs[:3]) + (", …" if len(runs) > 3 else "")
+        raise CheckpointError(f"{uri}: has the checkpoints of {len(runs)} runs; give one of them: {some}")
     chosen = best(uri)
     if chosen is None:
         raise CheckpointError(f"{uri}: no {META_FILE} and no run's checkpoints under it; give a checkpoint or run URI")

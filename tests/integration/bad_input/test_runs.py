@@ -34,6 +34,12 @@ CASES = {
     "sync: password in the URL": Bad(
         "sync {run} --uri http://me:hunter2@host:1", 2, ("--uri carries a user or password", "MLFLOW_TRACKING_PASSWORD")
     ),
+    "checkpoint of no name": Bad("evaluate --checkpoint= --data {town}", 1, ("'' names no checkpoint", "run URI")),
+    "evaluate: table of no name": Bad("evaluate --checkpoint {run} --data {town} --json=", 2, ("--json ''", "name")),
+    "export: into a directory": Bad(
+        "export --checkpoint {run} --format weights --out {town}", 1, ("/town", "is a directory")
+    ),
+    "predict: nowhere": Bad("predict --checkpoint {run} --images {empty} --out=", 2, ("--out ''", "name a directory")),
     "checkpoint damaged": Bad("evaluate --checkpoint {run_damaged} --data {town}", 1, ("run_damaged", "checkpoint")),
     "checkpoint of other classes": Bad(
         "evaluate --checkpoint {run} --data {other_classes}", 1, ("3 classes (toy)", "3 (other)", "label space")

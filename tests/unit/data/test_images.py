@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from distseg.data import images, jpeg, raw
 from distseg.data.loading.decoding import decode_ids, decode_rgb
@@ -60,6 +60,17 @@ def test_the_limit_can_be_raised_above_pillows_own(monkeypatch: pytest.MonkeyPat
         assert images.photograph(data, "x", max_megapixels=0.0004).size == (20, 20)
         with pytest.raises(DataError, match="20x20 pixels"), images.limited(0.00039):
             images.photograph(data, "x")
+
+
+def test_a_long_text_beside_the_pixels_is_no_reason_to_refuse_a_png() -> None:
+    """Editors leave their history there, and cameras large colour profiles."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("history", "x" * (3 << 20), zip=True)
+    data = encoded(Image.fromarray(PIXELS[..., :3]), pnginfo=info)
+    assert np.array_equal(np.asarray(images.photograph(data, "a.png")), PIXELS[..., :3])
+    with pytest.raises(DataError, match=r"a\.png: "):
+        info.add_text("bomb", "x" * (40 << 20), zip=True)
+        images.photograph(encoded(Image.fromarray(PIXELS[..., :3]), pnginfo=info), "a.png")
 
 
 def test_an_image_without_pixels_is_none() -> None:

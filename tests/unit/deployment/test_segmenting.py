@@ -18,7 +18,7 @@ from distseg.data.datasets import town
 from distseg.deployment.chosen import choose, shown
 from distseg.deployment.inputs import Photographs, Place
 from distseg.deployment.segmenting import SegmentedImage, SegmentJob, _Network, _segment, segment_all, tasks_of
-from distseg.errors import DataError
+from distseg.errors import DataError, StorageError
 from distseg.models import Logits, build_model
 from distseg.training.checkpoint import Checkpoint, as_one_file, resolve
 
@@ -196,3 +196,36 @@ def test_a_page_shows_the_least_sure_and_others_evenly_spread(job: SegmentJob) -
     assert [overlay.kind for overlay in overlays] == ["worst", "fixed"]
     assert {overlay.condition for overlay in shown(job, job.source.places(), found, 9)} == {"", "more"}
     assert all(overlay.layers and not overlay.layers.truth for overlay in overlays)
+
+
+def test_what_no_job_has_made_is_not_replaced(job: SegmentJob) -> None:
+    by_hand = Path(job.out) / "label/more/b.png"
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_bytes(b"hours of work")
+    (Path(job.out) / "label/other.png").write_bytes(b"in nobody's way")
+    with pytest.raises(DataError, match=r"out/label/more/b\.png: is not of this program and would be lost: choose"):
+        segmented(job)
+    assert by_hand.read_bytes() == b"hours of work"
+    by_hand.unlink()
+    (Path(job.out) / "images.csv").write_text("mine")
+    with pytest.raises(DataError, match=r"out/images\.csv: is not of this program"):
+        segmented(job)
+    assert segmented(job, overwrite=True)[0] == list(SIZES)
+
+
+def test_what_a_job_left_that_finished_no_task_is_in_nobodys_way(
+    job: SegmentJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = storage.write_bytes
+
+    def full(uri: str, data: bytes) -> None:
+        if "/confidence/" in uri:
+            raise StorageError(f"{uri}: the disk is full")
+        write(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", full)
+    with pytest.raises(StorageError):
+        segmented(job)
+    monkeypatch.undo()
+    assert Path(job.out, "overlay/a.png").exists()
+    assert segmented(job)[0] == list(SIZES)

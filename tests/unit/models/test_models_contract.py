@@ -67,7 +67,7 @@ def cells(num_pixels: int, stride: int) -> int:
 @torch.no_grad()
 def test_any_size_and_one_image_in_eval_mode(config: ModelConfig) -> None:
     model = build(config).eval()
-    for height, width in ((65, 97), (32, 33)):
+    for height, width in ((65, 97), (32, 33), (9, 28)):
         logits = model(torch.randn(1, 3, height, width))
         expected = (1, NUM_CLASSES, cells(height, model.output_stride), cells(width, model.output_stride))
         assert logits.main_BKhw.shape == expected

@@ -24,3 +24,9 @@ def test_other_programs_get_the_iou_of_each_run_condition_and_class() -> None:
         assert float(row["iou"]) == entry["classes"][row["class"]]
         assert int(row["pixels"]) == entry["support"][row["class"]]
     assert {row["iou"] for row in found if (row["run"], row["condition"]) == ("other", "night")} == {""}
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    runs = [RunReview(name="one", table=example({"day": 30}).table)] * 2
+    found = {row["run"] for row in csv.DictReader(io.StringIO(iou_csv(runs)))}
+    assert found == {"one [1]", "one [2]"}

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,49 @@ def test_the_lock_of_an_editor_is_no_file_and_another_broken_link_is_said(tmp_pa
     (tmp_path / "b.png").symlink_to("gone.png")
     with pytest.raises(StorageError, match=r"b\.png"):
         list(storage.list_files(str(tmp_path)))
+
+
+def test_what_is_no_file_of_a_disk_is_written_through(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    storage.check_file_writable(str(pipe))
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        storage.write_bytes(str(pipe), b"through it")
+        assert read.result() == b"through it"
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+    storage.check_file_writable("/dev/null")
+    storage.write_bytes("/dev/null", b"gone")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_programs_own_output_is_written_to_be_it_a_file_or_a_pipe(tmp_path: Path) -> None:
+    code = "from distseg import storage; storage.write_bytes('/dev/stdout', b'one')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"one"
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"one"
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_file_that_is_replaced_keeps_its_mode_and_a_link_is_replaced(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.write_bytes(b"old")
+    private.chmod(0o600)
+    link = tmp_path / "link"
+    link.symlink_to(private)
+    storage.write_bytes(str(private), b"new")
+    assert private.stat().st_mode & 0o777 == 0o600
+    storage.write_bytes(str(link), b"newer")
+    assert (private.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"new", b"newer", False)
+
+
+def test_check_file_writable_takes_no_directory_and_leaves_nothing(tmp_path: Path) -> None:
+    storage.check_file_writable(str(tmp_path / "a" / "b.json"))
+    assert list(tmp_path.iterdir()) == []
+    for name in (str(tmp_path), f"{tmp_path}/b.json/"):
+        with pytest.raises(StorageError, match="is a directory, but a file is expected here"):
+            storage.check_file_writable(name)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"a file stands where a directory is needed|a part of it, is a file"):
+        storage.check_file_writable(str(tmp_path / "file" / "b.json"))

@@ -179,6 +179,19 @@ def test_a_run_may_be_named_with_a_slash_at_its_end(tmp_path: Path) -> None:
     assert checkpoint.resolve(f"{tmp_path}/")[1].step == 3
 
 
+def test_of_several_runs_none_is_chosen(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 1)
+    target = saved(tmp_path / "b", 2)
+    assert checkpoint.resolve(str(tmp_path / "b"))[0] == str(target)
+    with pytest.raises(
+        CheckpointError, match=rf"the checkpoints of 2 runs; give one of them: {tmp_path}/a, {tmp_path}/b"
+    ):
+        checkpoint.resolve(str(tmp_path))
+    for nothing in ("", "/"):
+        with pytest.raises(CheckpointError, match="'' names no checkpoint; give a checkpoint or run URI"):
+            checkpoint.resolve(nothing)
+
+
 def test_what_was_passed_over_takes_no_good_ones_place(tmp_path: Path) -> None:
     good, flipped, lost = (saved(tmp_path, step, metrics={"val/mIoU": 0.1 * step}) for step in (1, 2, 3))
     content = bytearray((flipped / checkpoint.WEIGHTS_FILE).read_bytes())

@@ -142,6 +142,10 @@ def test_a_resumed_run_may_change_how_it_runs_but_not_what_it_computes(
     check_same_run(longer, found[1])
     with pytest.raises(ConfigError, match=r"optim.lr = 0.5: the run being resumed has 0.01"):
         check_same_run(replace(config, optim=replace(config.optim, lr=0.5)), found[1])
+    further = replace(found[1], step=2)
+    check_same_run(longer, further)  # its end was not written down yet
+    with pytest.raises(ConfigError, match=r"optim\.max_steps = 1: the run being resumed has done 2 steps"):
+        check_same_run(config, further)
     changed = replace(found[1], manifest_digest="0" * 64)
     with pytest.raises(DataError, match="the manifest changed since"):
         train_run(longer, World(), ranks.Recorder(), resume=changed)

@@ -190,3 +190,13 @@ def test_fastais_copy_is_read_by_its_list_of_classes(tmp_path: Path) -> None:
     (tmp_path / "codes.txt").write_text("Sky\nCloud")
     with pytest.raises(DataError, match=r"codes\.txt: line 2: 'Cloud': must be a class of CamVid's 32"):
         next(camvid.samples(str(tmp_path), "train"))
+
+
+def test_a_list_of_classes_beside_segnets_layout_is_not_of_its_numbers(tmp_path: Path) -> None:
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (3, 1)).save(tmp_path / "train/0001TP_006690.png")
+    Image.fromarray(np.array([[0, 9, 11]], dtype=np.uint8)).save(tmp_path / "trainannot/0001TP_006690.png")
+    (tmp_path / "codes.txt").write_text("Sky\nChild")
+    (sample,) = camvid.samples(str(tmp_path), "train")
+    assert sample.load().label_HW.tolist() == [[0, 9, 255]]
