@@ -27,8 +27,12 @@ CONNECT_TIMEOUT_S = 10.0
 LEAST_PROCESSES = 300  # processes and threads of a Ray that is started here; one worker on two cores took 559
 
 
-def join(run_uri: str) -> None:
-    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer."""
+def join(run_uri: str, *, dashboard: bool = False) -> None:
+    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer.
+
+    `dashboard`: whether one that is started here has Ray's, which are eleven processes: 4 s of a core when they start,
+    and 6 % of it from then on.
+    """
     environment.set_defaults(environment.ALWAYS)
     if ray.is_initialized():
         return
@@ -38,6 +42,7 @@ def join(run_uri: str) -> None:
         _check_number_of_processes()
     environment.set_defaults(environment.NEW_CLUSTER if _has_gpu() else environment.NEW_CLUSTER_OF_CPUS)
     if starts_here:
+        environment.set_defaults(environment.ALONE)
         _stay_on_loopback()
     try:
         is_set = environment.S3.keys() & os.environ.keys()
@@ -49,7 +54,7 @@ def join(run_uri: str) -> None:
             compat.leave_out_last_words()
         ray.init(
             address or None,
-            include_dashboard=False,  # of a Ray that is started here: 11 processes, which take a core 4 s to start
+            include_dashboard=None if dashboard else False,  # None: if it can be had
             log_to_driver=shows_all,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": env_vars} if env_vars else None,

@@ -28,6 +28,11 @@ NEW_CLUSTER_OF_CPUS: Mapping[str, str] = {
     "GLIBC_TUNABLES": f"{NEW_CLUSTER['GLIBC_TUNABLES']}:glibc.malloc.arena_max=1",
 }
 
+ALONE: Mapping[str, str] = {
+    # A Ray that is started here reports to nobody outside; who starts one himself has read what Ray says about it.
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
 LOOPBACK: Mapping[str, str] = {
     # For a cluster that is started here: nobody else need reach it. Ray's name for it is from the systems where this
     # is its default. The libraries that exchange gradients choose an interface themselves.

@@ -46,9 +46,10 @@ def check(search: SearchConfig, base: RunConfig) -> None:
             f"scaling.min_workers = {base.scaling.min_workers}: each trial of a search has scaling.num_workers "
             "workers; leave it out"
         )
-    orchestration.join(search.uri)
+    stops_trials = schedulers.find(search.scheduler).compares_unfinished
+    orchestration.join(search.uri, dashboard=stops_trials)
     orchestration.check_resources(base)
-    if schedulers.find(search.scheduler).compares_unfinished:
+    if stops_trials:
         orchestration.check_places_come_free()
 
 

@@ -125,6 +125,17 @@ def test_workers_on_cpus_have_one_arena_of_memory(
     assert given["GLIBC_TUNABLES"].endswith(":glibc.malloc.arena_max=1") != has_gpu
 
 
+def test_only_a_search_that_stops_trials_starts_rays_dashboard(
+    asked_of_ray: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started_with: list[bool | None] = []
+    monkeypatch.setattr(ray, "init", lambda _, **options: started_with.append(options["include_dashboard"]))
+    monkeypatch.setattr(cluster, "_address", lambda: "local")
+    cluster.join("runs/x")
+    cluster.join("searches/x", dashboard=True)
+    assert started_with == [False, None]
+
+
 @pytest.mark.parametrize(
     ("user", "of_user", "of_group", "says"),
     [
