@@ -45,6 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     deployment.check_export(options.format)
     cli.check_output("--out", options.out)
     found = dict(checkpoint.resolve(each) for each in (options.checkpoint, *options.average))
+    if len(found) <= len(options.average):
+        raise ConfigError(
+            f"--average {' '.join(options.average)}: name each checkpoint once, --checkpoint's own is counted"
+        )
     uri, saved = " + ".join(found), checkpoint.mean_of(found) if options.average else next(iter(found.values()))
     model = load_model(saved, torch.device("cpu"), "fp32")
     if options.format == "weights":

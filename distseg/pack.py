@@ -56,8 +56,6 @@ class _Writing(cli.Workers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.out:
-            raise ConfigError("--out '': name a directory or prefix")
         for name in ("max_samples_per_shard", "max_mib_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} = {getattr(self, name)}: must be at least 1")
@@ -154,6 +152,8 @@ def _samples(data_set: datasets.DataSet, command: Any) -> tuple[LabelSpace, dict
 def _pack(data_set: datasets.DataSet, command: Any) -> int:
     if data_set.tars and (not command.out or storage.is_same_place(command.out, command.root)):
         return _pack_in_place(data_set, replace(command, out=command.root))
+    if not command.out:
+        raise ConfigError("--out '': name a directory or prefix")
     labels, samples = _samples(data_set, command)
     name = labels.name if data_set.is_named_by_labels else data_set.name
     takes_255_for_void = labels.id_map.get(255, 255) == IGNORE_INDEX and command.relabel is None  # else the map did

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         if not uri:
             raise ConfigError(f"{flag} '': name a directory or prefix")
     images, out = storage.absolute(options.images), storage.absolute(options.out)
-    if f"{out}/".startswith(f"{images}/"):
+    if storage.is_within(out, images):
         raise ConfigError(
             f"--out {options.out}: is below --images, and would be segmented the next time; choose another"
         )

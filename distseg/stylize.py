@@ -35,6 +35,8 @@ class Apply(RestylingOptions, cli.Workers):
     def __post_init__(self) -> None:
         RestylingOptions.__post_init__(self)
         cli.Workers.__post_init__(self)
+        if not self.out:
+            raise ConfigError("--out '': name a directory or prefix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,11 @@ class Show(RestylingOptions):
     out: str
     """A PNG file."""
     rows: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rows < 1:
+            raise ConfigError(f"--rows {self.rows}: must be at least 1")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,10 +16,12 @@ names the file, or the shard and the key.
 from distseg.data.deflate import crc32, decompress
 from distseg.data.processes import Progress, Runner, in_processes, num_cores
 from distseg.data.sample import (
+    MANIFEST_FORMAT,
     MANIFEST_NAME,
     MAX_KEY_LENGTH,
     MEAN_RGB,
     NO_SEQUENCE,
+    RECEIPTS,
     STD_RGB,
     LabelledImage,
     LabelSpace,
@@ -29,10 +31,12 @@ from distseg.label_maps import IGNORE_INDEX
 
 __all__ = [
     "IGNORE_INDEX",
+    "MANIFEST_FORMAT",
     "MANIFEST_NAME",
     "MAX_KEY_LENGTH",
     "MEAN_RGB",
     "NO_SEQUENCE",
+    "RECEIPTS",
     "STD_RGB",
     "LabelSpace",
     "LabelledImage",

@@ -19,7 +19,8 @@ from distseg.strict_json import Check, Line, build_group, require
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
 NO_SEQUENCE = ("", "all", "rand-cityscapes")  # as `Sample.sequence`: no drive is known, or there was none
-MANIFEST_NAME = "manifest.json"  # the file that tells a packed data set
+MANIFEST_NAME, MANIFEST_FORMAT = "manifest.json", "distseg-shards"  # the file that tells a packed data set
+RECEIPTS = ".packing"  # the folder that tells one that is being packed, or was not finished
 MAX_KEY_LENGTH = 90  # a USTAR name has 100 bytes, ".label.png" takes 10
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -95,6 +95,8 @@ def segment_all(
     sizes = {place.name: place.num_bytes for place in places}
     found = _begin(job, saved, overwrite, sizes)
     left = [place for place in places if not _is_done(place, found)]
+    if found:
+        _forget(job, {place.name for place in left})
     tasks = tasks_of(left)
     num_before = num_done = len(places) - len(left)
     results = run(functools.partial(segment_task, job=job), tasks)
@@ -184,6 +186,19 @@ def _finished(job: SegmentJob, sizes: Mapping[str, int]) -> dict[str, SegmentedI
     return {image.name: image for image in found}
 
 
+def _forget(job: SegmentJob, names: Collection[str]) -> None:
+    """Takes images that are segmented anew out of the receipts: these are of the files that are there until then."""
+    for uri in _receipts(job):
+        images = _read_receipt(uri)
+        kept = [image for image in images if image.name not in names]
+        if len(kept) < len(images):
+            storage.write_bytes(uri, _as_receipt(kept))
+
+
+def _as_receipt(images: Iterable[SegmentedImage]) -> bytes:
+    return json.dumps([image._asdict() for image in images]).encode()
+
+
 def _receipts(job: SegmentJob) -> list[str]:
     found = (entry.uri for entry in storage.list_files(storage.join(job.out, STATE)))
     return [uri for uri in found if uri.endswith(".json") and not uri.endswith("/job.json")]
@@ -212,8 +227,7 @@ def segment_task(places: Sequence[Place], job: SegmentJob) -> list[SegmentedImag
         for place, image in zip(places, job.source.read(places, job.max_megapixels), strict=True)
     ]
     digest = hashlib.sha256("\n".join(place.name for place in places).encode()).hexdigest()
-    rows = json.dumps([image._asdict() for image in found]).encode()
-    storage.write_bytes(storage.join(job.out, STATE, f"{digest[:24]}.json"), rows)
+    storage.write_bytes(storage.join(job.out, STATE, f"{digest[:24]}.json"), _as_receipt(found))
     return found
 
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from distseg.evaluation.selection import check_disjoint, evaluation_shards
     from distseg.evaluation.simultaneous import LEVEL, Interval, seeds_difference
     from distseg.evaluation.tables import as_metrics, as_table
-    from distseg.evaluation.world import World, torchrun_world
+    from distseg.evaluation.world import World, torchrun_world, world_size
 
 __all__ = [
     "LEVEL",
@@ -117,6 +117,7 @@ __all__ = [
     "torchrun_world",
     "weakest_class",
     "with_note",
+    "world_size",
 ]
 
 __getattr__ = on_first_use(
@@ -164,6 +165,6 @@ __getattr__ = on_first_use(
         "distseg.evaluation.selection": ("check_disjoint", "evaluation_shards"),
         "distseg.evaluation.simultaneous": ("LEVEL", "Interval", "seeds_difference"),
         "distseg.evaluation.tables": ("as_metrics", "as_table"),
-        "distseg.evaluation.world": ("World", "torchrun_world"),
+        "distseg.evaluation.world": ("World", "torchrun_world", "world_size"),
     },
 )

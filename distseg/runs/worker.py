@@ -1,7 +1,6 @@
 """A training without Ray: in this process alone, or as one rank of torchrun."""
 
 import contextlib
-import os
 from dataclasses import replace
 
 import torch
@@ -11,7 +10,7 @@ from distseg import stopping
 from distseg.config import RunConfig, ScalingConfig, check_divides
 from distseg.data.shards import Manifest
 from distseg.errors import DistsegError, ResourceError
-from distseg.evaluation import World, torchrun_world
+from distseg.evaluation import World, torchrun_world, world_size
 from distseg.runs.finalize import Outcome, end_run, stop_notice
 from distseg.runs.lease import TRAINS_IT, taken
 from distseg.runs.reporter import NullReporter, RunReporter
@@ -29,7 +28,7 @@ def train_without_ray(
 
     `resume`: the directory of a run to go on with. `show` is called on rank 0 with each record.
     """
-    check_divides(config.data.batch_size, [int(os.environ.get("WORLD_SIZE", 1))], config.optim.accumulate_steps)
+    check_divides(config.data.batch_size, [world_size()], config.optim.accumulate_steps)
     config = with_absolute_paths(config)
     with stopping.handled():
         manifest = check_run(config)

@@ -77,6 +77,13 @@ def is_same_place(uri: str, other: str) -> bool:
     return Path(uri).resolve() == Path(other).resolve()
 
 
+def is_within(uri: str, folder: str) -> bool:
+    """Whether `uri` is that directory or lies below it, however they are written."""
+    if is_remote(uri) or is_remote(folder):
+        return f"{absolute(uri)}/".startswith(f"{absolute(folder)}/")
+    return Path(uri).resolve().is_relative_to(Path(folder).resolve())
+
+
 # ---- reading
 
 

@@ -73,7 +73,12 @@ class LocalStore(Store):
                 yield from self.list_files(join(uri, entry.name), deadline_s)
             elif not entry.name.endswith(UNFINISHED) and not _is_lock_of_an_editor(entry):
                 with local_errors(entry.path):
-                    size = entry.stat().st_size
+                    try:
+                        size = entry.stat().st_size
+                    except FileNotFoundError:
+                        if entry.is_symlink():  # that leads nowhere; else somebody has just removed it
+                            raise
+                        continue
                 yield Entry(join(uri, entry.name), size)
 
     def list_folders(self, uri: str, deadline_s: float) -> list[str]:

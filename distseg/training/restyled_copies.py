@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distseg import evaluation
+from distseg import evaluation, storage
 from distseg.config import MAX_MEGAPIXELS
 from distseg.data import LabelledImage, Sample, images
 from distseg.data.shards import IndexEntry, Manifest, Shard, load_manifest, read_index, read_sample
@@ -43,8 +43,13 @@ class RestylingOptions:
     """Decides which target image gives its style to which image."""
 
     def __post_init__(self) -> None:
+        for flag, uri in (("--network", self.network), ("--data", self.data)):
+            if not uri:
+                raise ConfigError(f"{flag} '': must not be empty")
         if not self.to:
             raise ConfigError("--to: name at least one condition")
+        if len(set(self.to)) < len(self.to):
+            raise ConfigError(f"--to {' '.join(self.to)}: name each condition once")
         if not 0 <= self.strength <= 1:
             raise ConfigError(f"--strength {self.strength}: must be in [0, 1]")
         if not self.max_megapixels > 0:
@@ -99,7 +104,8 @@ def _cached_packed_images(uri: str, split: str, condition: str) -> list[PackedIm
 
 def original_samples(manifest: Manifest, split: str) -> Iterator[Sample]:
     for place in _packed_images(manifest, split):
-        yield _sample(place, place.entry.key, place.shard.condition, functools.partial(_read, manifest.uri, place))
+        load = functools.partial(_read, manifest.uri, place)
+        yield _sample(manifest, place, place.entry.key, place.shard.condition, load)
 
 
 def restyled_samples(options: RestylingOptions, manifest: Manifest) -> Iterator[Sample]:
@@ -107,10 +113,14 @@ def restyled_samples(options: RestylingOptions, manifest: Manifest) -> Iterator[
         for target in options.to:
             style = style_image_for(manifest, options, target, number)
             load = functools.partial(_read_restyled, manifest.uri, place, style, options.network, options.strength)
-            yield _sample(place, f"{place.entry.key}-as-{target}", f"{place.shard.condition}-as-{target}", load)
+            yield _sample(
+                manifest, place, f"{place.entry.key}-as-{target}", f"{place.shard.condition}-as-{target}", load
+            )
 
 
-def _sample(place: PackedImage, key: str, condition: str, load: "functools.partial[LabelledImage]") -> Sample:
+def _sample(
+    manifest: Manifest, place: PackedImage, key: str, condition: str, load: "functools.partial[LabelledImage]"
+) -> Sample:
     return Sample(
         key=key,
         condition=condition,
@@ -119,6 +129,7 @@ def _sample(place: PackedImage, key: str, condition: str, load: "functools.parti
         split=place.shard.split,
         source=f"{place.shard.name}/{place.entry.key}",
         load=load,
+        files=(storage.join(manifest.uri, place.shard.name),),
     )
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from distseg import tracking
 from distseg.config import RunConfig, ScalingConfig
+from distseg.data import RECEIPTS
 from distseg.data.shards import verify
-from distseg.data.shards.writer import RECEIPTS
 from distseg.runs import read_run_json
 from distseg.search import records
 from distseg.training import checkpoint

@@ -97,7 +97,9 @@ def samples(root: str, split: str) -> Iterator[Sample]:
     codes_uri = storage.join(home, "codes.txt")
     read = functools.partial(raw.read_ids, colours=_colours(home))
     has_codes = any(pair.label.lower().endswith(_CODED.lower()) for pair in pairs)
-    if has_codes and storage.exists(codes_uri):
+    if has_codes and not storage.exists(codes_uri):
+        raise DataError(f"{codes_uri}: no such file, which says what the numbers in *{_CODED} mean; copy it there")
+    if has_codes:
         read = functools.partial(_read_coded, train_ids=_codes(codes_uri), codes_uri=codes_uri)
     for pair in pairs:
         sequence = pair.stem.split("_")[0]

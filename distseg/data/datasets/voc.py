@@ -14,7 +14,7 @@ import functools
 import io
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ class Options:
 
 
 _DEFAULTS = Options()
+_FIRST_FILE = re.compile(r"(.+?)\.(?:jpe?g|png)(?=\s|$)", re.IGNORECASE)  # of a line: all before its ending
 _PLACES = ("VOC2012", "VOCdevkit/VOC2012")
 
 
@@ -68,7 +69,7 @@ def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sam
         folder = "SegmentationClassAug"
         if folder not in storage.list_folders(root):
             raise DataError(f"{root}: no {folder}/ for split {split!r}; name SBD's folder (--sbd)")
-    names = _listed(root, _list_names(root, split))
+    names = _listed(root, _list_names(root, split), images)
     there = raw.find(root, raw.Files(folder, (".png",)), _LAYOUT)
     expected = {name: there.get(name, storage.join(root, folder, f"{name}.png")) for name in names}
     yield from _annotated(root, split, images, expected, set(there.values()))
@@ -77,8 +78,8 @@ def samples(root: str, split: str, options: Options = _DEFAULTS) -> Iterator[Sam
 def _with_sbd(root: str, split: str, sbd: str, images: dict[str, str]) -> Iterator[Sample]:
     layout = "SBD's root has cls/*.mat, train.txt and val.txt"
     home = raw.home(sbd, "cls", ("dataset", "benchmark_RELEASE/dataset"), layout)
-    train, val = (set(_listed(root, f"{_LISTS}/{name}.txt")) for name in ("train", "val"))
-    added = {name for part in ("train", "val") for name in _listed(home, f"{part}.txt")} - train - val
+    train, val = (set(_listed(root, f"{_LISTS}/{name}.txt", images)) for name in ("train", "val"))
+    added = {name for part in ("train", "val") for name in _listed(home, f"{part}.txt", images)} - train - val
     if added - images.keys() and "img" in storage.list_folders(home):
         images = {**raw.find(home, raw.Files("img", (".jpg",)), layout), **images}
     by_voc = raw.find(root, raw.Files("SegmentationClass", (".png",)), _LAYOUT).values()
@@ -112,16 +113,23 @@ def _list_names(root: str, split: str) -> str:
     raise DataError(f"{storage.join(root, _LISTS, split)}.txt: no such list of images; {_LAYOUT}")
 
 
-def _listed(root: str, list_name: str) -> list[str]:
-    """Names of images, which may have spaces. Some lists have paths of both files,
-    "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png"."""
+def _listed(root: str, list_name: str, images: Collection[str]) -> list[str]:
+    """Names of images, which may have spaces; `images` are those that are there. Some lists have a number after the
+    name, or paths of both files: "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png"."""
     try:
         text = unicodedata.normalize("NFC", storage.read_bytes(storage.join(root, list_name)).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{storage.join(root, list_name)}: not UTF-8 ({error.reason}); save it as UTF-8") from error
     lines = (line.strip().replace("\\", "/") for line in text.splitlines())
-    first = (line.split()[0] if "/" in line else line for line in lines if line)
-    return [re.sub(r"\.(jpe?g|png)$", "", name.rpartition("/")[2], flags=re.IGNORECASE) for name in first]
+    return [_named_in(line, images) for line in lines if line]
+
+
+def _named_in(line: str, images: Collection[str]) -> str:
+    """The image that a line of a list names; what can be read in several ways is what is there."""
+    first_file = _FIRST_FILE.match(line)
+    readings = [first_file[1]] if first_file else [line, line.split()[0]]
+    names = [reading.rpartition("/")[2] for reading in readings]
+    return next((name for name in names if name in images), names[-1 if "/" in line else 0])
 
 
 def read_mat(uri: str) -> raw.Ids:

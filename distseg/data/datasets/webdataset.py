@@ -13,14 +13,15 @@ and 255 for void, and names of letters, digits, '-' and '_'.
 """
 
 import functools
+import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from distseg import storage
-from distseg.data import MANIFEST_NAME, LabelledImage, LabelSpace, Sample, raw
+from distseg.data import MANIFEST_FORMAT, MANIFEST_NAME, RECEIPTS, LabelledImage, LabelSpace, Sample, raw
 from distseg.data.datasets import DataSet, folder
 from distseg.errors import DataError
 
@@ -43,12 +44,11 @@ _DEFAULTS = Options()
 def tars(root: str) -> dict[str, list[str]]:
     """The URIs of the tars of each split. Raises DataError if there is none, or one that is compressed.
 
-    A data set that was packed into a folder below the root is left out, which is said.
+    A data set that was packed into a folder below the root, to its end or not, is left out, which is said.
     """
     found: dict[str, list[str]] = {}
     entries = {entry.uri.removeprefix(root.rstrip("/") + "/"): entry for entry in storage.list_files(root)}
-    ends = f"/{MANIFEST_NAME}"
-    packed = tuple(name.removesuffix(MANIFEST_NAME) for name in entries if name.endswith(ends))
+    packed = _packed_below(root, list(entries))
     for folder_name in packed:
         _log.warning("%s: %s was packed by distseg, and is left out", root, folder_name)
     for name, entry in entries.items():
@@ -62,6 +62,27 @@ def tars(root: str) -> dict[str, list[str]]:
         raise DataError(f"{root}: no file in it ends in .tar; {_LAYOUT}")
     usual = [split for split in ("train", "val", "test") if split in found]
     return {split: found[split] for split in (*usual, *sorted(found.keys() - set(usual)))}
+
+
+def _packed_below(root: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The folders of packed data sets, each with a slash at its end."""
+    found: dict[str, None] = {}
+    for name in names:
+        above, _, file = name.rpartition("/")
+        if above.rpartition("/")[2] == RECEIPTS:
+            found[above.removesuffix(RECEIPTS)] = None
+        elif above and file == MANIFEST_NAME and _is_manifest(storage.join(root, name)):
+            found[f"{above}/"] = None
+    return tuple(each for each in found if each)
+
+
+def _is_manifest(uri: str) -> bool:
+    """Others have files of that name, too."""
+    try:
+        content = json.loads(storage.read_bytes(uri))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("format") == MANIFEST_FORMAT
 
 
 def _split_of(name: str, uri: str) -> str:

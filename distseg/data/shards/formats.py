@@ -15,7 +15,7 @@ from distseg.data import LabelSpace
 from distseg.strict_json import AtLeast1, Check, Count, Line, Name, Sha256, Size, build_group, require
 
 VERSION = 2
-MANIFEST_FORMAT, INDEX_FORMAT = "distseg-shards", "distseg-index"
+INDEX_FORMAT = "distseg-index"
 MAX_BYTES = 1 << 30  # of a manifest: that of a million shards
 MAX_SAMPLE_BYTES = 1 << 30
 

@@ -21,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distseg import storage, strict_json
-from distseg.data import MANIFEST_NAME, LabelSpace, crc32
+from distseg.data import MANIFEST_FORMAT, MANIFEST_NAME, LabelSpace, crc32
 from distseg.data.shards.formats import (
     INDEX_FORMAT,
-    MANIFEST_FORMAT,
     MAX_BYTES,
     VERSION,
     IndexEntry,

@@ -24,11 +24,20 @@ import numpy.typing as npt
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import MANIFEST_NAME, MAX_KEY_LENGTH, LabelSpace, Progress, Runner, Sample, in_processes, raw
+from distseg.data import (
+    MANIFEST_NAME,
+    MAX_KEY_LENGTH,
+    RECEIPTS,
+    LabelSpace,
+    Progress,
+    Runner,
+    Sample,
+    in_processes,
+    raw,
+)
 from distseg.data.shards.formats import SizeRange
 from distseg.data.shards.manifest import Manifest, load_manifest, seal
 from distseg.data.shards.writer import (
-    RECEIPTS,
     Job,
     Packed,
     Task,
@@ -227,7 +236,12 @@ def _shard_files(out_uri: str, split: str) -> list[storage.Entry]:
 
 def _resolved(uri: str) -> tuple[str, str]:
     folder, _, name = uri.rpartition("/")
-    return (folder if storage.is_remote(uri) else _resolved_folder(folder)), name
+    if storage.is_remote(uri):
+        return folder, name
+    if Path(uri).is_symlink():
+        real = Path(uri).resolve()
+        return str(real.parent), real.name
+    return _resolved_folder(folder), name
 
 
 @functools.cache

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from distseg import storage
 from distseg.config import MAX_MEGAPIXELS
-from distseg.data import IGNORE_INDEX, LabelledImage, LabelSpace, Sample, images, raw
+from distseg.data import IGNORE_INDEX, RECEIPTS, LabelledImage, LabelSpace, Sample, images, raw
 from distseg.data.shards.formats import IndexEntry, Member, ReceiptRow, Shard, SizeRange
 from distseg.data.shards.manifest import index_json
 from distseg.errors import DataError
@@ -112,8 +112,6 @@ def _publish(tar: "_Tar", name: str, task: Task, job: Job) -> Packed:
 
 
 # ---- receipts
-
-RECEIPTS = ".packing"  # folder below out_uri, removed when the manifest is written
 
 
 def receipt_uri(out_uri: str, task: Task) -> str:

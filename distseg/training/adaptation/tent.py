@@ -55,6 +55,8 @@ def minimise_entropy_(model: nn.Module, batches: Iterator[Tensor], precision: st
     if not norms:
         raise ConfigError("this network has no batch norm, so there is nothing to adapt")
     learnt = [parameter for norm in norms for parameter in (norm.weight, norm.bias) if parameter is not None]
+    if not learnt:
+        raise ConfigError("this network's batch norm has no scale and shift, which are what would be adapted")
     modes = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     momenta = [norm.momentum for norm in norms]
     for parameter, _ in modes:

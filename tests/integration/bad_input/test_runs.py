@@ -109,6 +109,15 @@ CASES = {
         2,
         ("--size (50, 50)", "multiples"),
     ),
+    "export: a mean of one": Bad(
+        "export --checkpoint {run} --format weights --out {out}/f --average {run}", 2, ("--average", "once")
+    ),
+    "stylize: no rows": Bad(
+        "stylize show --network {run} --data {town} --out {out}.png --to fog --rows 0", 2, ("--rows 0", "at least 1")
+    ),
+    "stylize: one target twice": Bad(
+        "stylize apply --network {run} --data {town} --out {out} --to fog fog", 2, ("--to fog fog", "once")
+    ),
     "style: no encoder": Bad(
         "stylize train --data.uri {town} --data.train_conditions day --style.conditions night --checkpoint.uri {out}",
         2,

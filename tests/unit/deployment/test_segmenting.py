@@ -122,6 +122,17 @@ def test_an_image_that_was_replaced_is_segmented_anew(job: SegmentJob) -> None:
         shown(job, job.source.places(), found, 9)
 
 
+def test_a_photograph_that_comes_back_is_segmented_again(job: SegmentJob) -> None:
+    """Its old receipt is of its old results, which were replaced meanwhile."""
+    path = Path(job.source.uri) / "a.jpg"
+    old = path.read_bytes()
+    segmented(job)
+    Image.new("RGB", (61, 44)).save(path)
+    segmented(job)
+    path.write_bytes(old)
+    assert segmented(job)[0] == ["a.jpg"] and opened(Path(job.out) / "label/a.png").size == SIZES["a.jpg"]
+
+
 def test_a_class_of_one_pixel_in_millions_is_not_said_to_be_missing(job: SegmentJob) -> None:
     """Of 3 million pixels one is a share of 3e-7, which is 0 to six digits."""
     image = Image.new("RGB", (2048, 1500))

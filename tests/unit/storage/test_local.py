@@ -136,3 +136,22 @@ def test_check_file_writable_takes_no_directory_and_leaves_nothing(tmp_path: Pat
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"a file stands where a directory is needed|a part of it, is a file"):
         storage.check_file_writable(str(tmp_path / "file" / "b.json"))
+
+
+def test_a_file_that_is_removed_while_others_are_listed_is_not_there(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+    listing = storage.list_files(str(tmp_path))
+    assert next(listing).uri == f"{tmp_path}/a"
+    (tmp_path / "b").unlink()
+    assert [entry.uri for entry in listing] == [f"{tmp_path}/c"]
+
+
+def test_a_place_is_within_another_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photographs")
+    photographs = str(tmp_path / "photographs")
+    for uri in (photographs, f"{photographs}/out", f"{tmp_path}/x/../photographs/out", f"{tmp_path}/link/out"):
+        assert storage.is_within(uri, photographs) and storage.is_within(uri, f"{photographs}/")
+    assert not storage.is_within(f"{photographs}-2/out", photographs)
+    assert storage.is_within("s3://b/p/out", "s3://b/p/") and not storage.is_within("s3://b/p2", "s3://b/p")

@@ -187,6 +187,9 @@ def test_fastais_copy_is_read_by_its_list_of_classes(tmp_path: Path) -> None:
     Image.fromarray(np.array([[6, 0, 0]] * 2, dtype=np.uint8)).save(label)
     with pytest.raises(DataError, match=r"0001TP_006690_P\.png: id 6: .*codes\.txt names 6 classes"):
         sample.load()
+    (tmp_path / "codes.txt").unlink()
+    with pytest.raises(DataError, match=r"codes\.txt: no such file, which says what the numbers in \*_P\.png mean"):
+        next(camvid.samples(str(tmp_path), "train"))
     (tmp_path / "codes.txt").write_text("Sky\nCloud")
     with pytest.raises(DataError, match=r"codes\.txt: line 2: 'Cloud': must be a class of CamVid's 32"):
         next(camvid.samples(str(tmp_path), "train"))

@@ -140,6 +140,20 @@ def test_names_may_have_spaces_and_lists_endings(tmp_path: Path) -> None:
     assert sources == [f"JPEGImages/{name}.jpg" for name in ("street", "street 2", "street 3", "x")]
 
 
+def test_a_line_of_a_list_may_have_more_than_the_name(tmp_path: Path) -> None:
+    names = ("2007_1", "2007_2", "my photo", "my photo 1", "other photo")
+    write_voc(tmp_path, {"train": list(names)})
+    lines = (
+        "2007_1.jpg 2007_1.png",
+        "2007_2 1",
+        "/JPEGImages/my photo.jpg /SegmentationClassAug/my photo.png",
+        "my photo 1",
+        "JPEGImages/other photo",
+    )
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("\n".join(lines))
+    assert [sample.source for sample in voc.samples(str(tmp_path), "train")] == [f"JPEGImages/{n}.jpg" for n in names]
+
+
 def test_annotations_in_the_palettes_colours_are_read(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["2007_1"]})
     (before,) = voc.samples(str(tmp_path), "train")

@@ -10,6 +10,7 @@ from PIL import Image
 from webdataset import TarWriter
 
 from distseg import pack, storage
+from distseg.data.datasets import webdataset
 from distseg.data.loading import eval_samples
 from distseg.data.shards import load_manifest, verify
 from distseg.errors import ConfigError, DataError
@@ -126,6 +127,38 @@ def test_what_a_packing_reads_it_does_not_remove(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the packing reads it, and would put its own shards there; choose another"):
         packed(tmp_path, "--out", str(tmp_path / "packed"), "--overwrite")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_packing_that_was_stopped_below_the_root_is_no_source(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "train/0.tar", "a")
+    write(tmp_path, "packed/train/all-all-00000.tar", "a")  # of which no manifest tells yet
+    (tmp_path / "packed/.packing").mkdir()
+    (tmp_path / "packed/.packing/job.sha256").write_bytes(b"")
+    packed(tmp_path, "--out", str(tmp_path / "other"))
+    manifest = load_manifest(str(tmp_path / "other"))
+    assert len(list(eval_samples(manifest, manifest.shards))) == 1
+    assert "packed/ was packed by distseg, and is left out" in caplog.text
+
+
+def test_a_manifest_of_something_else_hides_no_tars(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path, f"{split}/0.tar", "a")
+    for content in ('{"my": "manifest"}', "[[", '["distseg-shards"]'):
+        (tmp_path / "train/manifest.json").write_text(content)
+        assert set(webdataset.tars(str(tmp_path))) == {"train", "val"}
+
+
+def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:
+    """A tar that lies where the shards go, and is read by way of a link."""
+    write(tmp_path / "out", "train/all-all-00000.tar", "a")
+    write(tmp_path / "theirs", "val/0.tar", "b")
+    (tmp_path / "theirs/train").mkdir()
+    (tmp_path / "theirs/train/0.tar").symlink_to(tmp_path / "out/train/all-all-00000.tar")
+    with pytest.raises(DataError, match="the packing reads it"):
+        packed(tmp_path / "theirs", "--out", str(tmp_path / "out"), "--overwrite")
+    assert (tmp_path / "out/train/all-all-00000.tar").is_file()
 
 
 def test_keys_numbered_anew_in_each_folder_get_its_name(tmp_path: Path) -> None:

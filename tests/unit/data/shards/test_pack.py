@@ -206,7 +206,7 @@ def test_bad_arguments(arguments: list[str], message: str) -> None:
         pack.main(arguments)
 
 
-@pytest.mark.parametrize("option", [["--sheet", "/nowhere/x.png"], ["--sheet", "x.jpg"], ["--columns", "0"]])
+@pytest.mark.parametrize("option", [["--sheet", ""], ["--sheet", "x.jpg"], ["--columns", "0"], ["--columns", "33"]])
 def test_bad_sheets(town_uri: str, option: list[str]) -> None:
     with pytest.raises(ConfigError, match=option[0]):
         pack.main(["inspect", town_uri, *option])

@@ -32,6 +32,13 @@ def test_entropy_by_hand() -> None:
     assert mean_entropy(logits_BKhw).item() == pytest.approx(expected)
 
 
+def test_without_scales_and_shifts_nothing_can_learn() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False))
+    with pytest.raises(ConfigError, match="has no scale and shift"):
+        minimise_entropy_(model, iter(images(1)), "fp32", 1e-2)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_the_entropy_falls_and_only_scales_and_shifts_learn() -> None:
     torch.manual_seed(0)
     model = build_model(UNET, 5).double()
