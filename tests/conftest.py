@@ -41,9 +41,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes come first: they take longest, and one that begins last keeps a single core busy."""
+    """Files that start processes come first: they take longest, and one that begins last keeps a single core busy.
+
+    Files that use a cluster of the whole session come last, those with several hosts at the very end: from its first
+    use on each takes a tenth of a core, whoever uses it.
+    """
     starts_processes = {"programs", "ranks"}
-    items.sort(key=lambda item: starts_processes.isdisjoint(vars(getattr(item, "module", item))))
+    clusters: dict[Path, int] = {}
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        clusters[item.path] = max(clusters.get(item.path, 0), 2 * ("ray_hosts" in names) or int("ray_cluster" in names))
+    items.sort(key=lambda item: (clusters[item.path], starts_processes.isdisjoint(vars(getattr(item, "module", item)))))
 
 
 # ---- an imitation

@@ -153,24 +153,29 @@ def test_torchrun_trains_the_same_without_ray(folder: Path, losses: list[float])
 @pytest.fixture(scope="module")
 def endless(folder: Path, ray: dict[str, str]) -> Iterator[programs.Program]:
     """A training in folder/interrupted that goes on until it is stopped."""
-    tracked = {"tracking.experiment": "interrupted", "checkpoint.every_steps": 3, "evaluate.every_steps": 5}
-    fields = arguments(**tracked, **{"optim.max_steps": 100_000, "data.uri": folder / "town"})
-    impatient = ray | {"RAY_metrics_report_interval_ms": "1000"}  # Ray's own is 10 s
-    with programs.start(folder / "interrupted", impatient, "distseg.train", *fields) as program:
+    with programs.start(folder / "interrupted", ray, "distseg.train", *endless_arguments(folder)) as program:
         yield program
 
 
+def endless_arguments(folder: Path) -> list[str]:
+    tracked = {"tracking.experiment": "interrupted", "checkpoint.every_steps": 3, "evaluate.every_steps": 5}
+    return arguments(**tracked, **{"optim.max_steps": 100_000, "data.uri": folder / "town"})
+
+
 @pytest.mark.long
-def test_prometheus_finds_every_metric_of_a_training_at_its_node(
-    endless: programs.Program, ray: dict[str, str]
-) -> None:
-    endless.wait_for(r"(?m)^step \d+/100000  val/mIoU 0\.\d{4}, worst \S+ 0\.\d{4}$")
+def test_prometheus_finds_every_metric_of_a_training_at_its_node(folder: Path) -> None:
+    """By the list that the dashboard of a cluster keeps; what a program starts for itself has none."""
     names = {f"ray_{name}" for name in DESCRIPTIONS}
-    end_s = time.monotonic() + programs.PATIENCE_S
-    while not names <= (found := scraped(Path(ray["RAY_TMPDIR"]))).keys():
-        assert time.monotonic() < end_s, f"not there: {names - found.keys()}"
-        time.sleep(0.5)
-    (run,) = (Path(endless.folder) / "runs/checkpoints").iterdir()
+    with (
+        programs.ray_cluster(dashboard=True) as cluster,
+        programs.start(folder / "watched", cluster, "distseg.train", *endless_arguments(folder)) as program,
+    ):
+        program.wait_for(r"(?m)^step \d+/100000  val/mIoU 0\.\d{4}, worst \S+ 0\.\d{4}$")
+        end_s = time.monotonic() + programs.PATIENCE_S
+        while not names <= (found := scraped(Path(cluster["RAY_TMPDIR"]))).keys():
+            assert time.monotonic() < end_s, f"not there: {names - found.keys()}"
+            time.sleep(0.5)
+    (run,) = (folder / "watched/runs/checkpoints").iterdir()
     for name in names:
         for sample in found[name]:
             assert (sample.labels["run"], sample.labels["experiment"]) == (run.name, "interrupted"), sample

@@ -74,9 +74,7 @@ def test_where_ranks_meet_must_be_said(variables: dict[str, str], says: str, mon
 def test_ranks_that_never_come_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**alone_of_two(), "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(
-        ResourceError, match=r"^rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ \("
-    ):
+    with pytest.raises(ResourceError, match=r"^rank 1 of 2 did not meet the others at 127\.0\.0\.1:\d+ \("):
         torchrun_world(timeout_s=1.0)
 
 
