@@ -90,7 +90,8 @@ def start(quick: bool) -> Iterator[Line]:
             return trained(folder, environment, 2)[1] - began_s
 
         def laps_s(environment: Mapping[str, str]) -> list[float]:
-            first_step_s(environment)  # reads what is on disk, and compiles Python
+            if not quick:
+                first_step_s(environment)  # reads what is on disk, and compiles Python
             return [first_step_s(environment) for _ in range(1 if quick else 3)]
 
         with programs.own_environment() as fresh:

@@ -49,7 +49,7 @@ def torchvision_fcn(num_classes: int) -> nn.Module:
     return network
 
 
-PEERS = {"fcn_resnet50": f"{__spec__.name}:torchvision_fcn"}
+PEERS = {"fcn_resnet50": "tests.benchmarks.bench_peers:torchvision_fcn"}
 
 
 class PlainLoop:

@@ -9,11 +9,11 @@ from distseg import storage
 from distseg.config import CheckpointConfig, RunConfig, ScalingConfig
 from distseg.training import checkpoint
 from tests import programs, ranks
-from tests.chaos.conftest import SAVED_EVERY, write_config
+from tests.chaos.conftest import NIGHTLY_ON_HOSTS, SAVED_EVERY, write_config
 from tests.conftest import REPOSITORY, make_bucket, run_script, use_environment
 from tests.recorded import assert_each_once, only_run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.servers, pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = NIGHTLY_ON_HOSTS
 
 KILLED_AT, NUM_STEPS = SAVED_EVERY + 5, 4 * SAVED_EVERY
 SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}  # the lost worker is waited for

@@ -97,6 +97,7 @@ BUDGET = Budget(num_trials=1, max_steps=NUM_STEPS, evaluate_every=4)
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 def test_a_search_is_closed_and_goes_on(config: RunConfig, ray_cluster: Mapping[str, str], tmp_path: Path) -> None:
     num_steps = 60
     (tmp_path / "my_space.py").write_text(SPACE.replace("NUM_STEPS", str(num_steps)))

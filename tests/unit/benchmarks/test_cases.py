@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,7 @@ def test_every_benchmark_can_be_quick() -> None:
     for program in programs:
         text = program.read_text()
         assert '"--quick"' in text or "run_cases(__doc__" in text, program.name
+        runpy.run_path(str(program), run_name="not main")  # by its path, as `make bench` starts it
 
 
 def test_what_the_docs_say_to_run_is_there() -> None:

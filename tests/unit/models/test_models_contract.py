@@ -133,13 +133,20 @@ EXPORTED_LONG = (
         for name in ("fcn resnet18", "fcn_attention", "unet", "r2unet", "deeplabv3plus-18", "segformer b0")
     ),
     *((name, "torch-export") for name in ("deeplabv3plus-18", "segformer b0")),
-    *((name, "onnx") for name in ("pspnet timm", "unet timm")),
     *((name, "torch-export") for name in ("pspnet-18 se", "fcn resnet18", "fcn_attention", "enet", "unet", "r2unet")),
 )
 
 
+EXPORTED_NIGHTLY = (("pspnet timm", "onnx"), ("unet timm", "onnx"))
+
+
 @pytest.mark.parametrize(
-    ("name", "file_format"), [*EXPORTED, *(pytest.param(*each, marks=pytest.mark.long) for each in EXPORTED_LONG)]
+    ("name", "file_format"),
+    [
+        *EXPORTED,
+        *(pytest.param(*each, marks=pytest.mark.long) for each in EXPORTED_LONG),
+        *(pytest.param(*each, marks=[pytest.mark.long, pytest.mark.nightly]) for each in EXPORTED_NIGHTLY),
+    ],
 )
 def test_exported_networks_give_the_same_logits_at_other_sizes(
     name: str, file_format: Literal["onnx", "torch-export"], tmp_path: Path
