@@ -206,8 +206,7 @@ def test_all_that_it_starts_listens_on_loopback_alone(endless: programs.Program)
 def scraped(ray_folder: Path) -> dict[str, list[Sample]]:
     """The samples of each metric, of all that Ray lists for Prometheus."""
     found: dict[str, list[Sample]] = {}
-    (path,) = ray_folder.glob("*/prom_metrics_service_discovery.json")
-    (group,) = json.loads(path.read_text())
+    (group,) = json.loads((ray_folder / "prom_metrics_service_discovery.json").read_text())
     for address in group["targets"]:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
             for family in text_string_to_metric_families(answer.read().decode()):
