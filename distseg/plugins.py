@@ -79,9 +79,13 @@ def import_from_working_directory(module_name: str) -> ModuleType:
     except ImportError:
         raise
     except (Exception, SystemExit) as error:
-        innermost = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{innermost.filename}, line {innermost.lineno}"
-        raise ImportError(f"it raises {type(error).__name__}: {str(error)!r:.200} at {place}") from error
+        raise ImportError(f"it {raised(error)}") from error
+
+
+def raised(error: BaseException) -> str:
+    """What a user's own code has raised, and where."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raises {type(error).__name__}: {str(error)!r:.200} at {innermost.filename}, line {innermost.lineno}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

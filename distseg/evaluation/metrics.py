@@ -273,7 +273,7 @@ class Scores:
 
 
 def scores(matrix_KK: Tensor, own: Sequence[Metric] = ()) -> Scores:
-    """Raises ConfigError naming a user's metric that gives no number."""
+    """Raises ConfigError naming a user's metric that gives no number, or that raises an error, with its line."""
     counts, metrics = PixelCounts.of(matrix_KK), (*METRICS, *own)
     computed = {
         compute: _number(name, compute, counts) for compute, name in {m.compute: m.name for m in metrics}.items()
@@ -288,6 +288,8 @@ def _number(name: str, compute: Callable[[PixelCounts], float | None], counts: P
         value = compute(counts)
     except ZeroDivisionError:
         return None
+    except Exception as error:
+        raise ConfigError(f"metric {name}: {plugins.raised(error)}") from error
     try:
         number = None if value is None else float(value)
     except (TypeError, ValueError, RuntimeError):

@@ -87,6 +87,17 @@ def test_what_a_users_metric_gives_is_a_number_of_json() -> None:
         table_of({"fog": HAND}, own_metrics([f"{__name__}:of_each_class"], "--metrics"))
 
 
+def broken(counts: PixelCounts) -> float:
+    return {"PA": 0.5}["mIoU"]
+
+
+def test_a_users_metric_that_fails_is_named_with_its_line() -> None:
+    with pytest.raises(
+        ConfigError, match=r"metric broken: raises KeyError: .*mIoU.* at .*test_own_metrics\.py, line \d+$"
+    ):
+        table_of({"fog": HAND}, own_metrics([f"{__name__}:broken"], "--metrics"))
+
+
 PA = 0.5  # no function
 
 
