@@ -95,8 +95,7 @@ def segment_all(
     sizes = {place.name: place.num_bytes for place in places}
     found = _begin(job, saved, overwrite, sizes)
     left = [place for place in places if not _is_done(place, found)]
-    if found:
-        _forget(job, {place.name for place in left})
+    _forget(job, {place.name for place in left})
     tasks = tasks_of(left)
     num_before = num_done = len(places) - len(left)
     results = run(functools.partial(segment_task, job=job), tasks)

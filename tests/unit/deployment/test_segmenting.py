@@ -1,6 +1,7 @@
 """Images segmented in tasks: what is there is not computed again, what is half there does not count."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from distseg import evaluation, storage
 from distseg.config import RunConfig
 from distseg.data import Runner, in_processes
 from distseg.data.datasets import town
+from distseg.deployment import segmenting
 from distseg.deployment.chosen import choose, shown
 from distseg.deployment.inputs import Photographs, Place
 from distseg.deployment.segmenting import SegmentedImage, SegmentJob, _Network, _segment, segment_all, tasks_of
@@ -122,11 +124,18 @@ def test_an_image_that_was_replaced_is_segmented_anew(job: SegmentJob) -> None:
         shown(job, job.source.places(), found, 9)
 
 
-def test_a_photograph_that_comes_back_is_segmented_again(job: SegmentJob) -> None:
-    """Its old receipt is of its old results, which were replaced meanwhile."""
+@pytest.mark.parametrize("are_removed", [False, True])
+def test_a_photograph_that_comes_back_is_segmented_again(
+    are_removed: bool, job: SegmentJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old receipt is of its old results, which were replaced meanwhile. `are_removed`: all results, in between."""
+    monkeypatch.setattr(segmenting, "LEAST_TASKS", 1)  # so that its new receipt is another file than its old one
     path = Path(job.source.uri) / "a.jpg"
     old = path.read_bytes()
     segmented(job)
+    if are_removed:
+        shutil.rmtree(Path(job.out) / "label")
+        Image.new("RGB", (30, 30)).save(path.with_name("new.png"))
     Image.new("RGB", (61, 44)).save(path)
     segmented(job)
     path.write_bytes(old)
