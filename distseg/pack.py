@@ -152,8 +152,7 @@ def _samples(data_set: datasets.DataSet, command: Any) -> tuple[LabelSpace, dict
 def _pack(data_set: datasets.DataSet, command: Any) -> int:
     if data_set.tars and (not command.out or storage.is_same_place(command.out, command.root)):
         return _pack_in_place(data_set, replace(command, out=command.root))
-    if not command.out:
-        raise ConfigError("--out '': name a directory or prefix")
+    cli.check_named("--out", command.out)
     labels, samples = _samples(data_set, command)
     name = labels.name if data_set.is_named_by_labels else data_set.name
     takes_255_for_void = labels.id_map.get(255, 255) == IGNORE_INDEX and command.relabel is None  # else the map did

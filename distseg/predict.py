@@ -59,8 +59,7 @@ class Arguments(cli.InferenceOptions, cli.Workers):
 def main(arguments: Sequence[str]) -> int:
     options = cli.parse(Arguments, arguments, prog=PROG, description=__doc__ or "")
     for flag, uri in (("--images", options.images), ("--out", options.out)):
-        if not uri:
-            raise ConfigError(f"{flag} '': name a directory or prefix")
+        cli.check_named(flag, uri)
     images, out = storage.absolute(options.images), storage.absolute(options.out)
     if storage.is_within(out, images):
         raise ConfigError(

@@ -35,8 +35,7 @@ class Apply(RestylingOptions, cli.Workers):
     def __post_init__(self) -> None:
         RestylingOptions.__post_init__(self)
         cli.Workers.__post_init__(self)
-        if not self.out:
-            raise ConfigError("--out '': name a directory or prefix")
+        cli.check_named("--out", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)

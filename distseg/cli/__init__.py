@@ -7,7 +7,7 @@
 Only programs import this package; nothing in it imports torch, Ray or MLflow before a training begins.
 """
 
-from distseg.cli.arguments import check_output, override, parse, parse_known
+from distseg.cli.arguments import check_named, check_output, override, parse, parse_known
 from distseg.cli.exit_codes import exit_code_of, run
 from distseg.cli.inference_options import InferenceOptions
 from distseg.cli.named_recipes import named_recipe
@@ -22,6 +22,7 @@ __all__ = [
     "PlainProgress",
     "Workers",
     "cells",
+    "check_named",
     "check_output",
     "exit_code_of",
     "named_recipe",

@@ -49,6 +49,12 @@ def override(config: RunConfig, arguments: Sequence[str], *, prog: str, descript
     return from_dict(to_dict(changed))  # as workers will read it: no `inf`, no seed of more than 64 bits
 
 
+def check_named(flag: str, uri: str) -> None:
+    """Raises ConfigError for an empty name, which would be the working directory."""
+    if not uri:
+        raise ConfigError(f"{flag} '': name a directory or prefix")
+
+
 def check_output(flag: str, uri: str) -> None:
     """Raises ConfigError or StorageError if a file cannot be written there: before the work, not after it."""
     if not uri:

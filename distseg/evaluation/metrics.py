@@ -288,7 +288,7 @@ def _number(name: str, compute: Callable[[PixelCounts], float | None], counts: P
         value = compute(counts)
     except ZeroDivisionError:
         return None
-    except Exception as error:
+    except Exception as error:  # a user's code raises what it likes
         raise ConfigError(f"metric {name}: {plugins.raised(error)}") from error
     try:
         number = None if value is None else float(value)
