@@ -89,7 +89,7 @@ class Inspect:
     sheet: str | None = None
     """Also draw a contact sheet into this PNG file, a path or URI."""
     columns: int = 4
-    """Photographs in a row of the sheet."""
+    """Photographs in a row of the sheet, at most 32."""
     max_megapixels: float = MAX_MEGAPIXELS
     """Larger photographs are refused by their header, before they are decoded."""
 

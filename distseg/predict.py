@@ -45,7 +45,7 @@ class Arguments(cli.InferenceOptions, cli.Workers):
     """Images on the page, at most; the page stays below 4 MB. 0: no page."""
     precision: Precision = "auto"
     overwrite: bool = False
-    """Segment everything anew, whatever is there."""
+    """Segment everything anew, whatever is there; files of the same names are replaced, whoever made them."""
 
     def __post_init__(self) -> None:
         cli.InferenceOptions.__post_init__(self)
