@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start processes come first: they take longest, and one that begins last keeps a single core busy.
 
     Files that use a cluster of the whole session come last, those with several hosts at the very end: from its first
-    use on each takes a tenth of a core, whoever uses it.
+    use on its processes work, whoever uses it.
     """
     starts_processes = {"programs", "ranks"}
     clusters: dict[Path, int] = {}

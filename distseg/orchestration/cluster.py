@@ -30,8 +30,7 @@ LEAST_PROCESSES = 300  # processes and threads of a Ray that is started here; on
 def join(run_uri: str, *, dashboard: bool = False) -> None:
     """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer.
 
-    `dashboard`: whether one that is started here has Ray's, which are eleven processes: 4 s of a core when they start,
-    and 6 % of it from then on.
+    `dashboard`: whether one that is started here has Ray's, which is eleven processes that work beside a training.
     """
     environment.set_defaults(environment.ALWAYS)
     if ray.is_initialized():
