@@ -7,7 +7,6 @@ start, run                  a program in the background, or to its end
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -183,12 +182,8 @@ def ray_cluster(num_cpus: int = 2, *, dashboard: bool = False) -> Iterator[dict[
 
 def worker_pids(environment: Mapping[str, str], run_name: str) -> list[int]:
     """The processes of a run's newest worker group, by rank: Ray Train's controller notes them in its log."""
-    logs = Path(environment["RAY_TMPDIR"]).glob("**/session_latest/logs/train/ray-train-sys-controller-*.log")
-    lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
-    groups = [
-        line["message"]
-        for line in lines
-        if line.get("run_name") == run_name and line["message"].startswith("Started training worker group")
-    ]
-    members = re.findall(r"pid=(\d+)\) world_rank=(\d+)", groups[-1])
+    name = f"ray-train-sys-controller-{run_name}.log"
+    (log,) = Path(environment["RAY_TMPDIR"]).glob(f"**/session_latest/logs/train/{name}")
+    newest = log.read_text().rpartition("Started training worker group")[2]
+    members = re.findall(r"pid=(\d+)\) world_rank=(\d+)", newest)
     return [int(pid) for pid, rank in sorted(members, key=lambda member: int(member[1]))]

@@ -5,7 +5,8 @@ when it is first used. If it is missing, `find` logs one line that says what is 
 distseg does without it: training goes on. TESTED says which versions have them all.
 
 Two more private things are used where they are overridden: the methods of `TorchTrainer` and of `FixedScalingPolicy` in
-trainer.py. Ray calls them if it still knows them; a version without them keeps its own behaviour.
+trainer.py. Ray calls them if it still knows them; a version without them keeps its own behaviour. So does one whose
+controller cannot be run in this process: it is an actor then.
 """
 
 import contextlib
@@ -16,9 +17,16 @@ import logging
 import os
 import re
 import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+import ray.actor
+import ray.runtime_context
+from ray.exceptions import AsyncioActorExit
+from ray.util.client import ray as client
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +141,104 @@ def pass_to_controller(variable: str) -> None:
     )
     with contextlib.suppress(AttributeError):  # None, or no longer a set
         passed.add(variable)
+
+
+def train_controller() -> Any:
+    """The class of Ray Train's controller, if it can be run in this process; else None, and it has to be an actor."""
+    without = "each training starts one process more"
+    if client.is_connected():  # then this process is no member of the cluster
+        return None
+    needed: list[tuple[Any, str]] = [
+        (ray.actor, "exit_actor"),
+        (ray.runtime_context.RuntimeContext, "current_actor"),
+    ]
+    for owner, name in needed:
+        if not hasattr(owner, name):
+            _warn_once(f"{owner.__name__}.{name}", without)
+            return None
+    return find(f"{_TRAIN}.execution.controller", "TrainController", without)
+
+
+_thread = threading.local()  # `log`: where what its controller says is kept; None or missing in all other threads
+
+
+@contextlib.contextmanager
+def as_a_controller(run_name: str) -> Iterator[None]:
+    """While the block runs, Ray Train's controller works in this thread, and what it logs goes to a file of Ray's logs.
+
+    It takes itself for an actor: its workers get its handle, None in a driver, and it ends by `exit_actor`, which here
+    raises AsyncioActorExit, as it does in every actor of coroutines, and ends nothing more.
+    """
+    _let_threads_be_controllers()
+    _thread.log = _controller_log(run_name)
+    try:
+        yield
+    finally:
+        _thread.log.close()
+        _thread.log = None
+
+
+@functools.cache
+def _let_threads_be_controllers() -> None:
+    context_class: Any = ray.runtime_context.RuntimeContext
+    exit_actor: Any = ray.actor.exit_actor
+    current_actor = context_class.current_actor
+
+    def leave() -> None:
+        if getattr(_thread, "log", None) is not None:
+            raise AsyncioActorExit
+        exit_actor()
+
+    def own_handle(context: Any) -> Any:
+        is_here = getattr(_thread, "log", None) is not None and context.get_actor_id() is None
+        return None if is_here else current_actor.__get__(context)
+
+    ray.actor.exit_actor = leave
+    context_class.current_actor = property(own_handle)
+    logger = logging.getLogger("ray.train")
+    logger.addHandler(_ToItsLog())
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+
+
+class _ToItsLog(logging.Handler):
+    """Of Ray Train's logger: what a controller says goes to its file, all else where it would have gone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log, ray_logger = getattr(_thread, "log", None), logging.getLogger("ray")
+        if log is not None:
+            log.handle(record)
+        elif record.levelno >= ray_logger.getEffectiveLevel():
+            ray_logger.callHandlers(record)
+
+
+def _controller_log(run_name: str) -> logging.Handler:
+    node = find("ray._private.worker", "_global_node", "what Ray Train's controller says is not kept")
+    if node is None:
+        return logging.NullHandler()
+    folder = Path(node.get_logs_dir_path(), "train")
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / f"ray-train-sys-controller-{run_name}.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def tell_cleaner(variable: str, value: str) -> None:
+    """Has the helper that frees the place of a stopped trial's workers begin with an environment variable."""
+    module, name = f"{_TRAIN}.callbacks.placement_group_callback", "PlacementGroupCleaner"
+    without = f"{variable} is not passed on; on a machine with two clusters a stopped trial may keep its workers' place"
+    cleaner = find(module, name, without)
+    if cleaner is None:
+        return
+
+    class Cleaner(getattr(cleaner, "plain", cleaner)):  # type: ignore[misc]  # it is looked up
+        plain = getattr(cleaner, "plain", cleaner)
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            os.environ[variable] = value
+            super().__init__(*args, **options)
+
+    setattr(sys.modules[module], name, Cleaner)
 
 
 def preemption_deadline_ms() -> int | None:

@@ -8,6 +8,7 @@ Errors that a restart would only repeat stop the run at once.
 
 import contextlib
 import functools
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,11 +165,12 @@ def _end(run: Run, watch: watcher.Watcher, trainer: LeanTorchTrainer) -> None:
 def _named_cluster() -> Iterator[None]:
     """Tells the cluster's address to what Ray Train starts.
 
-    If a controller dies, a helper of Ray Train frees the place of its workers. It finds the cluster by RAY_ADDRESS, and
-    on a machine with two clusters only by that: without it, the place of a stopped trial would never be free again.
+    If a trial of a search dies, a helper of Ray Train frees the place of its workers. It finds the cluster by
+    RAY_ADDRESS, and on a machine with two clusters only by that: without it, the place would never be free again.
     """
     compat.pass_to_controller(environment.ADDRESS)
     with cluster.named():
+        compat.tell_cleaner(environment.ADDRESS, os.environ[environment.ADDRESS])
         yield
 
 

@@ -1,7 +1,10 @@
-"""Ray Train's TorchTrainer without the helpers that distseg does not need; its store listens on one address.
+"""Ray Train's TorchTrainer without the processes that distseg does not need; its store listens on one address.
 
 torch's store of addresses, by which ranks find each other, listens on every interface of rank 0's machine, whatever
 address it is given. `OneAddressConfig` has it listen on that address alone: the one that Ray knows rank 0's node by.
+
+Ray Train's controller is a thread of this process. As an actor, which is how Ray starts it, it is one process more that
+imports torch, and only then does the first worker begin. It ends with this process either way.
 
 Each helper is a process of Ray's that takes two seconds of a core to start, with each training and some with each
 restart:
@@ -9,13 +12,14 @@ restart:
     DatasetManager             serves Ray Data's data sets; distseg has a reader of its own
     AutoscalingCoordinator     asks an autoscaler for machines, as the placement group does already. A training whose
                                number of workers may change also asks it what it may have, and keeps it
-    PlacementGroupCleaner      frees the workers' place if the controller dies. A cluster that this process started ends
-                               with it, so nothing is left to free
+    PlacementGroupCleaner      frees the workers' place if the controller dies. A driver's place is freed by Ray when it
+                               dies; that of a trial of a search only when the search ends, so trials keep it
     PreemptionWatcher          hears of machines that are about to be taken away; a cluster of one machine has none
 
 The methods overridden here are private to Ray. A version of Ray without them keeps its helpers, see compat.py.
 """
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -23,12 +27,15 @@ import importlib
 import logging
 import os
 import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import AsyncioActorExit, RayError
 from ray.train import Result
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -39,13 +46,14 @@ log = logging.getLogger(__name__)
 ABORT_S = 5.0
 
 _NEVER_NEEDED = ("DatasetsCallback",)
-_NOT_NEEDED_ALONE = ("PlacementGroupCleanerCallback",)  # on a cluster that this process started
+_NOT_NEEDED_BY_A_DRIVER = ("PlacementGroupCleanerCallback",)
 
 
 class LeanTorchTrainer(TorchTrainer):
     """Leaves signals to its caller: Ray Train would answer Ctrl-C by killing the workers, and SIGTERM not at all."""
 
-    _controller: Any = None
+    _controller: Any = None  # the actor, if it is one
+    _thread: "_ControllerThread | None" = None
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
@@ -55,6 +63,8 @@ class LeanTorchTrainer(TorchTrainer):
 
         Waits for it for at most ABORT_S.
         """
+        if self._thread is not None:
+            return self._thread.abort()
         if self._controller is not None:
             with contextlib.suppress(RayError):  # the controller ends itself by it
                 ray.get(self._controller.abort.remote(), timeout=ABORT_S)
@@ -67,7 +77,8 @@ class LeanTorchTrainer(TorchTrainer):
             return super().fit()
 
     def _create_default_callbacks(self) -> list[Any]:
-        left_out = _NEVER_NEEDED + (_NOT_NEEDED_ALONE if compat.started_this_cluster() else ())
+        is_freed = compat.started_this_cluster() or (compat.train_controller() is not None and not _is_actor())
+        left_out = _NEVER_NEEDED + (_NOT_NEEDED_BY_A_DRIVER if is_freed else ())
         made = super()._create_default_callbacks()  # type: ignore[misc]  # types show Ray Train\'s first version
         return [callback for callback in made if type(callback).__name__ not in left_out]
 
@@ -75,7 +86,78 @@ class LeanTorchTrainer(TorchTrainer):
         policy, fixed = options.get("scaling_policy"), compat.fixed_scaling_policy()
         if fixed is not None and type(policy) is fixed:
             options["scaling_policy"] = _asking_nobody(policy)
-        return super()._initialize_and_run_controller(**options)  # type: ignore[misc]
+        controller = compat.train_controller()
+        if controller is None:
+            return super()._initialize_and_run_controller(**options)  # type: ignore[misc]
+        self._thread = _ControllerThread(functools.partial(controller, **options), str(self.run_config.name))
+        return self._thread.run()
+
+
+def _is_actor() -> bool:
+    """Whether this process is one of Ray's actors, as that of a trial is, and no driver."""
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
+
+
+class _AbortedError(RayError):
+    """The training was aborted, and nobody waits for its workers."""
+
+
+class _ControllerThread:
+    """Ray Train's controller, an object with coroutines, in an event loop of a thread."""
+
+    def __init__(self, make: Callable[[], Any], run_name: str) -> None:
+        self._make, self._run_name = make, run_name
+        self._controller: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: Future[Any] = Future()
+        self._is_aborted = False
+
+    def run(self) -> Any:
+        """What the training came to. Raises whatever the controller raises, and RayError after `abort`."""
+        threading.Thread(target=self._work, name="controller", daemon=True).start()
+        return self._ended.result()
+
+    def abort(self) -> bool:
+        """Kills the workers; False if there is no controller yet. It may be busy: then it does so when it no longer is.
+
+        Waits for it for at most ABORT_S.
+        """
+        if self._controller is None or self._loop is None:
+            return False
+        self._is_aborted = True
+        with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended
+            killed = asyncio.run_coroutine_threadsafe(self._kill_workers(), self._loop)
+            with contextlib.suppress(TimeoutError, RayError):
+                killed.result(timeout=ABORT_S)
+        self._end(_AbortedError("the training was aborted"))
+        return True
+
+    async def _kill_workers(self) -> None:
+        with contextlib.suppress(AsyncioActorExit):
+            await self._controller.abort()
+
+    def _work(self) -> None:
+        try:
+            with compat.as_a_controller(self._run_name):
+                result = asyncio.run(self._control())
+        except BaseException as error:  # noqa: BLE001 — it is raised where it is waited for
+            self._end(_AbortedError("the training was aborted") if self._is_aborted else error)
+        else:
+            self._end(_AbortedError("the training was aborted") if self._is_aborted else None, result)
+
+    async def _control(self) -> Any:
+        self._loop = asyncio.get_running_loop()
+        with environment.temporary(environment.CONTROLLER_LOG, "0"):
+            self._controller = self._make()
+        await self._controller.run()
+        return self._controller.get_result()
+
+    def _end(self, error: BaseException | None, result: Any = None) -> None:
+        with contextlib.suppress(InvalidStateError):  # the first counts
+            if error is None:
+                self._ended.set_result(result)
+            else:
+                self._ended.set_exception(error)
 
 
 def _asking_nobody(policy: Any) -> Any:

@@ -1,13 +1,14 @@
 """Optimisers, their update, and the learning rate: a pure function of the step, so resuming needs only the step."""
 
 import copy
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from distseg.config import OptimConfig
@@ -19,6 +20,25 @@ class Trainable(Protocol):
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+_Kind = TypeVar("_Kind", bound=Optimizer)
+
+
+def _not_compiled(kind: type[_Kind]) -> type[_Kind]:
+    """`kind`, whose methods do not import torch's compiler, for a second and more, to tell it that it is to leave them.
+
+    They are torch's own methods without their decorators. Of these one matters to a step: it is not differentiated.
+    """
+    plain: dict[str, Any] = {
+        name: inspect.unwrap(getattr(kind, name))
+        for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    }
+    plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return cast(type[_Kind], type(kind.__name__, (kind,), plain))
+
+
+SGD, AdamW = _not_compiled(torch.optim.SGD), _not_compiled(torch.optim.AdamW)
 
 
 def build_optimizer(model: Trainable, config: OptimConfig) -> Optimizer:

@@ -28,14 +28,18 @@ LOOKED_UP: dict[str, Callable[[], object]] = {
     "get_train_context": compat.preemption_deadline_ms,
     "WorkerGroupCallback": compat.worker_group_callback,
     "FixedScalingPolicy": compat.fixed_scaling_policy,
+    "TrainController": compat.train_controller,
+    "PlacementGroupCleaner": lambda: compat.tell_cleaner("A_VARIABLE", "its value"),
 }
 MODULES = (
     "ray._private.worker",
     "ray._private.state",
     "ray._private.runtime_env.constants",
+    "ray.train.v2._internal.callbacks.placement_group_callback",
     "ray.train.v2._internal.constants",
     "ray.train.v2._internal.execution.callback",
     "ray.train.v2._internal.execution.context",
+    "ray.train.v2._internal.execution.controller",
     "ray.train.v2._internal.execution.scaling_policy",
 )
 MODULES_OF_RAY_ITSELF = (  # which it imports again and again
@@ -74,6 +78,22 @@ def test_the_tested_version_has_every_name(monkeypatch: pytest.MonkeyPatch, capl
     ENV_VARS_TO_PROPAGATE.remove("A_VARIABLE")
 
 
+def test_the_cleaner_begins_with_the_newest_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, object]] = []
+
+    class Cleaner:
+        def __init__(self, **options: object) -> None:
+            made.append((os.environ["A_VARIABLE"], options))
+
+    module = "ray.train.v2._internal.callbacks.placement_group_callback"
+    monkeypatch.setattr(f"{module}.PlacementGroupCleaner", Cleaner)
+    monkeypatch.setenv("A_VARIABLE", "of the process")
+    for value in ("one", "two"):
+        compat.tell_cleaner("A_VARIABLE", value)
+        sys.modules[module].PlacementGroupCleaner(stop_timeout=1)
+    assert made == [("one", {"stop_timeout": 1}), ("two", {"stop_timeout": 1})]
+
+
 @pytest.mark.parametrize("name", LOOKED_UP)
 @pytest.mark.parametrize("is_module_there", [True, False])
 def test_a_missing_name_is_told_once_and_done_without(
@@ -100,6 +120,8 @@ WITHOUT = {
     "get_train_context": None,
     "WorkerGroupCallback": ray.train.UserCallback,
     "FixedScalingPolicy": None,
+    "TrainController": None,
+    "PlacementGroupCleaner": None,
 }
 
 
@@ -157,4 +179,6 @@ def test_without_any_private_name_a_trainer_is_made_with_rays_own_helpers() -> N
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("FixedScalingPolicy ") and "PlacementGroupCleanerCallback" in ended.stdout
     told = [line for line in ended.stderr.splitlines() if line.startswith("distseg.orchestration.compat:")]
-    assert len(told) == 3, ended.stderr  # the base of GroupCallback, the policy, who started the cluster
+    assert len(told) == 4, (
+        ended.stderr
+    )  # the base of GroupCallback, the policy, the controller, who started the cluster

@@ -16,7 +16,7 @@ from ray._private.utils import check_version_info
 
 from distseg.config import DataConfig, RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
-from distseg.orchestration import cluster, compat, environment
+from distseg.orchestration import cluster, compat, environment, trainer
 from distseg.orchestration.cluster import check_resources, job_id
 from distseg.orchestration.failures import error_of
 from distseg.orchestration.snapshot import forget_if_broken
@@ -278,9 +278,13 @@ def test_what_ray_noted_of_checkpoints_that_are_gone_does_not_stop_a_resumed_run
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies settings of its own
 def test_a_training_starts_no_helper_of_rays_that_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = LeanTorchTrainer(lambda: None)
-    made = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
-    assert made >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in made
-    monkeypatch.setattr(compat, "started_this_cluster", lambda: True)
-    alone = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
-    assert alone == made - {"PlacementGroupCleanerCallback"}
+    def of(*, started_here: bool = False, is_trial: bool = False, controller: object = object()) -> set[str]:
+        monkeypatch.setattr(compat, "started_this_cluster", lambda: started_here)
+        monkeypatch.setattr(compat, "train_controller", lambda: controller)
+        monkeypatch.setattr(trainer, "_is_actor", lambda: is_trial)
+        return {type(callback).__name__ for callback in LeanTorchTrainer(lambda: None)._create_default_callbacks()}
+
+    in_trial = of(is_trial=True)
+    assert in_trial >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in in_trial
+    assert of(controller=None) == in_trial  # the controller is an actor, whose place Ray does not free
+    assert of() == of(started_here=True, controller=None) == in_trial - {"PlacementGroupCleanerCallback"}

@@ -1,8 +1,10 @@
 """The learning rate by hand, the two groups, and optimisers that restore exactly."""
 
 import copy
+import subprocess
+import sys
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -100,6 +102,49 @@ def test_first_sgd_step_by_hand() -> None:
     optimizer.step()
     torch.testing.assert_close(scale.detach(), before[0] - 0.01 * (1 + 0.5 * before[0]))
     torch.testing.assert_close(weight.detach(), before[1] - 0.1 * (1 + 0.5 * before[1]))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_three_steps_are_those_of_torchs_own_class(name: Literal["sgd", "adamw"]) -> None:
+    torch.manual_seed(0)
+    ours = build_model(model_config(backbone="resnet18", bins=(2,)), 3)
+    theirs = copy.deepcopy(ours)
+    optimizer = build_optimizer(ours, OptimConfig(name=name, lr=0.1))
+    torchs: Any = type(optimizer).__bases__[0]
+    assert torchs in (torch.optim.SGD, torch.optim.AdamW)
+    twins = dict(zip(ours.parameters(), theirs.parameters(), strict=True))
+    groups = [{**group, "params": [twins[each] for each in group["params"]]} for group in optimizer.param_groups]
+    peer = torchs(groups)
+    for _ in range(3):
+        for mine, other in twins.items():
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        optimizer.step()
+        peer.step()
+    assert all(torch.equal(mine, other) for mine, other in twins.items())
+    peer.load_state_dict(optimizer.state_dict())
+    optimizer.zero_grad()
+    assert all(mine.grad is None for mine in twins)
+
+
+STEP = """
+import sys, torch
+from distseg.config import OptimConfig, model_config
+from distseg.models import build_model
+from distseg.training.optim import build_optimizer
+model = build_model(model_config(backbone="resnet18", bins=(2,)), 3).train()
+optimizer = build_optimizer(model, OptimConfig(name=sys.argv[1]))
+model(torch.zeros(2, 3, 64, 64)).main_BKhw.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_does_not_import_the_compiler(name: str) -> None:
+    subprocess.run([sys.executable, "-c", STEP, name], check=True)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
