@@ -75,6 +75,8 @@ def connect(uri: str) -> "MlflowClient":
 
     path = uri.removeprefix("sqlite:///")
     if path not in (uri, "", ":memory:") and "?" not in path:  # a plain path, without options of SQLite
+        if not Path(path).exists() and not os.access(Path(path).parent, os.W_OK | os.X_OK):  # MLflow tries for minutes
+            raise TrackingError(f"MLflow at {uri}: {_SQLITE_PROBLEMS['unable to open database file']}")
         with _one_makes_tables:
             _make_tables(Path(path))
         _check_not_locked(uri, Path(path))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distseg import plugins
 from distseg.config import LossConfig
+from distseg.errors import ConfigError
 from distseg.models import Logits
 from distseg.training.losses.batch import LossBatch, SumOverRanks, alone, log_probabilities
 from distseg.training.losses.cross_entropy import CrossEntropy
@@ -38,7 +39,7 @@ class SegmentationLoss:
         )
         shorthands = {"dice": config.dice_weight, "lovasz": config.lovasz_weight}
         self._unnamed = [(weight, find_term(name)) for name, weight in shorthands.items() if weight]
-        self._named = {_name_of(term): (weight, find_term(term)) for term, weight in config.term_weights.items()}
+        self._named = {_name_of(term): (weight, _checked(term)) for term, weight in config.term_weights.items()}
         self.term_names = tuple(self._named)
 
     def __call__(
@@ -53,7 +54,8 @@ class SegmentationLoss:
         """`normaliser`: the `valid_weight` of the global batch, of all its micro-batches.
 
         0 (no valid pixel) gives losses and gradients of 0. The parts of all ranks and micro-batches add up to the
-        global loss, and their gradients to its gradient.
+        global loss, and their gradients to its gradient. Raises ConfigError for a user's term that raises an error, or
+        gives anything but a tensor of one number.
         """
         batch = LossBatch(
             log_p_BKHW=log_probabilities(logits.main_BKhw, labels_BHW),
@@ -80,6 +82,25 @@ def find_term(name: str) -> Term:
     """A file of `terms/`, or a user's `module:name`. Raises ConfigError."""
     term: Term = plugins.find("loss.terms", "distseg.training.losses.terms", "loss", name)
     return term
+
+
+def _checked(target: str) -> Term:
+    """The term; a user's `module:name` raises ConfigError with the name and the line for whatever goes wrong in it."""
+    term = find_term(target)
+    if ":" not in target:
+        return term
+
+    def value_of(batch: LossBatch) -> Tensor:
+        try:
+            value = term(batch)
+        except Exception as error:  # a user's code raises what it likes
+            raise ConfigError(f"loss.terms {target}: {plugins.raised(error)}") from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
+            raise ConfigError(f"loss.terms {target}: gave {shown}; it must give a tensor with one number")
+        return value.reshape(())
+
+    return value_of
 
 
 def _name_of(term: str) -> str:

@@ -3,6 +3,7 @@ nothing lost."""
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -99,6 +100,19 @@ def test_a_certificate_that_is_not_trusted_is_said() -> None:
         "https://mlflow.example", mlflow.MlflowException(f"API request failed with {said}")
     )
     assert "its certificate is not trusted: set MLFLOW_TRACKING_SERVER_CERT_PATH" in str(error)
+
+
+@pytest.mark.parametrize("folder", ["read-only", "not there"])
+def test_a_file_that_cannot_be_made_is_told_at_once(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow would try for minutes."""
+    if folder == "read-only":
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / folder)  # root may write anywhere
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda **_: pytest.fail("MLflow was asked"))
+    with pytest.raises(TrackingError, match="the file cannot be opened; is its directory there, may it be written"):
+        client.connect(f"sqlite:///{tmp_path / folder / 'mlflow.db'}")
 
 
 def test_a_file_that_another_program_holds_is_waited_for_briefly_and_gets_all_later(

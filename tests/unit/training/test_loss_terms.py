@@ -104,6 +104,45 @@ def test_a_users_terms_are_those_of_the_global_batch_and_are_logged(light_config
     assert one[1]["train/loss"] == pytest.approx(plain[1]["train/loss"] + added)
 
 
+def broken(batch: LossBatch) -> Tensor:
+    return batch.log_p_BKHW[:, {}["no such class"]]
+
+
+def of_each_image(batch: LossBatch) -> Tensor:
+    return batch.log_p_BKHW.mean((1, 2, 3))
+
+
+def no_tensor(batch: LossBatch) -> float:
+    return float(batch.log_p_BKHW.mean())
+
+
+def one_number_in_a_row(batch: LossBatch) -> Tensor:
+    return batch.log_p_BKHW.mean().reshape(1)
+
+
+def of_term(name: str) -> Tensor:
+    logits, labels_BHW = random_case(seed=0)
+    loss = SegmentationLoss(LossConfig(terms=(f"{__name__}:{name}=2",)))
+    return loss(Logits(logits, None), labels_BHW, normaliser=100.0).total
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("broken", r"broken: raises KeyError: .*no such class.* at .*test_loss_terms\.py, line \d+$"),
+        ("of_each_image", r"of_each_image: gave a tensor of shape \(\d+,\); it must give a tensor with one number"),
+        ("no_tensor", r"no_tensor: gave -\d.*; it must give a tensor with one number"),
+    ],
+)
+def test_a_users_term_that_fails_is_named_with_its_line(name: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"^loss.terms {__name__}:{what}"):
+        of_term(name)
+
+
+def test_a_users_term_may_give_its_number_with_dimensions() -> None:
+    assert of_term("one_number_in_a_row").shape == ()
+
+
 def test_a_mean_over_pixels_by_hand() -> None:
     labels_BHW = torch.tensor([[[0, 1, 255]]])
     values_BHW = torch.tensor([[[2.0, 4.0, float("nan")]]])  # what a void pixel has does not matter
