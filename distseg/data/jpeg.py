@@ -27,6 +27,8 @@ __all__ = ["SIGNATURE", "damage", "is_about_pixels", "simplejpeg"]
 SIGNATURE = b"\xff\xd8"
 # Of what libjpeg can say, these are about pixels. Others, such as an unknown revision of JFIF, change none.
 _ABOUT_PIXELS = re.compile(r"Corrupt|Premature|Inconsistent progression|bad Huffman|truncated", re.IGNORECASE)
+# Bytes that belong to nothing, before a part that stands only in the header: frame, quantisation, application, comment.
+_IN_THE_HEADER = re.compile(r"extraneous bytes before marker 0x(?:c[0-2]|db|dd|e.|fe)\b", re.IGNORECASE)
 _END_OF_CODES = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _SOI, _EOI, _SOS, _DHT, _DRI = 0xD8, 0xD9, 0xDA, 0xC4, 0xDD
@@ -50,7 +52,7 @@ def damage(data: bytes | memoryview) -> str:
 def is_about_pixels(error: Exception) -> str:
     """What simplejpeg complains of, if that changes pixels; else ""."""
     text = " ".join(str(error).split())
-    return text if _ABOUT_PIXELS.search(text) else ""
+    return text if _ABOUT_PIXELS.search(text) and not _IN_THE_HEADER.search(text) else ""
 
 
 # ---- without simplejpeg
@@ -118,12 +120,16 @@ def _follow(data: bytes) -> str:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """(marker, its body, the codes behind it, of SOS) from begin to end."""
-    at = 2
+    """(marker, its body, the codes behind it, of SOS) from begin to end. Decoders pass over what stands between the
+    parts of the header and belongs to none; later it is what is left of codes."""
+    at, is_in_header = 2, True
     while at + 1 < len(data):
         marker = data[at + 1]
         if data[at] != 0xFF or marker == 0x00:
-            raise ValueError("bytes that belong to nothing stand between its parts")
+            if not is_in_header:
+                raise ValueError("bytes that belong to nothing stand between its parts")
+            at += 1
+            continue
         if marker == 0xFF:  # may be put before any marker
             at += 1
             continue
@@ -134,6 +140,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
         body, coded = data[at + 4 : end], b""
         if marker == _SOS:
+            is_in_header = False
             found = _END_OF_CODES.search(data, end)
             if found is None:
                 return

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from distseg.data import images, jpeg
+from distseg.data.loading.decoding import decode_rgb
 from distseg.errors import DataError
 
 
@@ -48,6 +49,24 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_sound_files_of_all_kinds_are_sound(kind: str) -> None:
     for size_px in ((1, 1), (8, 8), (17, 16), (53, 37), (120, 90)):
         assert jpeg.damage(encoded(size_px, **KINDS[kind])) == "", size_px
+
+
+def with_bytes_in_its_header(data: bytes, before: bytes) -> bytes:
+    """As cameras leave them that take the length of a part for another."""
+    at = data.index(before)
+    return data[:at] + b"stray" + data[at:]
+
+
+@pytest.mark.parametrize("before", [b"\xff\xdb", b"\xff\xc0"])
+def test_bytes_that_belong_to_nothing_in_the_header_are_no_damage(before: bytes, decoder: str) -> None:
+    data = encoded()
+    odd = with_bytes_in_its_header(data, before)
+    assert jpeg.damage(odd) == ""
+    plain_HW3 = np.asarray(images.photograph(data, "plain.jpg"))
+    assert np.array_equal(images.photograph(odd, "odd.jpg"), plain_HW3)
+    assert np.array_equal(decode_rgb(odd, "odd.jpg"), plain_HW3)
+    for way, damaged in ways_to_damage(odd).items():
+        assert jpeg.damage(damaged), way
 
 
 def ways_to_damage(data: bytes) -> dict[str, bytes]:
