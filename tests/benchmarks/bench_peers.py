@@ -1,11 +1,12 @@
 """A training step of our networks against the same networks of others in the loop that goes with them.
 
     python -m tests.benchmarks.bench_peers [--quick] [--steps 8] [--precisions fp32 bf16] [--cases fcn_resnet50 …]
-    python -m tests.benchmarks.bench_peers --peer pspnet_resnet50_deep=my_peers:pspnet
+    python -m tests.benchmarks.bench_peers --peer pspnet_resnet50_deep=my_peers:pspnet --peer enet=plain
 
 torchvision's FCN is measured as its reference training steps it. Other code is brought by `--peer CASE=module:function`
 from the working directory: the function takes the number of classes and returns a network from images to logits, or to
-logits and auxiliary logits; they are resized to the labels if they are smaller.
+logits and auxiliary logits; they are resized to the labels if they are smaller. `plain` is our own network as it is,
+in the peer's loop.
 
 The peer's step is a plain loop: cross entropy, 0.4 times that of the auxiliary logits, SGD with momentum, its own
 memory layout (contiguous). Ours is that of `distseg.train`: its loss and optimiser, the layout chosen by `layout =
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,14 +32,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distseg.evaluation import autocast
+from distseg.models import build_model
 from distseg.training.process import keep_freed_memory, layout_of
-from tests.benchmarks.bench_layout import CASES, NUM_CLASSES, Trainer
+from tests.benchmarks.bench_layout import CASES, NUM_CLASSES, Case, Trainer
 from tests.benchmarks.cases import Line, laps_in_turn, say
 
 LIMIT = 0.95  # ours over the peer's
 AUX_WEIGHT = 0.4
-OURS = ""
-Build = Callable[[int], nn.Module]
+OURS, PLAIN = "", "plain"
 
 
 def torchvision_fcn(num_classes: int) -> nn.Module:
@@ -55,9 +57,9 @@ PEERS = {"fcn_resnet50": "tests.benchmarks.bench_peers:torchvision_fcn"}
 class PlainLoop:
     """A peer's network, with SGD."""
 
-    def __init__(self, build: Build, precision: str) -> None:
+    def __init__(self, build: Callable[[], nn.Module], precision: str) -> None:
         torch.manual_seed(0)
-        self.model, self.precision = build(NUM_CLASSES).train(), precision
+        self.model, self.precision = build().train(), precision
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-4)
 
     def step(self, images_B3HW: Tensor, labels_BHW: Tensor) -> None:
@@ -76,7 +78,7 @@ class PlainLoop:
 def _logits(output: Any) -> list[Tensor]:
     if isinstance(output, Mapping):  # torchvision's
         return [output["out"], *([output["aux"]] if "aux" in output else [])]
-    return [output] if isinstance(output, Tensor) else list(output)
+    return [output] if isinstance(output, Tensor) else [logits for logits in output if logits is not None]
 
 
 def _at_size_of(labels_BHW: Tensor, logits_BKhw: Tensor) -> Tensor:
@@ -98,12 +100,19 @@ def stepping(orders: Connection, case: str, build: str, precision: str) -> None:
         keep_freed_memory(images.device)
         contestant = Trainer(shape, layout_of("auto", shape.model, precision, images.device), precision)
     else:
-        module, _, function = build.partition(":")
-        contestant = PlainLoop(getattr(importlib.import_module(module), function), precision)
+        contestant = PlainLoop(partial(network_of_peer, shape, build), precision)
     while orders.recv():
         began_s = time.process_time()
         contestant.step(images, labels)
         orders.send(time.process_time() - began_s)
+
+
+def network_of_peer(case: Case, build: str) -> nn.Module:
+    if build == PLAIN:
+        return build_model(case.model, NUM_CLASSES)
+    module, _, function = build.partition(":")
+    network: nn.Module = getattr(importlib.import_module(module), function)(NUM_CLASSES)
+    return network
 
 
 @contextmanager
@@ -145,7 +154,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--cases", nargs="+", choices=CASES, help="all that have a peer")
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16", "fp64"], default=["fp32"])
-    parser.add_argument("--peer", action="append", default=[], metavar="CASE=module:function")
+    parser.add_argument("--peer", action="append", default=[], metavar="CASE=module:function|plain")
     arguments = parser.parse_args()
     peers = PEERS | {case: target for case, _, target in (each.partition("=") for each in arguments.peer)}
     for name in arguments.cases or peers:
