@@ -57,6 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         return cli.train_command(
             arguments[1:], default_recipe="adain_town", prog=f"{PROG} train", description=__doc__ or ""
         )
+    if not arguments or (not arguments[0].startswith("-") and arguments[0] not in ("apply", "show")):
+        given = f" {arguments[0]}" if arguments else ""
+        raise ConfigError(f"stylize{given}: give train, apply or show ({PROG} --help says what each does)")
     options = cli.parse(Apply | Show, arguments, prog=PROG, description=__doc__ or "")
     options = replace(
         options,

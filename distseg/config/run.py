@@ -100,16 +100,21 @@ class RunConfig:
 def check_divides(batch_size: int, num_workers: Sequence[int], accumulate_steps: int = 1) -> None:
     """Each worker gets the same whole number of samples in each micro-batch, with any of these numbers of workers.
 
-    Raises ConfigError with sizes that do.
+    Raises ConfigError with sizes that do, and with other numbers of workers for this size.
     """
     unit = math.lcm(*num_workers) * accumulate_steps
     below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
     nearest = " or ".join(str(size) for size in (below, above) if size)
     shares = f"{num_workers[-1]} workers" if len(num_workers) == 1 else f"{num_workers[0]} to {num_workers[-1]} workers"
     shares += f" x {accumulate_steps} accumulated steps" if accumulate_steps > 1 else ""
+    others = ""
+    if len(num_workers) == 1:
+        fit = [n for n in range(1, batch_size + 1) if batch_size % (n * accumulate_steps) == 0]
+        around = [*[n for n in fit if n < num_workers[0]][-1:], *[n for n in fit if n > num_workers[0]][:1]]
+        others = f", and {batch_size} by {' or '.join(map(str, around))} (scaling.num_workers)" if around else ""
     require(
         batch_size % unit == 0,
         "data.batch_size",
         batch_size,
-        f"cannot be shared by {shares}; the nearest sizes that can are {nearest}",
+        f"cannot be shared by {shares}; the nearest sizes that can are {nearest}{others}",
     )

@@ -112,6 +112,8 @@ CASES = {
     "export: a mean of one": Bad(
         "export --checkpoint {run} --format weights --out {out}/f --average {run}", 2, ("--average", "once")
     ),
+    "stylize: nothing given": Bad("stylize", 2, ("give train, apply or show",)),
+    "stylize: a misspelt command": Bad("stylize aply --to fog", 2, ("stylize aply", "give train, apply or show")),
     "stylize: no rows": Bad(
         "stylize show --network {run} --data {town} --out {out}.png --to fog --rows 0", 2, ("--rows 0", "at least 1")
     ),

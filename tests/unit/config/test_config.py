@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from distseg.config import (
     RunConfig,
+    check_divides,
     command_line_default,
     dotted_fields,
     from_dict,
@@ -40,6 +42,24 @@ def test_a_batch_is_refused_exactly_when_it_cannot_be_shared(batch: int, workers
     else:
         with pytest.raises(ConfigError, match=r"data.batch_size = \d+: cannot be shared by .*; the nearest sizes"):
             with_overrides(RunConfig(), overrides)
+
+
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "says"),
+    [
+        (
+            3,
+            1,
+            "cannot be shared by 3 workers; the nearest sizes that can are 6 or 9, "
+            "and 8 by 2 or 4 (scaling.num_workers)",
+        ),
+        (9, 1, "cannot be shared by 9 workers; the nearest sizes that can are 9, and 8 by 8 (scaling.num_workers)"),
+        (1, 3, "cannot be shared by 1 workers x 3 accumulated steps; the nearest sizes that can are 6 or 9"),
+    ],
+)
+def test_what_a_batch_can_be_shared_by_is_told(workers: int, accumulate: int, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data.batch_size = 8: {re.escape(says)}$"):
+        check_divides(8, [workers], accumulate)
 
 
 def test_a_batch_must_be_shared_by_any_number_of_workers_that_may_be_left() -> None:
