@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -74,12 +75,13 @@ class LocalStore(Store):
             elif not entry.name.endswith(UNFINISHED) and not _is_lock_of_an_editor(entry):
                 with local_errors(entry.path):
                     try:
-                        size = entry.stat().st_size
+                        found_stat = entry.stat()
                     except FileNotFoundError:
                         if entry.is_symlink():  # that leads nowhere; else somebody has just removed it
                             raise
                         continue
-                yield Entry(join(uri, entry.name), size)
+                if stat.S_ISREG(found_stat.st_mode):  # who opens a pipe waits for its writer
+                    yield Entry(join(uri, entry.name), found_stat.st_size)
 
     def list_folders(self, uri: str, deadline_s: float) -> list[str]:
         with local_errors(uri), contextlib.suppress(FileNotFoundError):

@@ -138,6 +138,12 @@ def test_check_file_writable_takes_no_directory_and_leaves_nothing(tmp_path: Pat
         storage.check_file_writable(str(tmp_path / "file" / "b.json"))
 
 
+def test_pipes_are_not_listed_since_who_opens_one_waits_for_its_writer(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    os.mkfifo(tmp_path / "b.jpg")
+    assert list(storage.list_files(str(tmp_path))) == [storage.Entry(f"{tmp_path}/a.jpg", 5)]
+
+
 def test_a_file_that_is_removed_while_others_are_listed_is_not_there(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).touch()
