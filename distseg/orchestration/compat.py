@@ -4,9 +4,9 @@ Public names do not offer what is needed here, and private ones may move with an
 when it is first used. If it is missing, `find` logs one line that says what is lost and returns None, and
 distseg does without it: training goes on. TESTED says which versions have them all.
 
-Two more private things are used where they are overridden: the methods of `TorchTrainer` and of `FixedScalingPolicy` in
-trainer.py. Ray calls them if it still knows them; a version without them keeps its own behaviour. So does one whose
-controller cannot be run in this process: it is an actor then.
+Private things are also used where they are overridden, in trainer.py: methods of `TorchTrainer`, of its controller and
+of `FixedScalingPolicy`. Ray calls them if it still knows them; a version without them keeps its own behaviour. So does
+one whose controller cannot be run in this process: it is an actor then.
 """
 
 import contextlib
@@ -143,20 +143,26 @@ def pass_to_controller(variable: str) -> None:
         passed.add(variable)
 
 
+CONTROLLER_STEP = "_run_control_loop_iteration"
+"""The method that Ray Train's controller calls again and again until it has ended."""
+
+
 def train_controller() -> Any:
     """The class of Ray Train's controller, if it can be run in this process; else None, and it has to be an actor."""
     without = "each training starts one process more"
     if client.is_connected():  # then this process is no member of the cluster
         return None
+    found = find(f"{_TRAIN}.execution.controller", "TrainController", without)
     needed: list[tuple[Any, str]] = [
+        (found, CONTROLLER_STEP),
         (ray.actor, "exit_actor"),
         (ray.runtime_context.RuntimeContext, "current_actor"),
     ]
     for owner, name in needed:
-        if not hasattr(owner, name):
+        if owner is not None and not hasattr(owner, name):
             _warn_once(f"{owner.__name__}.{name}", without)
             return None
-    return find(f"{_TRAIN}.execution.controller", "TrainController", without)
+    return found
 
 
 _thread = threading.local()  # `log`: where what its controller says is kept; None or missing in all other threads

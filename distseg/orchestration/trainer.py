@@ -35,8 +35,8 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import AsyncioActorExit, RayError
-from ray.train import Result
+from ray.exceptions import RayError
+from ray.train import Result, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from distseg.orchestration import compat, environment
@@ -98,8 +98,8 @@ def _is_actor() -> bool:
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
 
 
-class _AbortedError(RayError):
-    """The training was aborted, and nobody waits for its workers."""
+class _ControllerError(RayError):
+    """The controller could not begin, or was aborted: what is the death of an actor where it is one."""
 
 
 class _ControllerThread:
@@ -107,50 +107,53 @@ class _ControllerThread:
 
     def __init__(self, make: Callable[[], Any], run_name: str) -> None:
         self._make, self._run_name = make, run_name
-        self._controller: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_begun, self._is_aborted = threading.Event(), threading.Event()
         self._ended: Future[Any] = Future()
-        self._is_aborted = False
 
     def run(self) -> Any:
-        """What the training came to. Raises whatever the controller raises, and RayError after `abort`."""
+        """What the training came to. Raises a TrainingFailedError or another error of Ray; also after `abort`."""
         threading.Thread(target=self._work, name="controller", daemon=True).start()
         return self._ended.result()
 
     def abort(self) -> bool:
-        """Kills the workers; False if there is no controller yet. It may be busy: then it does so when it no longer is.
+        """Kills the workers; False if there is no controller yet, and then none begins.
 
-        Waits for it for at most ABORT_S.
+        Waits for it for at most ABORT_S. A controller that is busy, as while it waits for a place, does so afterwards.
         """
-        if self._controller is None or self._loop is None:
+        self._is_aborted.set()
+        if not self._has_begun.is_set():
             return False
-        self._is_aborted = True
-        with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended
-            killed = asyncio.run_coroutine_threadsafe(self._kill_workers(), self._loop)
-            with contextlib.suppress(TimeoutError, RayError):
-                killed.result(timeout=ABORT_S)
-        self._end(_AbortedError("the training was aborted"))
+        with contextlib.suppress(Exception):  # raised where it is waited for
+            self._ended.result(timeout=ABORT_S)
+        self._end(_ControllerError("the training was aborted"))
         return True
 
-    async def _kill_workers(self) -> None:
-        with contextlib.suppress(AsyncioActorExit):
-            await self._controller.abort()
-
     def _work(self) -> None:
+        error, result = None, None
         try:
             with compat.as_a_controller(self._run_name):
                 result = asyncio.run(self._control())
-        except BaseException as error:  # noqa: BLE001 — it is raised where it is waited for
-            self._end(_AbortedError("the training was aborted") if self._is_aborted else error)
-        else:
-            self._end(_AbortedError("the training was aborted") if self._is_aborted else None, result)
+        except (TrainingFailedError, RayError) as raised:
+            error = raised
+        except BaseException as raised:  # noqa: BLE001 — it is raised where it is waited for
+            error = _ControllerError(f"{type(raised).__name__}: {raised}")
+            error.__cause__ = raised
+        self._end(_ControllerError("the training was aborted") if self._is_aborted.is_set() else error, result)
 
     async def _control(self) -> Any:
-        self._loop = asyncio.get_running_loop()
-        with environment.temporary(environment.CONTROLLER_LOG, "0"):
-            self._controller = self._make()
-        await self._controller.run()
-        return self._controller.get_result()
+        with _one_is_made, environment.temporary(environment.CONTROLLER_LOG, "0"):
+            controller = self._make()
+        step = getattr(controller, compat.CONTROLLER_STEP)
+
+        async def step_unless_aborted() -> None:
+            if self._is_aborted.is_set():
+                await controller.abort()  # which raises AsyncioActorExit
+            await step()
+
+        setattr(controller, compat.CONTROLLER_STEP, step_unless_aborted)
+        self._has_begun.set()
+        await controller.run()
+        return controller.get_result()
 
     def _end(self, error: BaseException | None, result: Any = None) -> None:
         with contextlib.suppress(InvalidStateError):  # the first counts
@@ -158,6 +161,9 @@ class _ControllerThread:
                 self._ended.set_result(result)
             else:
                 self._ended.set_exception(error)
+
+
+_one_is_made = threading.Lock()  # two threads would change the environment under each other
 
 
 def _asking_nobody(policy: Any) -> Any:

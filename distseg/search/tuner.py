@@ -135,11 +135,20 @@ def _tune_config(search: SearchConfig, base: RunConfig) -> tune.TuneConfig:
         scheduler=scheduler.build(search.budget, search.space, num_trials=num_trials, seed=base.seed),
         num_samples=num_trials,
         max_concurrent_trials=(at_once or None) if algorithm.learns else None,
-        reuse_actors=True,  # a driver that has ended its trial drives another: one import of torch less
+        reuse_actors=_all_trials_end_by_themselves(search),
         time_budget_s=None if search.hours is None else search.hours * 3600,
         trial_name_creator=_trial_name,
         trial_dirname_creator=_trial_folder,
     )
+
+
+def _all_trials_end_by_themselves(search: SearchConfig) -> bool:
+    """Then a driver that has ended its trial can drive another, which is one import of torch less.
+
+    A driver whose trial is stopped or paused must be killed, and its training with it: Ray Tune would keep it instead.
+    """
+    scheduler = schedulers.find(search.scheduler)
+    return not (scheduler.compares_unfinished or scheduler.pauses_trials or search.hours)
 
 
 def _trial_name(trial: Any) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,8 +16,9 @@ import pytest
 import ray.actor
 import ray.runtime_context
 from ray.exceptions import AsyncioActorExit, RayError
+from ray.train import WorkerGroupError
 
-from distseg.orchestration import environment, trainer
+from distseg.orchestration import compat, environment, trainer
 from distseg.orchestration.trainer import _ControllerThread
 
 
@@ -28,12 +30,17 @@ class Controller:
         self.is_running, self.num_killed = threading.Event(), 0
 
     async def run(self) -> None:
-        time.sleep(self.busy_s)  # as it does where it waits for a place
         while not self.has_ended:
-            self.is_running.set()
-            if self.error:
-                raise self.error
-            await asyncio.sleep(0.01)
+            await self._run_control_loop_iteration()
+
+    async def _run_control_loop_iteration(self) -> None:
+        self.is_running.set()
+        if self.busy_s:
+            time.sleep(self.busy_s)  # as it does where it waits for a place, and it never yields
+            return
+        if self.error:
+            raise self.error
+        await asyncio.sleep(0.01)
 
     async def abort(self) -> None:
         self.num_killed += 1
@@ -59,8 +66,14 @@ def thread_of(controller: Controller) -> _ControllerThread:
 
 def test_its_result_and_its_error_are_those_of_fit() -> None:
     assert thread_of(Controller(has_ended=True)).run() == "the result"
-    with pytest.raises(ZeroDivisionError, match="of its own"):
-        thread_of(Controller(error=ZeroDivisionError("of its own"))).run()
+    with pytest.raises(WorkerGroupError, match="of a worker"):
+        thread_of(Controller(error=cast(Any, WorkerGroupError)("of a worker", {}))).run()
+
+
+def test_an_error_of_its_own_is_one_of_ray_as_the_death_of_an_actor_is() -> None:
+    with pytest.raises(RayError, match=r"^OSError: no such bucket$") as raised:
+        thread_of(Controller(error=OSError("no such bucket"))).run()
+    assert isinstance(raised.value.__cause__, OSError)
 
 
 def test_it_does_not_set_up_the_logging_of_this_process() -> None:
@@ -78,45 +91,66 @@ def test_it_does_not_set_up_the_logging_of_this_process() -> None:
 
 
 def test_what_cannot_be_made_is_told() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(RayError, match=r"TypeError: .*unexpected keyword"):
         _ControllerThread(functools.partial(cast(Any, Controller), nothing=1), "a-run").run()
 
 
-def run_and_abort(controller: Controller, after: threading.Event) -> tuple[list[bool], float]:
-    """What `abort` said before and in the run, and how long it took."""
-    thread, said, took_s = thread_of(controller), [], []
-    said.append(thread.abort())
+def test_what_is_aborted_while_it_is_made_never_begins() -> None:
+    made = Controller()
 
-    def abort() -> None:
-        after.wait(10)
-        began_s = time.monotonic()
-        said.append(thread.abort())
-        took_s.append(time.monotonic() - began_s)
+    def make() -> Controller:
+        assert not thread.abort()
+        return made
 
-    threading.Timer(0.2, abort).start()
+    thread = _ControllerThread(make, "a-run")
     with pytest.raises(RayError, match="was aborted"):
         thread.run()
-    while not took_s:
-        time.sleep(0.01)
-    return said, took_s[0]
+    assert not made.is_running.is_set()
+    assert made.num_killed
+
+
+def run_and_abort(controller: Controller) -> bool:
+    """What `abort` says in the run."""
+    thread, said = thread_of(controller), Future[bool]()
+
+    def abort() -> None:
+        controller.is_running.wait(10)
+        said.set_result(thread.abort())
+
+    threading.Thread(target=abort).start()
+    with pytest.raises(RayError, match="was aborted"):
+        thread.run()
+    return said.result(10)
 
 
 def test_an_aborted_training_has_no_result_though_its_controller_ends_in_peace() -> None:
     controller = Controller()
-    assert run_and_abort(controller, controller.is_running)[0] == [False, True]
+    assert run_and_abort(controller)
     assert controller.num_killed == 1
 
 
-def test_nobody_waits_for_a_controller_that_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_a_controller_that_is_busy_and_it_ends_once_it_no_longer_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(trainer, "ABORT_S", 0.1)
     controller = Controller(busy_s=2.0)
-    at_once = threading.Event()
-    at_once.set()
-    assert run_and_abort(controller, at_once)[0] == [False, True]
-    assert controller.num_killed == 0
-    assert controller.is_running.wait(10)
-    while not controller.num_killed:  # once it is no longer busy
+    before = threading.active_count()
+    assert run_and_abort(controller)
+    killed_at_once = controller.num_killed
+    end_s = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < end_s:
         time.sleep(0.01)
+    assert (killed_at_once, controller.num_killed) == (0, 1)
+
+
+def test_a_version_whose_controller_works_otherwise_has_it_as_an_actor(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert compat.train_controller() is not None
+    monkeypatch.delattr(compat.train_controller(), compat.CONTROLLER_STEP)
+    assert compat.train_controller() is None
+    assert "each training starts one process more" in caplog.text
+    compat._warn_once.cache_clear()
 
 
 def test_it_takes_itself_for_an_actor_and_other_threads_do_not() -> None:
