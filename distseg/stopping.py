@@ -12,19 +12,23 @@ no signals, both change nothing. A process that hears of the end by another way 
 """
 
 import contextlib
+import functools
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 20.0
 """For saving: Kubernetes, Slurm and torchrun kill 30 s after their signal, and closing takes some of that, too."""
 _ECHO_S = 2.0  # torchrun passes on a signal that its processes may have got already, as all of a terminal do
+_ONCE_MORE_S = 0.05
 _TORCHRUN = "TORCHELASTIC_RUN_ID"  # it sets this variable
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -99,7 +103,9 @@ def handled() -> Iterator[None]:
         yield
         return
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    hook_before = sys.unraisablehook
     _handled += 1
+    sys.unraisablehook = functools.partial(_once_more, hook_before)
     for signum, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(signum, _receive)
@@ -107,8 +113,17 @@ def handled() -> Iterator[None]:
         yield
     finally:
         _handled -= 1
+        sys.unraisablehook = hook_before
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _once_more(hook_before: Callable[[Any], object], ignored: Any) -> None:
+    """Python ignores what is raised while it collects garbage: then the signal comes again, a moment later."""
+    if isinstance(ignored.exc_value, StoppedError):
+        threading.Timer(_ONCE_MORE_S, os.kill, (os.getpid(), ignored.exc_value.signum)).start()
+    else:
+        hook_before(ignored)
 
 
 def take_back() -> None:

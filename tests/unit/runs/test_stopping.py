@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -198,3 +200,19 @@ def test_an_ignored_signal_stays_ignored() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_garbage_is_collected_is_not_lost(signum: signal.Signals) -> None:
+    """Python ignores whatever is raised there."""
+
+    class Collected:
+        def __del__(self) -> None:
+            signal.raise_signal(signum)
+
+    hook = sys.unraisablehook
+    with pytest.raises(StoppedError) as stop, stopping.handled():
+        Collected()
+        time.sleep(10)
+    assert stop.value.signum == signum
+    assert sys.unraisablehook is hook
