@@ -174,7 +174,7 @@ def test_asha_stops_bad_trials_but_none_at_its_end() -> None:
 @pytest.mark.parametrize("name", schedulers.names())
 def test_a_driver_is_used_again_only_where_no_trial_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Tune would keep that of a stopped trial, whose training would go on in the next one's place."""
-    monkeypatch.setattr(tuner.orchestration, "capacity", lambda _: 1)
+    monkeypatch.setattr("distseg.orchestration.capacity", lambda _: 1)
     algorithm = "random" if schedulers.find(name).pauses_trials else "optuna"
     search = wanted(scheduler=name, algorithm=algorithm, space=dict(load_space("optim").space))
     assert tuner._tune_config(search, RunConfig()).reuse_actors == (name == "none")

@@ -105,7 +105,8 @@ def test_a_users_terms_are_those_of_the_global_batch_and_are_logged(light_config
 
 
 def broken(batch: LossBatch) -> Tensor:
-    return batch.log_p_BKHW[:, {}["no such class"]]
+    classes: dict[str, int] = {}
+    return batch.log_p_BKHW[:, classes["no such class"]]
 
 
 def of_each_image(batch: LossBatch) -> Tensor:
