@@ -184,6 +184,12 @@ def as_a_controller(run_name: str) -> Iterator[None]:
         _thread.log = None
 
 
+def _own_log() -> logging.Handler | None:
+    """This thread's, if a controller works in it."""
+    log: logging.Handler | None = getattr(_thread, "log", None)
+    return log
+
+
 @functools.cache
 def _let_threads_be_controllers() -> None:
     context_class: Any = ray.runtime_context.RuntimeContext
@@ -191,12 +197,12 @@ def _let_threads_be_controllers() -> None:
     current_actor = context_class.current_actor
 
     def leave() -> None:
-        if getattr(_thread, "log", None) is not None:
+        if _own_log() is not None:
             raise AsyncioActorExit
         exit_actor()
 
     def own_handle(context: Any) -> Any:
-        is_here = getattr(_thread, "log", None) is not None and context.get_actor_id() is None
+        is_here = _own_log() is not None and context.get_actor_id() is None
         return None if is_here else current_actor.__get__(context)
 
     ray.actor.exit_actor = leave
@@ -211,9 +217,9 @@ class _ToItsLog(logging.Handler):
     """Of Ray Train's logger: what a controller says goes to its file, all else where it would have gone."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log, ray_logger = getattr(_thread, "log", None), logging.getLogger("ray")
-        if log is not None:
-            log.handle(record)
+        own, ray_logger = _own_log(), logging.getLogger("ray")
+        if own is not None:
+            own.handle(record)
         elif record.levelno >= ray_logger.getEffectiveLevel():
             ray_logger.callHandlers(record)
 
@@ -223,8 +229,13 @@ def _controller_log(run_name: str) -> logging.Handler:
     if node is None:
         return logging.NullHandler()
     folder = Path(node.get_logs_dir_path(), "train")
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / f"ray-train-sys-controller-{run_name}.log", delay=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / f"ray-train-sys-controller-{run_name}.log")
+    except OSError as error:  # the cluster is another user's, or the disk is full
+        log.debug("what Ray Train's controller says is not kept: %s", error)
+        return logging.NullHandler()
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a disk may be full later, too
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
 

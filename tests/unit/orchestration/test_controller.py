@@ -195,3 +195,16 @@ def test_what_ray_train_says_goes_to_a_file_and_not_to_the_user(
     assert log.read_text().endswith("DEBUG ray.train.controller: started\n")
     logger.getChild("controller").warning("of this thread")
     assert shown.messages == ["of another thread", "of this thread"]
+
+
+def test_where_rays_logs_may_not_be_written_it_works_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster that another user has started."""
+    (tmp_path / "file").touch()
+    node = SimpleNamespace(get_logs_dir_path=lambda: str(tmp_path / "file"), head=True)
+    monkeypatch.setattr("ray._private.worker._global_node", node)
+
+    class Talking(Controller):
+        async def run(self) -> None:
+            logging.getLogger("ray.train.controller").error("not kept")
+
+    assert thread_of(Talking()).run() == "the result"
