@@ -18,6 +18,7 @@ from pathlib import Path
 from distseg.storage.local_files import local_errors
 
 _LOCK_FILE = ".lock"
+_NEW_LOCK_FILE = ".lock.new"
 _UNLOCKED_S = 60.0  # so long may a new directory be without its lock
 
 _own: dict[int, tuple[Path, int]] = {}  # by process, as it may be forked: its directory, and the handle of the lock
@@ -46,8 +47,9 @@ def _own_folder() -> Path:
     prefix = f"distseg-{os.getuid()}-"
     _remove_left(prefix)
     path = Path(tempfile.mkdtemp(prefix=prefix))
-    handle = os.open(path / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    handle = os.open(path / _NEW_LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    (path / _NEW_LOCK_FILE).rename(path / _LOCK_FILE)  # held when it gets its name: another process may look just then
     _own[os.getpid()] = path, handle
     atexit.register(_remove_own, os.getpid())
     return path

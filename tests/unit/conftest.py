@@ -1,6 +1,8 @@
 """Small packed data that many unit tests train and evaluate on."""
 
+import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,13 @@ from tests.small_network import Small
 
 settings.register_profile("any machine", deadline=None)  # a slow one, or one at other work, is no failure
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def what_a_program_keeps_quiet_is_heard_after_it() -> Iterator[None]:
+    """`submit` and `doctor` silence clients for as long as their process lives, which in a test is not theirs."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import logging
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -222,7 +220,7 @@ def test_a_variable_that_is_not_passed_on_is_named(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[nodes.Report]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> nodes.Report:
     """A cluster of two machines that are like this one. Tests change what it reports."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     sound = machine.facts("a", ray_gpus=0, ray_cpus=1)
@@ -231,8 +229,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[nodes.Report]:
     monkeypatch.setattr(submit, "connect", lambda _: cast(Any, None))
     monkeypatch.setattr(doctor, "run_job", lambda *_: report)
     monkeypatch.setattr(doctor, "clock_ahead_s", lambda _: 0.0)
-    yield report
-    logging.disable(logging.NOTSET)
+    return report
 
 
 def test_the_exit_code_and_the_lines(cluster: nodes.Report, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,7 +264,6 @@ def test_a_cluster_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:1")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert doctor.main(["--address", "http://127.0.0.1:1", "--working-dir", str(REPOSITORY)]) == 1
-    logging.disable(logging.NOTSET)
     printed = capsys.readouterr().out
     assert (
         f"FAILED  {'cluster':{findings.NAME_WIDTH}}cannot reach a Ray cluster at http://127.0.0.1:1: is it up"

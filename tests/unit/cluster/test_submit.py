@@ -125,7 +125,6 @@ def test_ray_does_not_warn_that_git_does_not_travel(monkeypatch: pytest.MonkeyPa
         assert submit.main(["--", "true"]) != 0
     finally:
         working_dir.default_logger.setLevel(level)
-        logging.disable(logging.NOTSET)
     assert warns == [False]
 
 

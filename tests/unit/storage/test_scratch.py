@@ -1,5 +1,6 @@
 """Temporary directories: what a killed process left is removed by the next one, and nothing else is."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,29 @@ def test_a_directory_that_is_just_being_made_is_left_alone(temporary: Path) -> N
     os.utime(old, (past, past))
     storage.new_scratch_folder()
     assert new.exists() and not old.exists()
+
+
+@pytest.mark.parametrize("call", ["flock", "rename"])
+def test_a_process_that_begins_while_another_does_removes_nothing_of_it(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks are of open files: who opens a file a second time is to them another process."""
+    owner: Any = {"flock": fcntl, "rename": Path}[call]
+    usual, num_calls = getattr(owner, call), 0
+
+    def between_looks_of_another(*args: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        with monkeypatch.context() as its:
+            its.setattr(owner, call, usual)
+            scratch._remove_left(f"distseg-{os.getuid()}-")
+            result = usual(*args)
+            scratch._remove_left(f"distseg-{os.getuid()}-")
+        return result
+
+    monkeypatch.setattr(owner, call, between_looks_of_another)
+    (storage.new_scratch_folder() / "file").touch()
+    assert num_calls == 1
 
 
 def test_a_block_removes_its_own() -> None:
