@@ -37,7 +37,7 @@ def run(main: Main) -> NoReturn:
 
 def exit_code_of(main: Main) -> int:
     """The same without the exit: an error is one line on stderr."""
-    arguments = sys.argv[1:]
+    arguments = [_with_home(argument) for argument in sys.argv[1:]]
     debug = "--debug" in arguments
     survive_closing()
     shown = logging.StreamHandler(sys.stderr)
@@ -65,6 +65,13 @@ def exit_code_of(main: Main) -> int:
         print("stopped", file=sys.stderr)
         code = stopping.as_stopped(stop).exit_code
     return code
+
+
+def _with_home(argument: str) -> str:
+    """`--out=~/runs` as a shell passes on `--out ~/runs`: it leaves a `~` after `=` as it is."""
+    flag, is_given, value = argument.partition("=")
+    is_of_home = flag.startswith("--") and (value == "~" or value.startswith("~/"))
+    return f"{flag}{is_given}{os.path.expanduser(value)}" if is_of_home else argument  # noqa: PTH111 — of any text
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

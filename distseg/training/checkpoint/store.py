@@ -1,6 +1,7 @@
 """Checkpoints in a run's directory, local or S3: written atomically, found, chosen, pruned, and refused if damaged."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -191,7 +192,7 @@ def found_in(run_uri: str) -> list[CheckpointInfo]:
         try:
             found.append(_read_info(uri))
         except CheckpointError as error:
-            _log_passed_over(error)
+            _log_passed_over(str(error))
     return sorted(found, key=lambda info: (info.step, info.uri), reverse=True)
 
 
@@ -207,11 +208,12 @@ def readable(candidates: list[CheckpointInfo]) -> Iterator[tuple[str, Checkpoint
         try:
             yield candidate.uri, read(candidate.uri)
         except CheckpointError as error:
-            _log_passed_over(error)
+            _log_passed_over(str(error))
 
 
-def _log_passed_over(error: CheckpointError) -> None:
-    log.warning("passed over: %s", error)
+@functools.cache  # a program chooses more than once: what it starts from, what it prunes, what is best
+def _log_passed_over(problem: str) -> None:
+    log.warning("passed over: %s", problem)
 
 
 def newest(run_uri: str) -> tuple[str, Checkpoint] | None:
@@ -231,7 +233,7 @@ def resume_point(run_uri: str) -> ResumePoint | None:
         try:
             return _as_resume_point(info)
         except CheckpointError as error:
-            _log_passed_over(error)
+            _log_passed_over(str(error))
     _check_none_written(run_uri)
     return None
 

@@ -39,6 +39,14 @@ def test_what_a_limit_forbids_is_one_line(
     assert err.startswith("error: ") and words in err and err.count("\n") == 1
 
 
+def test_home_is_home_after_an_equals_sign_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr("sys.argv", ["train", "--out=~/runs", "--uri=~", "--name=~me", "~/as-it-is", "--x=a=~/b"])
+    given: list[Sequence[str]] = []
+    assert cli.exit_code_of(given.append) == 0
+    assert given == [["--out=/home/me/runs", "--uri=/home/me", "--name=~me", "~/as-it-is", "--x=a=~/b"]]
+
+
 def test_another_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train"])
 

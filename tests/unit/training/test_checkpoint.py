@@ -214,6 +214,17 @@ def test_only_damaged_checkpoints_are_not_no_checkpoints(tmp_path: Path) -> None
         checkpoint.newest(str(tmp_path))
 
 
+def test_a_damaged_one_is_named_once_however_often_a_program_looks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = saved(tmp_path, 1)
+    (saved(tmp_path, 2) / checkpoint.WEIGHTS_FILE).write_bytes(b"")
+    for _ in range(2):
+        found = checkpoint.newest(str(tmp_path))
+        assert found is not None and found[0] == str(good)
+    assert caplog.text.count("passed over") == 1
+
+
 def test_one_file_is_what_others_need_and_no_more(tmp_path: Path) -> None:
     config = RunConfig(
         name="example",
