@@ -7,6 +7,7 @@ In: a `RunConfig`. Out: an `Outcome` of `distseg.runs`, with checkpoints below `
     check_places_come_free()   whether a stopped trial's place can be used again
     capacity(config)           how many such trainings it can hold at a time
     prepare_search()           the environment that Ray Tune is to have in this process
+    controls_here()            whether `train` calls its callbacks in this process
     train(config)              one training over the cluster's workers
     forget_checkpoints(uri)    before a stopped run's checkpoints are replaced by others
     in_ray_tasks(uri)          a `Runner` that does packing and restyling as tasks of Ray
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from distseg.orchestration.remote_files import file_system, path_in
     from distseg.orchestration.snapshot import forget_checkpoints
     from distseg.orchestration.tasks import in_ray_tasks
+    from distseg.orchestration.trainer import controls_here
     from distseg.orchestration.worker import NO_SCORE
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "capacity",
     "check_places_come_free",
     "check_resources",
+    "controls_here",
     "file_system",
     "forget_checkpoints",
     "in_ray_tasks",
@@ -57,6 +60,7 @@ __getattr__ = on_first_use(
         "distseg.orchestration.remote_files": ("file_system", "path_in"),
         "distseg.orchestration.snapshot": ("forget_checkpoints",),
         "distseg.orchestration.tasks": ("in_ray_tasks",),
+        "distseg.orchestration.trainer": ("controls_here",),
         "distseg.orchestration.worker": ("NO_SCORE",),
     },
 )

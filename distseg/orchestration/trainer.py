@@ -77,7 +77,7 @@ class LeanTorchTrainer(TorchTrainer):
             return super().fit()
 
     def _create_default_callbacks(self) -> list[Any]:
-        is_freed = compat.started_this_cluster() or (compat.train_controller() is not None and not _is_actor())
+        is_freed = compat.started_this_cluster() or (controls_here() and not _is_actor())
         left_out = _NEVER_NEEDED + (_NOT_NEEDED_BY_A_DRIVER if is_freed else ())
         made = super()._create_default_callbacks()  # type: ignore[misc]  # types show Ray Train\'s first version
         return [callback for callback in made if type(callback).__name__ not in left_out]
@@ -91,6 +91,11 @@ class LeanTorchTrainer(TorchTrainer):
             return super()._initialize_and_run_controller(**options)  # type: ignore[misc]
         self._thread = _ControllerThread(functools.partial(controller, **options), str(self.run_config.name))
         return self._thread.run()
+
+
+def controls_here() -> bool:
+    """Whether the controller of a training works in the process that drives it; else it is an actor."""
+    return compat.train_controller() is not None
 
 
 def _is_actor() -> bool:

@@ -3,13 +3,17 @@
 The driver runs on the head and reserves no CPU. Else trials could hold CPUs for which their own workers wait.
 """
 
+import contextlib
+import queue
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ray import tune
+from ray.train import UserCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from distseg import orchestration, storage
@@ -61,8 +65,9 @@ def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str,
     tags = {"stage": "trial", "mlflow.parentRunId": options["parent_run_id"], VARIED_TAG: ",".join(params)}
     seeds = range(config.seed, config.seed + options["seeds"])
     if len(seeds) == 1:
-        relay = _Relay(folder, options["objective"], cost, tells_tune=True)
-        orchestration.train(config, resume=find_run_in(folder), tags=tags, callbacks=[relay], job=options["job"])
+        with _telling_tune() as tell:
+            relay = _Relay(folder, options["objective"], cost, tell)
+            orchestration.train(config, resume=find_run_in(folder), tags=tags, callbacks=[relay], job=options["job"])
     else:
         metrics = _mean_over_seeds(config, seeds, folder, tags, options)
         records.write_evaluation(folder, config.optim.max_steps, metrics)
@@ -79,7 +84,7 @@ def _mean_over_seeds(
         place = storage.join(folder, f"seed-{seed}")
         seeded = replace(config, seed=seed, checkpoint=replace(config.checkpoint, uri=place))
         if not records.has_ended(place):
-            relay = _Relay(place, options["objective"], {}, tells_tune=False)
+            relay = _Relay(place, options["objective"], {}, None)
             orchestration.train(seeded, resume=find_run_in(place), tags=tags, callbacks=[relay], job=options["job"])
             records.write_end(place, "finished")
         last.append(records.read_evaluations(place)[-1].metrics)
@@ -96,12 +101,15 @@ def config_of(
     return replace(config, name=name, checkpoint=replace(config.checkpoint, uri=folder))
 
 
-class _Relay(TuneReportCallback):
+Tell = Callable[[dict[str, Any]], object]
+_told: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()  # not the relay's: Ray sends that to workers, too
+
+
+class _Relay(UserCallback):
     """In the training's controller: writes every evaluation, and tells it to Ray Tune, which may stop the trial."""
 
-    def __init__(self, folder: str, objective: str, cost: Mapping[str, float], tells_tune: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._folder, self._objective, self._cost, self._tells_tune = folder, objective, dict(cost), tells_tune
+    def __init__(self, folder: str, objective: str, cost: Mapping[str, float], tell: Tell | None) -> None:
+        self._folder, self._objective, self._cost, self._tell = folder, objective, dict(cost), tell
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         reported = metrics[0]
@@ -110,6 +118,34 @@ class _Relay(TuneReportCallback):
         step = int(reported["step"])
         values = {name: value for name, value in reported.items() if is_of_evaluation(name)}
         records.write_evaluation(self._folder, step, values)
-        if self._tells_tune:
-            score = objectives.score(values, self._objective)
-            super().after_report(run_context, [{SCORE: score, "step": step, **self._cost}], None)
+        if self._tell is not None:
+            self._tell({SCORE: objectives.score(values, self._objective), "step": step, **self._cost})
+
+
+@contextlib.contextmanager
+def _telling_tune() -> Iterator[Tell]:
+    """What a controller tells Ray Tune by. At the end of the block Ray Tune has heard all of it.
+
+    A controller in this process needs no actor in between, as Ray's own callback makes one. `tune.report` waits until
+    the search has heard it: in a thread, since the controller has workers to look after.
+    """
+    if not orchestration.controls_here():
+        callback = TuneReportCallback()  # type: ignore[no-untyped-call]
+        yield lambda result: callback.after_report(None, [result], None)
+        return
+    thread = threading.Thread(target=_report_told, name="telling", daemon=True)  # a stopped trial is heard no more
+    thread.start()
+    try:
+        yield _tell_tune
+    finally:
+        _told.put(None)
+        thread.join()
+
+
+def _tell_tune(result: dict[str, Any]) -> None:
+    _told.put(result)
+
+
+def _report_told() -> None:
+    for result in iter(_told.get, None):
+        tune.report(result)
