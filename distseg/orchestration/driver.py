@@ -34,7 +34,9 @@ from distseg.runs import (
     begin_to_end,
     check_resume,
     close_early,
+    close_logs,
     end_run,
+    logs_of,
     stop_notice,
     taken,
     with_absolute_paths,
@@ -104,6 +106,7 @@ def _train(
                 status = _OPENING
                 run.open(config, manifest, saved)
                 status = "FAILED"
+                watch.logs = logs_of(config, run)
                 if run.is_resumed:
                     snapshot.forget_if_broken(run.uri)
                 with failures.closing_if_ray_dies(run) if is_alone else contextlib.nullcontext():
@@ -115,7 +118,8 @@ def _train(
         raise
     finally:
         if status not in ("", _OPENING):
-            outcome = end_run(run, status, lambda: None, at_once=stop is not None and stop.at_once)
+            close = functools.partial(close_logs, run, watch.logs, got_all=watch.has_heard_all)
+            outcome = end_run(run, status, close, at_once=stop is not None and stop.at_once)
     assert outcome is not None
     return outcome
 

@@ -4,6 +4,8 @@ All goes through one actor of Ray, the channel. `watching` makes it and reads it
 a tuple of plain Python values:
 
     ("progress", step, metrics, worst condition)    rank 0 logged it
+    ("metrics", records)                            for MLflow
+    ("pictures", step, name -> JPEG)                for MLflow
     ("warning", text)                               for the user
     ("starting",)                                   Ray Train asks for a group of workers
     ("started",)                                    the group trains
@@ -16,7 +18,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -24,11 +26,14 @@ import ray
 from distseg import stopping
 from distseg.errors import first_line
 from distseg.orchestration import compat
+from distseg.runs import Left, Logs, NoLogs
+from distseg.tracking import MetricRecord
 
 log = logging.getLogger(__name__)
 
 SHORTAGE_AFTER_S = 20.0  # without workers, before the user is told
 SHORTAGE_EVERY_S = 300.0  # until he is told again
+HANDED_OVER_S = 10.0  # as long as the end of a run waits for MLflow
 NOTICED_EVERY_S = 1.0  # a worker looks for a notice; clouds give 30 to 120 s
 
 OnProgress = Callable[[int, Mapping[str, float], str], None]
@@ -123,6 +128,36 @@ def hear_preemption(rank: int, every_s: float = NOTICED_EVERY_S) -> None:
     threading.Thread(target=wait, name="preemption", daemon=True).start()
 
 
+class LogsToDriver:
+    """Hands a worker's metrics and pictures over to the driver, which sends them to MLflow."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._num_records = 0
+        self._last: Any = None  # message's answer
+
+    def metrics(self, records: Sequence[MetricRecord]) -> None:
+        self._num_records += len(records)
+        if records:
+            self._put(("metrics", list(records)))
+
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        self._put(("pictures", step, dict(pictures)))
+
+    def _put(self, message: Message) -> None:
+        self._last = self._channel.put.remote(message)  # of one sender's messages none overtakes another
+
+    def close(self) -> Left | None:
+        """All is left, as far as a worker knows; None if it did not arrive."""
+        try:
+            if self._last is not None:
+                ray.get(self._last, timeout=HANDED_OVER_S)
+        except Exception as error:  # noqa: BLE001 — whatever Ray raises: the journal has the metrics
+            log.warning("metrics wait: %s", first_line(error))
+            return None
+        return Left(self._num_records, True)
+
+
 class WarningsToDriver(logging.Handler):
     """Shows a worker's warnings where the user looks: at the driver."""
 
@@ -168,7 +203,8 @@ class Watcher:
 
     def __init__(self, channel: Channel, shortage: Callable[[], str], on_progress: OnProgress | None) -> None:
         self.channel, self.done = channel, threading.Event()
-        self.is_training, self.was_stopped = False, False
+        self.logs: Logs = NoLogs()  # for MLflow; set before the first worker begins
+        self.is_training, self.was_stopped, self.has_heard_all = False, False, False
         self._shortage, self._on_progress = shortage, on_progress
         self._due_s = time.monotonic() + SHORTAGE_AFTER_S  # when to say that workers are waited for
 
@@ -183,6 +219,7 @@ class Watcher:
                 for kind, *values in ray.get(self.channel.take.remote(0.0 if is_last else 0.5)):
                     self._handle(kind, *values)
                 if is_last:
+                    self.has_heard_all = True
                     return
                 self._tell_shortage()
         except Exception as error:  # noqa: BLE001 — whatever Ray raises: training goes on without its display
@@ -199,6 +236,10 @@ class Watcher:
                 self._due_s = math.inf
             case "stopped":
                 self.was_stopped = True
+            case "metrics":
+                self.logs.metrics(*values)
+            case "pictures":
+                self.logs.pictures(*values)
             case "warning":
                 log.warning("%s", *values)
             case "progress" if self._on_progress is not None:

@@ -19,7 +19,7 @@ from distseg.evaluation import World
 from distseg.metric_names import MIOU, is_of_evaluation
 from distseg.orchestration import remote_files, watcher
 from distseg.orchestration.metrics import Exporter
-from distseg.runs import NullReporter, Run, RunReporter
+from distseg.runs import NoLogs, NullReporter, Run, RunReporter
 from distseg.training import checkpoint, train_run
 from distseg.training.checkpoint import Checkpoint
 
@@ -51,7 +51,8 @@ def train_rank(options: Mapping[str, Any]) -> None:
                 watcher.send_progress(channel, step, metrics, worst_condition)
                 exporter.log(step, metrics, worst_condition)
 
-            report = _RayReporter(config, run, saved, show)
+            logs = watcher.LogsToDriver(channel) if run.is_tracked else NoLogs()
+            report = _RayReporter(config, run, saved, show, logs)
         opened.enter_context(contextlib.closing(report))
         try:
             train_run(config, world, report, resume=saved, run_id=run.run_id)

@@ -28,6 +28,7 @@ from distseg.runs.finalize import (
     stop_notice,
 )
 from distseg.runs.lease import TRAINS_IT, taken
+from distseg.runs.mlflow_logs import Left, Logs, NoLogs, close_logs, logs_of
 from distseg.runs.model_logging import save_search_view
 from distseg.runs.report import briefly_named, read_evaluations, read_review
 from distseg.runs.reporter import NullReporter, RunReporter
@@ -48,6 +49,9 @@ from distseg.runs.worker import train_without_ray
 __all__ = [
     "RUNNING",
     "TRAINS_IT",
+    "Left",
+    "Logs",
+    "NoLogs",
     "NullReporter",
     "Outcome",
     "ProgressCallback",
@@ -58,10 +62,12 @@ __all__ = [
     "briefly_named",
     "check_resume",
     "close_early",
+    "close_logs",
     "end_run",
     "finalize_run",
     "find_run_in",
     "load_resume_checkpoint",
+    "logs_of",
     "read_config",
     "read_evaluations",
     "read_review",

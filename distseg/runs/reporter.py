@@ -1,29 +1,31 @@
 """Where the training loop reports to: rank 0 to MLflow and the run's directory, the other ranks to nowhere."""
 
 import json
-import logging
-import threading
 from typing import Any
 
 from distseg import evaluation, storage, tracking
 from distseg.config import RunConfig
-from distseg.errors import StorageError
+from distseg.runs.mlflow_logs import Logs, logs_of, note_end
 from distseg.runs.provenance import ENVIRONMENT_FILE, environment
 from distseg.runs.run import ProgressCallback, Run
 from distseg.training import checkpoint
 from distseg.training.checkpoint import Checkpoint
 
-log = logging.getLogger(__name__)
-
 
 class RunReporter:
     """Rank 0's reporter: metrics and pictures to MLflow and the journal, checkpoints into the run's directory.
 
-    `saved`: the checkpoint that the run goes on from. `show`: is called with each record too.
+    `saved`: the checkpoint that the run goes on from. `show`: is called with each record too. `logs`: by default those
+    that send from this process.
     """
 
     def __init__(
-        self, config: RunConfig, run: Run, saved: Checkpoint | None, show: ProgressCallback | None = None
+        self,
+        config: RunConfig,
+        run: Run,
+        saved: Checkpoint | None,
+        show: ProgressCallback | None = None,
+        logs: Logs | None = None,
     ) -> None:
         self.config, self.run, self.show = config, run, show
         about = json.dumps(environment(run.job_id), indent=1)
@@ -33,33 +35,19 @@ class RunReporter:
         records = tracking.without_repeats([*known, *(saved.records if saved else [])])
         self.journal = tracking.Journal(run.uri, run.mlflow_name)
         self.journal.keep(records[len(known) :])
-        self.metric_log: tracking.MetricLog | None = None
-        self.picture_log: tracking.PictureLog | None = None
-        self._opening = threading.Lock()  # held while the MLflow run is created: two threads must not create two
-        if run.is_tracked:
-            uri, known_problem = run.tracking_uri, run.problem
-            self.metric_log = tracking.MetricLog(uri, self._open_run, earlier=records, known_problem=known_problem)
-            self.picture_log = tracking.PictureLog(uri, self._open_run, known_problem=known_problem)
+        self.logs = logs_of(config, run) if logs is None else logs
+        self.logs.metrics(records)
         if saved is not None:
             self.pictures(saved.step, evaluation.overlay_pictures(saved.evaluation))  # those that MLflow lacks
 
-    def _open_run(self, afresh: bool = False) -> str:
-        """The id of the MLflow run. `afresh`: ask the server for it, even if an id is known."""
-        with self._opening:
-            if afresh or not self.run.run_id:
-                self.run.run_id = self.run.find_or_create(self.config)
-            return self.run.run_id
-
     def log(self, step: int, metrics: dict[str, float], worst_condition: str = "") -> None:
-        record = self.journal.append(step, metrics)
-        if self.metric_log is not None:
-            self.metric_log.add(record)
+        self.logs.metrics([self.journal.append(step, metrics)])
         if self.show is not None:
             self.show(step, metrics, worst_condition)
 
     def pictures(self, step: int, pictures: dict[str, bytes]) -> None:
-        if self.picture_log is not None:
-            self.picture_log.log(step, pictures)
+        if pictures:
+            self.logs.pictures(step, pictures)
 
     def pending_records(self) -> list[dict[str, Any]]:
         return self.journal.waiting()
@@ -73,23 +61,11 @@ class RunReporter:
         self.journal.upload()
 
     def close(self) -> None:
-        """Sends waiting metrics for at most tracking.CLOSE_WAIT_S, and if all arrived, pictures for as long again; then
-        uploads what the journal has left (at most its UPLOAD_WAIT_S), and notes there what was sent.
-
-        What MLflow does not get: metrics are in the journal, pictures of the best and newest in the checkpoints.
-        """
-        unsent, unsent_pictures_step = [], None
-        if self.metric_log is not None and self.picture_log is not None:
-            unsent = self.metric_log.close()
-            unsent_pictures_step = self.picture_log.close(timeout_s=0.0 if unsent else tracking.CLOSE_WAIT_S)
+        """Closes the logs, then uploads what the journal has left, for at most its UPLOAD_WAIT_S, and notes its end."""
+        left = self.logs.close()
         self.journal.close()
-        place = (self.run.tracking_uri, self.run.run_id)
-        try:
-            tracking.close_journal(
-                self.run.uri, *place, len(unsent), has_pictures_left=unsent_pictures_step is not None
-            )
-        except StorageError as error:
-            log.warning("%s", error)
+        if left is not None:
+            note_end(self.run, left)
 
 
 class NullReporter:

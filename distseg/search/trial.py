@@ -130,7 +130,7 @@ def _telling_tune() -> Iterator[Tell]:
     the search has heard it: in a thread, since the controller has workers to look after.
     """
     if not orchestration.controls_here():
-        callback = TuneReportCallback()  # type: ignore[no-untyped-call]
+        callback: Any = TuneReportCallback()
         yield lambda result: callback.after_report(None, [result], None)
         return
     thread = threading.Thread(target=_report_told, name="telling", daemon=True)  # a stopped trial is heard no more

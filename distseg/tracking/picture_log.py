@@ -5,6 +5,7 @@ answer. Of pictures that are not sent, the checkpoints that are kept have those 
 `send_pictures` sends them later.
 """
 
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -92,9 +93,16 @@ def _send_missing(
             jpegs = {0: with_note(pictures[name], f"this is of step {step}; move the slider for the others")} | jpegs
         for at, jpeg in jpegs.items():
             with storing_files(uri):
-                client.log_image(run_id, Image.open(io.BytesIO(jpeg)), key=name, step=at, synchronous=True)
+                client.log_image(run_id, _quickly_saved(jpeg), key=name, step=at, synchronous=True)
             stored.add((name, at))
     return len(missing)
+
+
+def _quickly_saved(jpeg: bytes) -> Image.Image:
+    """MLflow saves it as PNG: at Pillow's own level in twice the time, for a file that is 8% smaller."""
+    image = Image.open(io.BytesIO(jpeg))
+    setattr(image, "save", functools.partial(image.save, compress_level=1))  # noqa: B010 — mypy takes it for a method
+    return image
 
 
 def _pictures_of(client: "MlflowClient", run_id: str) -> set[tuple[str, int]]:
