@@ -22,6 +22,11 @@ def test_recipes_are_listed_without_torch() -> None:
     assert (lines[0].split()[0], lines[-1], ended.stderr) == ("town", "False", "")
 
 
+def test_a_worker_of_ray_does_without_mlflow_which_its_driver_has() -> None:
+    ended = python("import sys, distseg.orchestration.worker; print('mlflow' in sys.modules)")
+    assert (ended.stdout, ended.stderr) == ("False\n", "")
+
+
 def test_a_network_is_checked_without_torchs_compiler() -> None:
     ended = python(
         "import sys, torch\n"

@@ -1,13 +1,17 @@
 """Private names of Ray: the tested version has them all, and a version without one loses that and nothing else."""
 
+import importlib
 import json
 import os
+import queue
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
 import pytest
 import ray.train
@@ -92,6 +96,23 @@ def test_the_cleaner_begins_with_the_newest_value(monkeypatch: pytest.MonkeyPatc
         compat.tell_cleaner("A_VARIABLE", value)
         sys.modules[module].PlacementGroupCleaner(stop_timeout=1)
     assert made == [("one", {"stop_timeout": 1}), ("two", {"stop_timeout": 1})]
+
+
+@pytest.mark.skipif(metadata.version("ray") != compat.TESTED, reason="another version may lack some")
+def test_the_cleaner_waits_no_longer_when_it_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module("ray.train.v2._internal.callbacks.placement_group_callback")
+    monkeypatch.setattr(module, "PlacementGroupCleaner", module.PlacementGroupCleaner)  # puts it back afterwards
+    monkeypatch.setenv("A_VARIABLE", "")
+    compat.tell_cleaner("A_VARIABLE", "its value")
+    cleaner = module.PlacementGroupCleaner("an actor", check_interval_s=1, get_actor_timeout_s=1, stop_timeout=1)
+    waiting = cleaner._pg_queue
+    with pytest.raises(queue.Empty):
+        waiting.get(timeout=0.01)
+    threading.Timer(0.2, waiting.put, ["a place"]).start()
+    assert waiting.get(timeout=600) == "a place"
+    threading.Timer(0.2, cleaner._stop_event.set).start()
+    with pytest.raises(queue.Empty):
+        waiting.get(timeout=600)
 
 
 @pytest.mark.parametrize("name", LOOKED_UP)
