@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +23,20 @@ def test_recipes_are_listed_without_torch() -> None:
     assert (lines[0].split()[0], lines[-1], ended.stderr) == ("town", "False", "")
 
 
-def test_a_worker_of_ray_does_without_mlflow_which_its_driver_has() -> None:
-    ended = python("import sys, distseg.orchestration.worker; print('mlflow' in sys.modules)")
+def test_a_worker_of_ray_does_without_mlflow_which_its_driver_has(tmp_path: Path) -> None:
+    ended = python(
+        "import sys, distseg.orchestration.worker\n"
+        "from distseg.config import CheckpointConfig, RunConfig, TrackingConfig\n"
+        "from distseg.runs import NoLogs, Run, RunReporter\n"
+        f"places = CheckpointConfig(uri={str(tmp_path)!r}), TrackingConfig(uri='http://127.0.0.1:1')\n"
+        "config = RunConfig(checkpoint=places[0], tracking=places[1])\n"
+        "report = RunReporter(config, Run.new(config), None, logs=NoLogs())\n"
+        "report.log(1, {'train/loss': 1.0})\n"
+        "report.close()\n"
+        "print('mlflow' in sys.modules)\n"
+    )
     assert (ended.stdout, ended.stderr) == ("False\n", "")
+    assert '"train/loss": 1.0' in next(tmp_path.rglob("*.jsonl")).read_text()
 
 
 def test_a_network_is_checked_without_torchs_compiler() -> None:
