@@ -133,19 +133,26 @@ def _telling_tune() -> Iterator[Tell]:
         callback: Any = TuneReportCallback()
         yield lambda result: callback.after_report(None, [result], None)
         return
-    thread = threading.Thread(target=_report_told, name="telling", daemon=True)  # a stopped trial is heard no more
+    failed: list[Exception] = []
+    thread = threading.Thread(target=_report_told, args=[failed], name="telling", daemon=True)
     thread.start()
     try:
         yield _tell_tune
     finally:
         _told.put(None)
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _tell_tune(result: dict[str, Any]) -> None:
     _told.put(result)
 
 
-def _report_told() -> None:
+def _report_told(failed: list[Exception]) -> None:
+    """Reads to the end in any case: in this process the next trial may begin, with the same queue."""
     for result in iter(_told.get, None):
-        tune.report(result)
+        try:
+            tune.report(result)
+        except Exception as error:  # noqa: BLE001 — raised where the trial can fail by it
+            failed.append(error)

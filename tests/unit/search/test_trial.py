@@ -39,6 +39,24 @@ def test_what_was_told_before_an_error_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert told == [{"step": 1}]
 
 
+def test_what_ray_tune_does_not_take_fails_the_trial_and_not_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+
+    def report(result: dict[str, Any]) -> None:
+        if result["step"] == 1:
+            raise RuntimeError("no session")
+        told.append(result)
+
+    monkeypatch.setattr(orchestration, "controls_here", lambda: True)
+    monkeypatch.setattr("ray.tune.report", report)
+    with pytest.raises(RuntimeError, match="no session"), trial._telling_tune() as tell:
+        tell({"step": 1})
+        tell({"step": 2})
+    with trial._telling_tune() as tell:
+        tell({"step": 3})
+    assert told == [{"step": 2}, {"step": 3}]
+
+
 def test_a_controller_that_is_an_actor_tells_by_rays_own_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[Any, ...]] = []
 
