@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 SHORTAGE_AFTER_S = 20.0  # without workers, before the user is told
 SHORTAGE_EVERY_S = 300.0  # until he is told again
-HANDED_OVER_S = 10.0  # as long as the end of a run waits for MLflow
+HANDED_OVER_S = 10.0  # at the end of a worker, for its last messages to arrive at the channel
 NOTICED_EVERY_S = 1.0  # a worker looks for a notice; clouds give 30 to 120 s
 
 OnProgress = Callable[[int, Mapping[str, float], str], None]
@@ -134,7 +134,8 @@ class LogsToDriver:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._num_records = 0
-        self._last: Any = None  # message's answer
+        self._on_their_way: list[Any] = []  # answers to messages; a large one may be overtaken by those after it
+        self._has_failed = False
 
     def metrics(self, records: Sequence[MetricRecord]) -> None:
         self._num_records += len(records)
@@ -145,17 +146,26 @@ class LogsToDriver:
         self._put(("pictures", step, dict(pictures)))
 
     def _put(self, message: Message) -> None:
-        self._last = self._channel.put.remote(message)  # of one sender's messages none overtakes another
+        try:
+            if self._on_their_way:
+                _, self._on_their_way = ray.wait(self._on_their_way, num_returns=len(self._on_their_way), timeout=0)
+            self._on_their_way.append(self._channel.put.remote(message))
+        except Exception as error:  # noqa: BLE001 — whatever Ray raises, as if its object store is full
+            self._fail(error)
 
     def close(self) -> Left | None:
         """All is left, as far as a worker knows; None if it did not arrive."""
         try:
-            if self._last is not None:
-                ray.get(self._last, timeout=HANDED_OVER_S)
-        except Exception as error:  # noqa: BLE001 — whatever Ray raises: the journal has the metrics
+            ray.get(self._on_their_way, timeout=HANDED_OVER_S)
+        except Exception as error:  # noqa: BLE001 — whatever Ray raises
+            self._fail(error)
+        return None if self._has_failed else Left(self._num_records, True)
+
+    def _fail(self, error: Exception) -> None:
+        """The journal has the metrics, and what arrived is not sent twice."""
+        if not self._has_failed:
             log.warning("metrics wait: %s", first_line(error))
-            return None
-        return Left(self._num_records, True)
+        self._has_failed = True
 
 
 class WarningsToDriver(logging.Handler):
@@ -242,8 +252,17 @@ class Watcher:
                 self.logs.pictures(*values)
             case "warning":
                 log.warning("%s", *values)
-            case "progress" if self._on_progress is not None:
-                self._on_progress(*values)
+            case "progress":
+                self._show(*values)
+
+    def _show(self, step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
+        if self._on_progress is None:
+            return
+        try:
+            self._on_progress(step, metrics, worst_condition)
+        except Exception as error:  # noqa: BLE001 — a user's function: MLflow gets the rest
+            self._on_progress = None
+            log.warning("progress is no longer shown: %s", first_line(error))
 
     def _tell_shortage(self) -> None:
         if time.monotonic() <= self._due_s:

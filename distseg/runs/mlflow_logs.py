@@ -4,14 +4,15 @@ A worker of Ray has none of its own: to import MLflow takes two seconds of a cor
 over to the process that drives the training, which has imported it.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from distseg import tracking
 from distseg.config import RunConfig
-from distseg.errors import StorageError
+from distseg.errors import StorageError, TrackingError
 from distseg.runs.run import Run
 from distseg.tracking import MetricRecord
 
@@ -54,6 +55,7 @@ class MlflowLogs:
 
     def __init__(self, config: RunConfig, run: Run) -> None:
         self._config, self._run = config, run
+        self._is_another = False  # the MLflow run is not the one that got the first records: it was deleted
         self._opening = threading.Lock()  # held while the MLflow run is created: two threads must not create two
         uri, known = run.tracking_uri, run.problem
         self._metric_log = tracking.MetricLog(uri, self._open_run, earlier=[], known_problem=known)
@@ -63,7 +65,8 @@ class MlflowLogs:
         """The id of the MLflow run. `afresh`: ask the server for it, even if an id is known."""
         with self._opening:
             if afresh or not self._run.run_id:
-                self._run.run_id = self._run.find_or_create(self._config)
+                known, self._run.run_id = self._run.run_id, self._run.find_or_create(self._config)
+                self._is_another = self._is_another or known not in ("", self._run.run_id)
             return self._run.run_id
 
     def metrics(self, records: Sequence[MetricRecord]) -> None:
@@ -77,6 +80,8 @@ class MlflowLogs:
         """Sends waiting metrics for at most tracking.CLOSE_WAIT_S, and if all arrived, pictures for as long again."""
         unsent = self._metric_log.close()
         step = self._picture_log.close(timeout_s=0.0 if unsent else tracking.CLOSE_WAIT_S)
+        if self._is_another:
+            return Left(max(1, len(unsent)), True)
         return Left(len(unsent), step is not None)
 
 
@@ -90,12 +95,25 @@ def close_logs(run: Run, logs: Logs, *, got_all: bool) -> None:
     If that has noted its end in the journal, and all arrived here (`got_all`), what was sent is noted there instead.
     """
     left = logs.close()
-    if left is not None and got_all and tracking.read_journal_end(run.uri) is not None:
-        note_end(run, left)
+    if left is not None and got_all:
+        with _as_warning():
+            if tracking.read_journal_end(run.uri) is not None:
+                _note_end(run, left)
 
 
 def note_end(run: Run, left: Left) -> None:
+    with _as_warning():
+        _note_end(run, left)
+
+
+def _note_end(run: Run, left: Left) -> None:
+    tracking.close_journal(run.uri, run.tracking_uri, run.run_id, *left)
+
+
+@contextlib.contextmanager
+def _as_warning() -> Iterator[None]:
+    """What cannot be noted is sent once more; the run must be ended in any case."""
     try:
-        tracking.close_journal(run.uri, run.tracking_uri, run.run_id, *left)
-    except StorageError as error:
+        yield
+    except (StorageError, TrackingError) as error:
         log.warning("%s", error)

@@ -1,4 +1,4 @@
-"""Where the training loop reports to: rank 0 to MLflow and the run's directory, the other ranks to nowhere."""
+"""Where the training loop reports to: rank 0 to the run's directory and towards MLflow, the other ranks to nowhere."""
 
 import json
 from typing import Any

@@ -130,6 +130,8 @@ class Run:
                 self._write_files(config)
                 raise
         self._write_files(config)
+        if self.is_resumed:
+            tracking.reopen_journal(self.uri)  # here, too: what it says was sent is of the earlier process
         if saved is not None:
             checkpoint.quarantine(self.uri, saved.step)
 

@@ -180,7 +180,7 @@ def as_tracking_error(uri: str, error: Exception) -> TrackingError:
     if is_local_file(uri):
         what = _sqlite_problem(Path(uri.partition(":///")[2].partition("?")[0]), text) or what
     elif status == 401:
-        what = f"{environment.refused_credentials()}, here and where the workers run"
+        what = environment.refused_credentials()
     elif isinstance(error, JSONDecodeError) or "valid JSON" in text or "<html" in text.lower():
         what = _NOT_MLFLOW
     elif status == 403:

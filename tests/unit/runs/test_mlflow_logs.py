@@ -1,16 +1,20 @@
 """A reporter that does not send itself: what it hands over arrives, and what its journal says when both have ended."""
 
 import io
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import pytest
 from PIL import Image
 
 from distseg import tracking
 from distseg.config import RunConfig
 from distseg.data.shards import load_manifest
-from distseg.runs import Left, Logs, Run, RunReporter, close_logs, logs_of
+from distseg.errors import StorageError, TrackingError
+from distseg.runs import Left, Logs, NoLogs, Run, RunReporter, close_logs, finalize_run, logs_of
 from distseg.tracking import MetricRecord
 from distseg.tracking.mlflow_formats import pictures_in
 from tests.recorded import only_run
@@ -81,6 +85,52 @@ def test_of_a_worker_that_was_killed_nothing_is_said_to_be_complete(config: RunC
     close_logs(run, logs, got_all=True)
     assert tracking.read_journal_end(run.uri) is None
     assert only_run(config.tracking.uri, "handed over").values("train/loss") == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("earlier", [("off", "", 2, 0, False), ("http://127.0.0.1:1", "", 2, 2, True)])
+def test_of_a_resumed_run_whose_workers_never_begin_neither(
+    earlier: tuple[str, str, int, int, bool], config: RunConfig
+) -> None:
+    """Of an earlier process that did not send, or could not."""
+    run, _ = opened(replace(config, tracking=replace(config.tracking, uri="off")))
+    report_two_steps(config, run, HandedOver(NoLogs())).close()
+    tracking.close_journal(run.uri, earlier[0], earlier[1], *earlier[3:])
+    run = Run.resume(run.uri, config)
+    run.open(config, load_manifest(config.data.uri), None)
+    close_logs(run, logs_of(config, run), got_all=True)
+    assert tracking.read_journal_end(run.uri) is None
+    finalize_run(run, "KILLED")
+    assert only_run(config.tracking.uri, "handed over").values("train/loss") == [1.0, 0.5]
+
+
+def test_a_run_that_is_deleted_meanwhile_is_not_complete(config: RunConfig) -> None:
+    run, logs = opened(config)
+    report = report_two_steps(config, run, HandedOver(logs))
+    client = mlflow.MlflowClient(tracking_uri=config.tracking.uri)
+    while len(client.get_metric_history(run.run_id, "train/loss")) < 2:
+        time.sleep(0.05)
+    client.delete_run(run.run_id)
+    report.log(3, step_metrics(3))
+    report.close()
+    close_logs(run, logs, got_all=True)
+    end = tracking.read_journal_end(run.uri)
+    assert end is not None and end.num_unsent and end.has_pictures_left
+    finalize_run(run, "FINISHED")
+    assert only_run(config.tracking.uri, "handed over").steps("train/loss") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [StorageError("the place is gone"), TrackingError("closed.json is damaged")])
+def test_an_end_that_cannot_be_noted_is_no_end_of_the_run(
+    error: Exception, config: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, logs = opened(config)
+
+    def read(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(tracking, "read_journal_end", read)
+    close_logs(run, logs, got_all=True)
+    assert caplog.messages == [str(error)]
 
 
 def test_of_a_worker_that_does_not_know_what_arrived_neither(config: RunConfig) -> None:
