@@ -4,10 +4,9 @@ A worker of Ray has none of its own: to import MLflow takes two seconds of a cor
 over to the process that drives the training, which has imported it.
 """
 
-import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from distseg import tracking
@@ -96,24 +95,13 @@ def close_logs(run: Run, logs: Logs, *, got_all: bool) -> None:
     """
     left = logs.close()
     if left is not None and got_all:
-        with _as_warning():
-            if tracking.read_journal_end(run.uri) is not None:
-                _note_end(run, left)
+        note_end(run, left, instead=True)
 
 
-def note_end(run: Run, left: Left) -> None:
-    with _as_warning():
-        _note_end(run, left)
-
-
-def _note_end(run: Run, left: Left) -> None:
-    tracking.close_journal(run.uri, run.tracking_uri, run.run_id, *left)
-
-
-@contextlib.contextmanager
-def _as_warning() -> Iterator[None]:
-    """What cannot be noted is sent once more; the run must be ended in any case."""
+def note_end(run: Run, left: Left, *, instead: bool = False) -> None:
+    """In the journal; `instead`: of another note, if there is one. If it fails, all is sent once more: a warning."""
     try:
-        yield
+        if not instead or tracking.read_journal_end(run.uri) is not None:
+            tracking.close_journal(run.uri, run.tracking_uri, run.run_id, *left)
     except (StorageError, TrackingError) as error:
         log.warning("%s", error)
