@@ -169,9 +169,9 @@ def ray_cluster(num_cpus: int = 2, *, dashboard: bool = False) -> Iterator[dict[
         with contextlib.ExitStack() as running:
             for attempt in range(3):  # Ray gives its own processes 30 s to start: too little on a crowded machine
                 port, files = free_port(), folder / str(attempt)
-                # The agent takes jobs at a fixed port: where another cluster has that, none are taken.
-                agent = f"--dashboard-agent-listen-port={free_port()}"
-                places = [f"--port={port}", agent, f"--temp-dir={files}"]
+                # The dashboard does not start where another cluster has its port, and its agent takes no jobs.
+                own = [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-port={free_port()}"]
+                places = [f"--port={port}", *own, f"--temp-dir={files}"]
                 head = start(files, environment, "ray.scripts.scripts", "start", *options, *places)
                 if running.enter_context(head).ends_or_prints("Ray runtime started"):
                     break

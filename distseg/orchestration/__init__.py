@@ -4,9 +4,9 @@ In: a `RunConfig`. Out: an `Outcome` of `distseg.runs`, with checkpoints below `
 
     join(uri)                  connects this process to a cluster, or starts one here
     check_resources(config)    whether the cluster can ever hold the workers
-    check_places_come_free()   whether a stopped trial's place can be used again
     capacity(config)           how many such trainings it can hold at a time
     prepare_search()           the environment that Ray Tune is to have in this process
+    places_come_free()         while a search runs: the place of a dead trial's workers is free again
     controls_here()            whether `train` calls its callbacks in this process
     train(config)              one training over the cluster's workers
     forget_checkpoints(uri)    before a stopped run's checkpoints are replaced by others
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from distseg.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from distseg.orchestration.cluster import capacity, check_places_come_free, check_resources, job_id, join
+    from distseg.orchestration.cluster import capacity, check_resources, job_id, join, places_come_free
     from distseg.orchestration.driver import train
     from distseg.orchestration.environment import prepare_search
     from distseg.orchestration.remote_files import file_system, path_in
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_SCORE",
     "capacity",
-    "check_places_come_free",
     "check_resources",
     "controls_here",
     "file_system",
@@ -47,6 +46,7 @@ __all__ = [
     "job_id",
     "join",
     "path_in",
+    "places_come_free",
     "prepare_search",
     "train",
 ]
@@ -54,7 +54,7 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
-        "distseg.orchestration.cluster": ("capacity", "check_places_come_free", "check_resources", "job_id", "join"),
+        "distseg.orchestration.cluster": ("capacity", "check_resources", "job_id", "join", "places_come_free"),
         "distseg.orchestration.driver": ("train",),
         "distseg.orchestration.environment": ("prepare_search",),
         "distseg.orchestration.remote_files": ("file_system", "path_in"),

@@ -8,12 +8,12 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
-from ray.util import placement_group_table
-from ray.util.state import list_actors
+from ray.util import placement_group_table, remove_placement_group
 
 from distseg import stopping, storage, tracking
 from distseg.config import RunConfig
@@ -24,14 +24,12 @@ from distseg.runs import Run
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
+PLACES_FREED_EVERY_S = 0.5
 LEAST_PROCESSES = 300  # processes and threads of a Ray that is started here; one worker on two cores took 559
 
 
-def join(run_uri: str, *, dashboard: bool = False) -> None:
-    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer.
-
-    `dashboard`: whether one that is started here has Ray's, which is eleven processes that work beside a training.
-    """
+def join(run_uri: str) -> None:
+    """Joins RAY_ADDRESS or a running cluster, else starts one here. Raises ResourceError if it does not answer."""
     environment.set_defaults(environment.ALWAYS)
     if ray.is_initialized():
         return
@@ -53,7 +51,7 @@ def join(run_uri: str, *, dashboard: bool = False) -> None:
             compat.leave_out_last_words()
         ray.init(
             address or None,
-            include_dashboard=None if dashboard else False,  # None: if it can be had
+            include_dashboard=False,  # of one that is started here: eleven processes that work beside a training
             log_to_driver=shows_all,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": env_vars} if env_vars else None,
@@ -149,28 +147,29 @@ def _tighten_token() -> None:
 
 
 @contextlib.contextmanager
-def named() -> Iterator[None]:
-    """RAY_ADDRESS is this process's cluster: what asks Ray's dashboard finds it by that name only.
+def places_come_free() -> Iterator[None]:
+    """While the block runs, the place of a trial's workers becomes free within a second when the trial has died.
 
-    Without it, or with `local` in it, Ray refuses on a machine that has two clusters.
+    Ray frees it when the search ends. Ray Train has a helper that frees it, a process for each trial, but only the
+    place in which the workers began: a trial that is stopped dies together with them, and a controller that still sees
+    them go asks for another with its last words. No other trial would begin.
     """
-    with environment.temporary(environment.ADDRESS, ray.get_runtime_context().gcs_address):
-        yield
+    done = threading.Event()
 
+    def free() -> None:
+        while not done.wait(PLACES_FREED_EVERY_S):
+            try:
+                for place in compat.places_of_the_dead():
+                    remove_placement_group(place)
+            except Exception as error:  # noqa: BLE001 — whatever Ray raises; the next time it may answer
+                log.debug("places of stopped trials wait: %s", error)
 
-def check_places_come_free() -> None:
-    """Raises ResourceError on a cluster where the workers of a stopped trial would keep their place for good.
-
-    A helper of Ray Train frees it, and asks Ray's dashboard whether the trial is still there.
-    """
+    if compat.tells_places():
+        threading.Thread(target=free, name="places", daemon=True).start()
     try:
-        with named():
-            list_actors(limit=1, timeout=10, raise_on_missing_output=False)
-    except Exception as error:  # noqa: BLE001 — Ray documents no class
-        raise ResourceError(
-            f"the Ray cluster's dashboard does not answer ({first_line(error)}); start the head with "
-            "--include-dashboard=true, or choose --scheduler none, which stops no trial"
-        ) from None
+        yield
+    finally:
+        done.set()
 
 
 def check_address(address: str) -> None:

@@ -14,13 +14,10 @@ import functools
 import importlib
 import json
 import logging
-import math
 import os
-import queue
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +27,7 @@ import ray.actor
 import ray.runtime_context
 from ray.exceptions import AsyncioActorExit
 from ray.util.client import ray as client
+from ray.util.placement_group import PlacementGroup
 
 log = logging.getLogger(__name__)
 
@@ -135,17 +133,6 @@ def checkpoint_snapshot_name() -> str:
     return str(name or fallback)
 
 
-def pass_to_controller(variable: str) -> None:
-    """Has Ray Train hand an environment variable of this process to the controller of a training."""
-    passed = find(
-        f"{_TRAIN}.constants",
-        "ENV_VARS_TO_PROPAGATE",
-        f"{variable} is not passed on; on a machine with two clusters a stopped trial may keep its workers' place",
-    )
-    with contextlib.suppress(AttributeError):  # None, or no longer a set
-        passed.add(variable)
-
-
 CONTROLLER_STEP = "_run_control_loop_iteration"
 """The method that Ray Train's controller calls again and again until it has ended."""
 
@@ -243,42 +230,26 @@ def _controller_log(run_name: str) -> logging.Handler:
     return handler
 
 
-class _UntilStopped(queue.Queue[Any]):
-    """A queue in which nobody waits longer than a moment once the event is set."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        super().__init__()
-        self._stop = stop
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        end_s = math.inf if timeout is None else time.monotonic() + timeout
-        while block and not self._stop.is_set() and time.monotonic() < end_s:
-            with contextlib.suppress(queue.Empty):
-                return super().get(timeout=min(0.05, max(end_s - time.monotonic(), 0.0)))
-        return super().get(block=False)
+def tells_places() -> bool:
+    """Whether `places_of_the_dead` can tell."""
+    without = "each trial of a search starts a helper, which needs Ray's dashboard to free a stopped trial's place"
+    if find("ray.core.generated.gcs_pb2", "PlacementGroupTableData", without) is None:
+        return False
+    state = find("ray._private.state", "state", without)
+    return all(hasattr(state, name) for name in ("actor_table", "_connect_and_get_accessor"))
 
 
-def tell_cleaner(variable: str, value: str) -> None:
-    """Has the helper that frees the place of a stopped trial's workers begin with an environment variable.
-
-    It also ends at once when it is told to: Ray's own would be waited for, up to a second at the end of each trial.
-    """
-    module, name = f"{_TRAIN}.callbacks.placement_group_callback", "PlacementGroupCleaner"
-    without = f"{variable} is not passed on; on a machine with two clusters a stopped trial may keep its workers' place"
-    cleaner = find(module, name, without)
-    if cleaner is None:
-        return
-
-    class Cleaner(getattr(cleaner, "plain", cleaner)):  # type: ignore[misc]  # it is looked up
-        plain = getattr(cleaner, "plain", cleaner)
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            os.environ[variable] = value
-            super().__init__(*args, **options)
-            if hasattr(self, "_pg_queue") and hasattr(self, "_stop_event"):
-                self._pg_queue = _UntilStopped(self._stop_event)
-
-    setattr(sys.modules[module], name, Cleaner)
+def places_of_the_dead() -> list[PlacementGroup]:
+    """The placement groups that actors of this job asked for which are dead now. Only if `tells_places`."""
+    state = importlib.import_module("ray._private.state").state
+    table = importlib.import_module("ray.core.generated.gcs_pb2").PlacementGroupTableData
+    job_id = ray.get_runtime_context().get_job_id()
+    groups = map(table.FromString, state._connect_and_get_accessor().get_placement_group_table())
+    held = [group for group in groups if group.state != table.REMOVED and group.creator_job_id.hex() == job_id]
+    owners = {group.creator_actor_id.hex() for group in held}
+    dead = {owner for owner in owners if state.actor_table(owner).get("State") == "DEAD"}  # a driver's is no actor's
+    ids = [group.placement_group_id for group in held if group.creator_actor_id.hex() in dead]
+    return [PlacementGroup(ray.PlacementGroupID(binary)) for binary in ids]
 
 
 def preemption_deadline_ms() -> int | None:

@@ -8,10 +8,9 @@ Errors that a restart would only repeat stop the run at once.
 
 import contextlib
 import functools
-import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import ray
@@ -143,8 +142,7 @@ def _fit(trainer: LeanTorchTrainer) -> None:
     if stopping.is_requested():
         raise stopping.stopped()
     try:
-        with _named_cluster():
-            trainer.fit()
+        trainer.fit()
     except KeyboardInterrupt:
         trainer.abort()  # nobody waits for its workers any more
         raise
@@ -163,19 +161,6 @@ def _end(run: Run, watch: watcher.Watcher, trainer: LeanTorchTrainer) -> None:
     end_s = time.monotonic() + stopping.PATIENCE_S
     while not (watch.is_training or watch.done.is_set() or trainer.abort()) and time.monotonic() < end_s:
         time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def _named_cluster() -> Iterator[None]:
-    """Tells the cluster's address to what Ray Train starts.
-
-    If a trial of a search dies, a helper of Ray Train frees the place of its workers. It finds the cluster by
-    RAY_ADDRESS, and on a machine with two clusters only by that: without it, the place would never be free again.
-    """
-    compat.pass_to_controller(environment.ADDRESS)
-    with cluster.named():
-        compat.tell_cleaner(environment.ADDRESS, os.environ[environment.ADDRESS])
-        yield
 
 
 def _trainer(

@@ -68,9 +68,6 @@ CONTROLLER_LOG = "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"
 """'0' while Ray Train's controller is made in this process: it would close every handler of Python's logging here, and
 print on the terminal. See compat.py, `as_a_controller`."""
 
-ADDRESS = "RAY_ADDRESS"
-"""While a training runs: its cluster. See driver.py."""
-
 
 def set_defaults(variables: Mapping[str, str]) -> None:
     """Sets those that are not set yet."""

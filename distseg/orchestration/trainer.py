@@ -13,7 +13,7 @@ restart:
     AutoscalingCoordinator     asks an autoscaler for machines, as the placement group does already. A training whose
                                number of workers may change also asks it what it may have, and keeps it
     PlacementGroupCleaner      frees the workers' place if the controller dies. A driver's place is freed by Ray when it
-                               dies; that of a trial of a search only when the search ends, so trials keep it
+                               dies, that of a trial by its search, see `cluster.places_come_free`
     PreemptionWatcher          hears of machines that are about to be taken away; a cluster of one machine has none
 
 The methods overridden here are private to Ray. A version of Ray without them keeps its helpers, see compat.py.
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 ABORT_S = 5.0
 
 _NEVER_NEEDED = ("DatasetsCallback",)
-_NOT_NEEDED_BY_A_DRIVER = ("PlacementGroupCleanerCallback",)
+_NOT_NEEDED_WHERE_FREED = ("PlacementGroupCleanerCallback",)
 
 
 class LeanTorchTrainer(TorchTrainer):
@@ -77,8 +77,8 @@ class LeanTorchTrainer(TorchTrainer):
             return super().fit()
 
     def _create_default_callbacks(self) -> list[Any]:
-        is_freed = compat.started_this_cluster() or (controls_here() and not _is_actor())
-        left_out = _NEVER_NEEDED + (_NOT_NEEDED_BY_A_DRIVER if is_freed else ())
+        is_freed = compat.started_this_cluster() or (controls_here() and compat.tells_places())
+        left_out = _NEVER_NEEDED + (_NOT_NEEDED_WHERE_FREED if is_freed else ())
         made = super()._create_default_callbacks()  # type: ignore[misc]  # types show Ray Train\'s first version
         return [callback for callback in made if type(callback).__name__ not in left_out]
 
@@ -96,11 +96,6 @@ class LeanTorchTrainer(TorchTrainer):
 def controls_here() -> bool:
     """Whether the controller of a training works in the process that drives it; else it is an actor."""
     return compat.train_controller() is not None
-
-
-def _is_actor() -> bool:
-    """Whether this process is one of Ray's actors, as that of a trial is, and no driver."""
-    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
 
 
 class _ControllerError(RayError):

@@ -32,7 +32,7 @@ def check(search: SearchConfig, base: RunConfig) -> None:
     """Joins the Ray cluster. Nothing else is begun or written.
 
     Raises what `check_run` raises for a point that cannot be trained, and ResourceError if the cluster can never hold a
-    training or cannot stop one.
+    training.
     """
     for point in search.first or [{}]:
         check_run(with_overrides(base, point))
@@ -46,11 +46,8 @@ def check(search: SearchConfig, base: RunConfig) -> None:
             f"scaling.min_workers = {base.scaling.min_workers}: each trial of a search has scaling.num_workers "
             "workers; leave it out"
         )
-    stops_trials = schedulers.find(search.scheduler).compares_unfinished
-    orchestration.join(search.uri, dashboard=stops_trials)
+    orchestration.join(search.uri)
     orchestration.check_resources(base)
-    if stops_trials:
-        orchestration.check_places_come_free()
 
 
 def run(search: SearchConfig, base: RunConfig, *, resume: bool, on_progress: Callable[[TrialProgress], None]) -> None:
@@ -69,7 +66,8 @@ def run(search: SearchConfig, base: RunConfig, *, resume: bool, on_progress: Cal
             tuner = tune.Tuner.restore(state_uri, _trainable(search, base), resume_unfinished=True, param_space=space)
         else:
             tuner = _new_tuner(search, base)
-        tuner.fit()
+        with orchestration.places_come_free():
+            tuner.fit()
 
 
 def _has_state(state_uri: str) -> bool:

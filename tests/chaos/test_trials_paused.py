@@ -31,7 +31,7 @@ BUDGET = Budget(num_trials=2, max_steps={NUM_STEPS}, evaluate_every={EVALUATED_E
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[dict[str, str]]:
-    with programs.ray_cluster(num_cpus=1, dashboard=True) as environment:
+    with programs.ray_cluster(num_cpus=1) as environment:
         yield environment
 
 

@@ -1,17 +1,13 @@
 """Private names of Ray: the tested version has them all, and a version without one loses that and nothing else."""
 
-import importlib
 import json
 import os
-import queue
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from types import ModuleType
-from typing import Any
 
 import pytest
 import ray.train
@@ -28,18 +24,17 @@ LOOKED_UP: dict[str, Callable[[], object]] = {
     "state": compat.autoscaler_machines,
     "RAY_JOB_CONFIG_JSON_ENV_VAR": compat.submitted_job_id,
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": compat.checkpoint_snapshot_name,
-    "ENV_VARS_TO_PROPAGATE": lambda: compat.pass_to_controller("A_VARIABLE"),
     "get_train_context": compat.preemption_deadline_ms,
     "WorkerGroupCallback": compat.worker_group_callback,
     "FixedScalingPolicy": compat.fixed_scaling_policy,
     "TrainController": compat.train_controller,
-    "PlacementGroupCleaner": lambda: compat.tell_cleaner("A_VARIABLE", "its value"),
+    "PlacementGroupTableData": compat.tells_places,
 }
 MODULES = (
     "ray._private.worker",
     "ray._private.state",
     "ray._private.runtime_env.constants",
-    "ray.train.v2._internal.callbacks.placement_group_callback",
+    "ray.core.generated.gcs_pb2",
     "ray.train.v2._internal.constants",
     "ray.train.v2._internal.execution.callback",
     "ray.train.v2._internal.execution.context",
@@ -76,43 +71,6 @@ def test_the_tested_version_has_every_name(monkeypatch: pytest.MonkeyPatch, capl
     for look_up in LOOKED_UP.values():
         look_up()
     assert caplog.messages == []
-    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-
-    assert "A_VARIABLE" in ENV_VARS_TO_PROPAGATE
-    ENV_VARS_TO_PROPAGATE.remove("A_VARIABLE")
-
-
-def test_the_cleaner_begins_with_the_newest_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[str, object]] = []
-
-    class Cleaner:
-        def __init__(self, **options: object) -> None:
-            made.append((os.environ["A_VARIABLE"], options))
-
-    module = "ray.train.v2._internal.callbacks.placement_group_callback"
-    monkeypatch.setattr(f"{module}.PlacementGroupCleaner", Cleaner)
-    monkeypatch.setenv("A_VARIABLE", "of the process")
-    for value in ("one", "two"):
-        compat.tell_cleaner("A_VARIABLE", value)
-        sys.modules[module].PlacementGroupCleaner(stop_timeout=1)
-    assert made == [("one", {"stop_timeout": 1}), ("two", {"stop_timeout": 1})]
-
-
-@pytest.mark.skipif(metadata.version("ray") != compat.TESTED, reason="another version may lack some")
-def test_the_cleaner_waits_no_longer_when_it_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = importlib.import_module("ray.train.v2._internal.callbacks.placement_group_callback")
-    monkeypatch.setattr(module, "PlacementGroupCleaner", module.PlacementGroupCleaner)  # puts it back afterwards
-    monkeypatch.setenv("A_VARIABLE", "")
-    compat.tell_cleaner("A_VARIABLE", "its value")
-    cleaner = module.PlacementGroupCleaner("an actor", check_interval_s=1, get_actor_timeout_s=1, stop_timeout=1)
-    waiting = cleaner._pg_queue
-    with pytest.raises(queue.Empty):
-        waiting.get(timeout=0.01)
-    threading.Timer(0.2, waiting.put, ["a place"]).start()
-    assert waiting.get(timeout=600) == "a place"
-    threading.Timer(0.2, cleaner._stop_event.set).start()
-    with pytest.raises(queue.Empty):
-        waiting.get(timeout=600)
 
 
 @pytest.mark.parametrize("name", LOOKED_UP)
@@ -137,12 +95,11 @@ WITHOUT = {
     "state": None,
     "RAY_JOB_CONFIG_JSON_ENV_VAR": "",
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": "checkpoint_manager_snapshot.json",
-    "ENV_VARS_TO_PROPAGATE": None,
     "get_train_context": None,
     "WorkerGroupCallback": ray.train.UserCallback,
     "FixedScalingPolicy": None,
     "TrainController": None,
-    "PlacementGroupCleaner": None,
+    "PlacementGroupTableData": False,
 }
 
 

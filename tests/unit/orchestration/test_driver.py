@@ -16,7 +16,7 @@ from ray._private.utils import check_version_info
 
 from distseg.config import DataConfig, RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
-from distseg.orchestration import cluster, compat, environment, trainer
+from distseg.orchestration import cluster, compat, environment
 from distseg.orchestration.cluster import check_resources, job_id
 from distseg.orchestration.failures import error_of
 from distseg.orchestration.snapshot import forget_if_broken
@@ -125,15 +125,14 @@ def test_workers_on_cpus_have_one_arena_of_memory(
     assert given["GLIBC_TUNABLES"].endswith(":glibc.malloc.arena_max=1") != has_gpu
 
 
-def test_only_a_search_that_stops_trials_starts_rays_dashboard(
+def test_a_ray_that_is_started_here_has_no_dashboard(
     asked_of_ray: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started_with: list[bool | None] = []
+    started_with: list[bool] = []
     monkeypatch.setattr(ray, "init", lambda _, **options: started_with.append(options["include_dashboard"]))
     monkeypatch.setattr(cluster, "_address", lambda: "local")
     cluster.join("runs/x")
-    cluster.join("searches/x", dashboard=True)
-    assert started_with == [False, None]
+    assert started_with == [False]
 
 
 @pytest.mark.parametrize(
@@ -238,15 +237,6 @@ def _cluster_of(machines: list[tuple[dict[str, int], int]] | None, monkeypatch: 
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: reported)
 
 
-def test_the_dashboard_is_asked_for_the_cluster_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setenv("RAY_ADDRESS", "local")  # by which Ray would not know which, where there are two
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:7"))
-    monkeypatch.setattr(cluster, "list_actors", lambda **_: asked.append(os.environ["RAY_ADDRESS"]))
-    cluster.check_places_come_free()
-    assert (asked, os.environ["RAY_ADDRESS"]) == (["127.0.0.1:7"], "local")
-
-
 def test_a_submitted_job_is_named_as_ray_job_list_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_abc"}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(known))
@@ -278,13 +268,13 @@ def test_what_ray_noted_of_checkpoints_that_are_gone_does_not_stop_a_resumed_run
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies settings of its own
 def test_a_training_starts_no_helper_of_rays_that_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    def of(*, started_here: bool = False, is_trial: bool = False, controller: object = object()) -> set[str]:
+    def of(*, started_here: bool = False, controller: object = object(), tells_places: bool = True) -> set[str]:
         monkeypatch.setattr(compat, "started_this_cluster", lambda: started_here)
         monkeypatch.setattr(compat, "train_controller", lambda: controller)
-        monkeypatch.setattr(trainer, "_is_actor", lambda: is_trial)
+        monkeypatch.setattr(compat, "tells_places", lambda: tells_places)
         return {type(callback).__name__ for callback in LeanTorchTrainer(lambda: None)._create_default_callbacks()}
 
-    in_trial = of(is_trial=True)
-    assert in_trial >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in in_trial
-    assert of(controller=None) == in_trial  # the controller is an actor, whose place Ray does not free
-    assert of() == of(started_here=True, controller=None) == in_trial - {"PlacementGroupCleanerCallback"}
+    kept = of(controller=None)  # the controller is an actor, whose place nobody else frees
+    assert kept >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in kept
+    assert of(tells_places=False) == kept
+    assert of() == of(started_here=True, controller=None) == kept - {"PlacementGroupCleanerCallback"}
