@@ -252,6 +252,39 @@ def places_of_the_dead() -> list[PlacementGroup]:
     return [PlacementGroup(ray.PlacementGroupID(binary)) for binary in ids]
 
 
+def hear_notices_here(controller: Any) -> None:
+    """Has a controller of this process hear by a thread of its own, and by no actor, of machines that will go away.
+
+    What Ray Train says of it to programmers is left out: hear_preemption in watcher.py says it to the user.
+    """
+    without = "each training starts one process more"
+    watcher = find(f"{_TRAIN}.execution.preemption", "PreemptionWatcher", without)
+    if watcher is None:
+        return
+
+    def hears_here(made: type) -> type:
+        class HearsHere(made):  # type: ignore[misc]  # it is looked up
+            def after_worker_group_start(self, worker_group: Any) -> None:
+                self._stop_watcher()
+                ranks: dict[str, list[int]] = {}
+                for worker in worker_group.get_workers():
+                    ranks.setdefault(worker.metadata.node_id, []).append(worker.distributed_context.world_rank)
+                actors = {w.distributed_context.world_rank: w.actor for w in worker_group.get_workers()}
+                self._watcher = watcher(ranks, self._poll_interval_s, actors)
+
+            def _stop_watcher(self) -> None:
+                if self._watcher is not None:
+                    self._watcher._stop_event.set()
+                self._watcher = None
+
+        return HearsHere
+
+    logging.getLogger(watcher.__module__).setLevel(logging.ERROR)
+    for callback in getattr(controller, "_worker_group_callbacks_to_propagate", ()):
+        if type(callback).__name__ == "PreemptionCallback":
+            callback.__class__ = hears_here(type(callback))
+
+
 def preemption_deadline_ms() -> int | None:
     """In a worker: when a machine of its group is to be taken away, since the epoch; 0: soon. None if none is."""
     without = "nothing is saved when a machine is about to be taken away"

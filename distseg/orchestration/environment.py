@@ -61,9 +61,6 @@ SEARCH: Mapping[str, str] = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, as everywhere
 }
 
-PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-"""'0' while a training begins on a cluster of one machine, which nobody takes away. See trainer.py."""
-
 CONTROLLER_LOG = "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"
 """'0' while Ray Train's controller is made in this process: it would close every handler of Python's logging here, and
 print on the terminal. See compat.py, `as_a_controller`."""

@@ -14,7 +14,7 @@ restart:
                                number of workers may change also asks it what it may have, and keeps it
     PlacementGroupCleaner      frees the workers' place if the controller dies. A driver's place is freed by Ray when it
                                dies, that of a trial by its search, see `cluster.places_come_free`
-    PreemptionWatcher          hears of machines that are about to be taken away; a cluster of one machine has none
+    PreemptionWatcher          hears of machines that are about to be taken away; here it is a thread of the controller
 
 The methods overridden here are private to Ray. A version of Ray without them keeps its helpers, see compat.py.
 """
@@ -25,7 +25,6 @@ import errno
 import functools
 import importlib
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -36,7 +35,7 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import RayError
-from ray.train import Result, TrainingFailedError
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from distseg.orchestration import compat, environment
@@ -69,12 +68,6 @@ class LeanTorchTrainer(TorchTrainer):
             with contextlib.suppress(RayError):  # the controller ends itself by it
                 ray.get(self._controller.abort.remote(), timeout=ABORT_S)
         return self._controller is not None
-
-    def fit(self) -> Result:
-        if environment.PREEMPTION_WATCHER in os.environ or not compat.started_this_cluster():
-            return super().fit()
-        with environment.temporary(environment.PREEMPTION_WATCHER, "0"):
-            return super().fit()
 
     def _create_default_callbacks(self) -> list[Any]:
         is_freed = compat.started_this_cluster() or (controls_here() and compat.tells_places())
@@ -143,6 +136,7 @@ class _ControllerThread:
     async def _control(self) -> Any:
         with _one_is_made, environment.temporary(environment.CONTROLLER_LOG, "0"):
             controller = self._make()
+        compat.hear_notices_here(controller)
         step = getattr(controller, compat.CONTROLLER_STEP)
 
         async def step_unless_aborted() -> None:

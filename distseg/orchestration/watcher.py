@@ -1,7 +1,7 @@
 """What workers and controller tell the driver while a training runs, and what the driver tells them: to end.
 
-All goes through one actor of Ray, the channel. `watching` makes it and reads it in a thread of the driver. A message is
-a tuple of plain Python values:
+All goes through one actor of Ray, the channel. `watching` makes it and reads it in a thread of the driver; the next
+training of the process, as that of another trial, has the same one. A message is a tuple of plain Python values:
 
     ("progress", step, metrics, worst condition)    rank 0 logged it
     ("metrics", records)                            for MLflow
@@ -18,8 +18,9 @@ import logging
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -34,37 +35,71 @@ log = logging.getLogger(__name__)
 SHORTAGE_AFTER_S = 20.0  # without workers, before the user is told
 SHORTAGE_EVERY_S = 300.0  # until he is told again
 HANDED_OVER_S = 10.0  # at the end of a worker, for its last messages to arrive at the channel
+ANSWERS_WITHIN_S = 5.0  # an actor that has served another training of this process
 NOTICED_EVERY_S = 1.0  # a worker looks for a notice; clouds give 30 to 120 s
 
 OnProgress = Callable[[int, Mapping[str, float], str], None]
 Message = tuple[Any, ...]
-Channel = Any  # the handle of a _Channel, which can be sent to other processes
 
 
-class _Channel:
-    """The actor."""
+class _Post:
+    """The actor. It serves one training at a time and ignores what is still said for an earlier one."""
 
-    def __init__(self) -> None:
+    def __init__(self, training: str) -> None:
+        self._begin(training)
+
+    def _begin(self, training: str) -> None:
+        self._serves = training
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._stop = asyncio.Event()
 
-    async def put(self, message: Message) -> None:
-        self._messages.put_nowait(message)
+    async def serve(self, training: str) -> None:
+        self._stop.set()  # whoever of the earlier training still waits for it is to end
+        self._begin(training)
 
-    async def take(self, timeout_s: float) -> list[Message]:
+    async def put(self, training: str, message: Message) -> None:
+        if training == self._serves:
+            self._messages.put_nowait(message)
+
+    async def take(self, training: str, timeout_s: float) -> list[Message]:
         """All that are there; if there are none, the next one, or none after a time."""
         taken: list[Message] = []
+        if training != self._serves:
+            return taken
         with contextlib.suppress(asyncio.TimeoutError):
             taken.append(await asyncio.wait_for(self._messages.get(), timeout_s))
-        while not self._messages.empty():
+        while training == self._serves and not self._messages.empty():
             taken.append(self._messages.get_nowait())
         return taken
 
-    async def stop(self) -> None:
-        self._stop.set()
+    async def stop(self, training: str) -> None:
+        if training == self._serves:
+            self._stop.set()
 
-    async def stopped(self) -> None:
-        await self._stop.wait()
+    async def stopped(self, training: str) -> None:
+        if training == self._serves:
+            await self._stop.wait()
+
+
+class Channel(NamedTuple):
+    """What the processes of one training are given of the actor."""
+
+    actor: Any
+    training: str
+
+    def put(self, message: Message) -> Any:
+        """The answer need not be waited for."""
+        return self.actor.put.remote(self.training, message)
+
+    def take(self, timeout_s: float) -> list[Message]:
+        taken: list[Message] = ray.get(self.actor.take.remote(self.training, timeout_s))
+        return taken
+
+    def stop(self) -> None:
+        self.actor.stop.remote(self.training)
+
+    def wait_for_stop(self) -> None:
+        ray.get(self.actor.stopped.remote(self.training))
 
 
 # ---- in workers and in the controller
@@ -91,7 +126,7 @@ def send_stopped(channel: Channel) -> None:
 
 
 def _send(channel: Channel, message: Message) -> None:
-    channel.put.remote(message)  # without waiting for an answer: a driver that is gone must not hold training back
+    channel.put(message)  # without waiting for an answer: a driver that is gone must not hold training back
 
 
 def hear_stop(channel: Channel) -> None:
@@ -99,7 +134,7 @@ def hear_stop(channel: Channel) -> None:
 
     def wait() -> None:
         with contextlib.suppress(Exception):  # whatever Ray raises when the training ends and the channel with it
-            ray.get(channel.stopped.remote())
+            channel.wait_for_stop()
             stopping.request()
 
     threading.Thread(target=wait, name="stopping", daemon=True).start()
@@ -149,7 +184,7 @@ class LogsToDriver:
         try:
             if self._on_their_way:
                 _, self._on_their_way = ray.wait(self._on_their_way, num_returns=len(self._on_their_way), timeout=0)
-            self._on_their_way.append(self._channel.put.remote(message))
+            self._on_their_way.append(self._channel.put(message))
         except Exception as error:  # noqa: BLE001 — whatever Ray raises, as if its object store is full
             self._fail(error)
 
@@ -189,7 +224,7 @@ def watching(shortage: Callable[[], str], on_progress: OnProgress | None) -> Ite
     `on_progress` is called with what rank 0 logs. `shortage` says why no workers come, or nothing if they come: it is
     asked, and its answer logged, when a group is waited for too long. Else a full cluster would look like a hang.
     """
-    watcher = Watcher(_make_channel(), shortage, on_progress)
+    watcher = Watcher(_open_channel(), shortage, on_progress)
     thread = threading.Thread(target=watcher.run, name="progress", daemon=True)
     thread.start()
     try:
@@ -197,15 +232,28 @@ def watching(shortage: Callable[[], str], on_progress: OnProgress | None) -> Ite
     finally:
         watcher.done.set()
         thread.join(timeout=5)
-        ray.kill(watcher.channel)
+        _idle.append(watcher.channel.actor)
 
 
-def _make_channel() -> Channel:
-    """On the head, which outlives the other machines; in a trial of a search, where the trial's driver is placed."""
+_idle: list[Any] = []  # actors of this process that serve no training; they end with it
+
+
+def _open_channel() -> Channel:
+    """Of an idle actor that still answers, else of a new one.
+
+    That is made on the head, which outlives the other machines; in a trial of a search, where the trial's driver is
+    placed.
+    """
+    training = uuid.uuid4().hex
+    while _idle:
+        actor = _idle.pop()
+        with contextlib.suppress(Exception):  # whatever Ray raises: it is dead, or of a cluster that was left
+            ray.get(actor.serve.remote(training), timeout=ANSWERS_WITHIN_S)
+            return Channel(actor, training)
     options: dict[str, Any] = {"num_cpus": 0}
     if ray.util.get_current_placement_group() is None:
         options["resources"] = {"node:__internal_head__": 0.001}
-    return ray.remote(**options)(_Channel).remote()
+    return Channel(ray.remote(**options)(_Post).remote(training), training)
 
 
 class Watcher:
@@ -220,13 +268,13 @@ class Watcher:
 
     def stop_workers(self) -> None:
         """Lets them save the newest step and end; those that start later end as soon as they have begun."""
-        self.channel.stop.remote()
+        self.channel.stop()
 
     def run(self) -> None:
         try:
             while True:
                 is_last = self.done.is_set()  # asked first: what was sent until then is still read
-                for kind, *values in ray.get(self.channel.take.remote(0.0 if is_last else 0.5)):
+                for kind, *values in self.channel.take(0.0 if is_last else 0.5):
                     self._handle(kind, *values)
                 if is_last:
                     self.has_heard_all = True

@@ -1,5 +1,6 @@
-"""What a worker hands over to the driver for MLflow."""
+"""What workers and driver tell each other, and by what."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,17 +10,16 @@ from distseg.orchestration import watcher
 from distseg.runs import Left
 
 
-class Channel:
+class Made:
     """Messages go to the watcher; the answers to them are numbers. Those of `late` come when they are waited for."""
 
     def __init__(self, to: watcher.Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
         self._to, self._late, self.num_put = to, {}, 0  # type: ignore[var-annotated]
         self.late: set[int] = set()
-        self.put = self
         monkeypatch.setattr("ray.wait", self.wait)
         monkeypatch.setattr("ray.get", self.get)
 
-    def remote(self, message: watcher.Message) -> int:
+    def put(self, message: watcher.Message) -> int:
         self.num_put += 1
         if self.num_put in self.late:  # as a large one, which goes by the object store
             self._late[self.num_put] = message
@@ -58,7 +58,7 @@ def record(step: int) -> dict[str, Any]:
 
 @pytest.fixture
 def driver() -> watcher.Watcher:
-    driver = watcher.Watcher(None, lambda: "", None)
+    driver = watcher.Watcher(watcher.Channel(None, ""), lambda: "", None)
     driver.logs = Logs()
     return driver
 
@@ -66,7 +66,7 @@ def driver() -> watcher.Watcher:
 def test_all_arrives_before_the_worker_says_so_even_what_is_overtaken(
     driver: watcher.Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    channel = Channel(driver, monkeypatch)
+    channel: Any = Made(driver, monkeypatch)
     channel.late = {2}
     logs = watcher.LogsToDriver(channel)
     logs.metrics([])  # a run that begins has none from before
@@ -83,7 +83,7 @@ def test_all_arrives_before_the_worker_says_so_even_what_is_overtaken(
 def test_what_does_not_arrive_is_not_said_to_be_there(
     failing: str, driver: watcher.Watcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    channel = Channel(driver, monkeypatch)
+    channel: Any = Made(driver, monkeypatch)
     logs = watcher.LogsToDriver(channel)
     assert logs.close() == Left(0, True) and caplog.messages == []  # nothing was handed over, nothing can be missing
 
@@ -91,7 +91,7 @@ def test_what_does_not_arrive_is_not_said_to_be_there(
         raise ActorDiedError
 
     if failing == "put":
-        monkeypatch.setattr(channel, "remote", dead)
+        monkeypatch.setattr(channel, "put", dead)
     else:
         monkeypatch.setattr("ray.get", dead)
     for step in (1, 2):
@@ -108,10 +108,72 @@ def test_a_display_that_fails_costs_the_display_alone(caplog: pytest.LogCaptureF
         shown.append(step)
         raise ValueError("a bug of the user's")
 
-    driver = watcher.Watcher(None, lambda: "", show)
+    driver = watcher.Watcher(watcher.Channel(None, ""), lambda: "", show)
     driver.logs = Logs()
     for step in (1, 2):
         driver._handle("progress", step, {}, "fog")
         driver._handle("metrics", [record(step)])
     assert shown == [1] and driver.logs.got == [[record(1)], [record(2)]]
     assert caplog.messages == ["progress is no longer shown: a bug of the user's"]
+
+
+def test_of_an_earlier_training_nothing_is_heard_any_more() -> None:
+    async def two_trainings() -> None:
+        post = watcher._Post("one")
+        waits = asyncio.create_task(post.stopped("one"))
+        await post.put("one", ("starting",))
+        await post.put("one", ("started",))
+        assert await post.take("one", 0) == [("starting",), ("started",)]
+        await post.put("one", ("stopped",))
+        await asyncio.sleep(0)
+        assert not waits.done()
+
+        await post.serve("two")
+        await asyncio.wait_for(waits, 60)
+        await post.put("two", ("starting",))
+        await post.put("one", ("warning", "late"))
+        await post.stop("one")
+        assert await post.take("one", 60) == []
+        assert await post.take("two", 0) == [("starting",)]
+        waits = asyncio.create_task(post.stopped("two"))
+        await asyncio.sleep(0)
+        assert not waits.done()
+        await post.stop("two")
+        await asyncio.wait_for(waits, 60)
+        await asyncio.wait_for(post.stopped("one"), 60)
+
+    asyncio.run(two_trainings())
+
+
+def test_the_next_training_of_a_process_has_the_actor_of_the_last_if_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        def __init__(self, training: str) -> None:
+            self.serves, self.take, self.serve, self.is_dead = training, self, self, False
+
+        def remote(self, training: str, timeout_s: float | None = None) -> list[object]:
+            if self.is_dead:
+                raise ActorDiedError
+            self.serves = training
+            return []
+
+    class Makes:
+        def __init__(self, made: type) -> None:
+            assert made is watcher._Post
+
+        remote = staticmethod(Actor)
+
+    monkeypatch.setattr(watcher, "_idle", [])
+    monkeypatch.setattr("ray.remote", lambda **_: Makes)
+    monkeypatch.setattr("ray.get", lambda answer, timeout=None: answer)
+    monkeypatch.setattr("ray.util.get_current_placement_group", lambda: None)
+    used: list[watcher.Channel] = []
+    for _ in range(3):
+        with watcher.watching(lambda: "", None) as watch:
+            used.append(watch.channel)
+            assert watch.channel.actor.serves == watch.channel.training
+        if len(used) == 2:
+            used[1].actor.is_dead = True
+    assert used[0].actor is used[1].actor is not used[2].actor
+    assert len({channel.training for channel in used}) == 3
