@@ -35,6 +35,7 @@ from distseg.runs import (
     close_early,
     close_logs,
     end_run,
+    leave_run,
     logs_of,
     stop_notice,
     taken,
@@ -56,11 +57,12 @@ def train(
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[UserCallback] = (),
     job: str = "",
-) -> Outcome:
+) -> Outcome | None:
     """Trains on the Ray cluster of this process (RAY_ADDRESS, a running one, or one started here).
 
     `tags` are added to the MLflow run. `callbacks` hear what rank 0 reports: step and scores of each checkpoint. `job`
-    is the `job_id` of the process that began it all, by default this one.
+    is the `job_id` of the process that began it all, by default this one. Another one is a search's, whose trial this
+    is: then None is returned, and the search ends the run (`finalize_run`).
 
     All that can be known to fail is checked before anything is created. Raises the errors of a training, and
     ResourceError if the cluster can never hold what is asked.
@@ -95,11 +97,13 @@ def _train(
     callbacks: Sequence[UserCallback],
     *,
     is_alone: bool,
-) -> Outcome:
-    """`is_alone`: not a trial of a search, whose end is the search's concern."""
+) -> Outcome | None:
+    """`is_alone`: not a trial of a search, which ends the run of a trial that has done all its steps."""
     outcome, status, stop = None, "", None
     try:
-        with watcher.watching(functools.partial(cluster.shortage, config), _shown(config, run, show)) as watch:
+        with watcher.watching(
+            functools.partial(cluster.shortage, config), _shown(config, run, show, ends=is_alone)
+        ) as watch:
             trainer = _trainer(config, run, watch.channel, callbacks)
             with stopping.gently(stop_notice(run), on_request=functools.partial(_end, run, watch, trainer)):
                 status = _OPENING
@@ -118,17 +122,19 @@ def _train(
     finally:
         if status not in ("", _OPENING):
             close = functools.partial(close_logs, run, watch.logs, got_all=watch.has_heard_all)
-            outcome = end_run(run, status, close, at_once=stop is not None and stop.at_once)
-    assert outcome is not None
+            if status == "FINISHED" and not is_alone:
+                leave_run(run, close)
+            else:
+                outcome = end_run(run, status, close, at_once=stop is not None and stop.at_once)
     return outcome
 
 
-def _shown(config: RunConfig, run: Run, show: ProgressCallback | None) -> ProgressCallback:
+def _shown(config: RunConfig, run: Run, show: ProgressCallback | None, *, ends: bool) -> ProgressCallback:
     """`show`, which with the last step begins to end the run: its workers take seconds to save and to close."""
     has_begun = threading.Event()
 
     def shown(step: int, metrics: Mapping[str, float], worst_condition: str) -> None:
-        if step >= config.optim.max_steps and not has_begun.is_set():
+        if ends and step >= config.optim.max_steps and not has_begun.is_set():
             has_begun.set()
             begin_to_end(run, config)
         if show is not None:

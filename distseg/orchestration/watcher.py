@@ -10,6 +10,7 @@ training of the process, as that of another trial, has the same one. A message i
     ("starting",)                                   Ray Train asks for a group of workers
     ("started",)                                    the group trains
     ("stopped",)                                    it has saved and ended, because the driver wanted it to
+    ("over",)                                       says the driver itself: its thread need not wait for more
 """
 
 import asyncio
@@ -231,6 +232,8 @@ def watching(shortage: Callable[[], str], on_progress: OnProgress | None) -> Ite
         yield watcher
     finally:
         watcher.done.set()
+        with contextlib.suppress(Exception):  # whatever Ray raises: then it ends by itself
+            watcher.channel.put(("over",))
         thread.join(timeout=5)
         _idle.append(watcher.channel.actor)
 

@@ -102,6 +102,16 @@ def end_run(run: Run, status: str, close_report: Callable[[], None], *, at_once:
     return None
 
 
+def leave_run(run: Run, close_report: Callable[[], None]) -> None:
+    """Closes the reporter of a training that is done, and leaves its run open: another process calls `finalize_run`."""
+    try:
+        close_report()
+        run.ended_ms = now_ms()
+        run.write_run_json()  # the id of the MLflow run may be known only now
+    except StorageError as error:
+        log.warning("%s", error)
+
+
 def close_early(run: Run) -> None:
     """Closes the MLflow run of a run that is stopped, before the rest is sent, for which there may be no time.
 
@@ -123,7 +133,7 @@ def finalize_run(run: Run, status: str) -> Outcome:
     A server that fails costs a warning, at most tracking.FINISH_WAIT_S after it took the last part (MODEL_WAIT_S for
     the model).
     """
-    run.status, run.ended_ms = status, now_ms()
+    run.status, run.ended_ms = status, run.ended_ms or now_ms()
     uri, best = "", None
     logged, is_sent = LoggedNetwork(), True
     try:

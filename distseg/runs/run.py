@@ -214,8 +214,13 @@ def read_run_json(run_uri: str) -> dict[str, Any]:
 
 def find_run_in(folder: str) -> str | None:
     """The directory of a run somewhere below `folder`, a path or s3:// URI; None if no run has begun there."""
+    return next(iter(find_runs_in(folder)), None)
+
+
+def find_runs_in(folder: str) -> list[str]:
+    """The directories of all runs somewhere below `folder`."""
     uris = (entry.uri for entry in storage.list_files(folder))
-    return next((uri.removesuffix("/run.json") for uri in uris if uri.endswith("/run.json")), None)
+    return [uri.removesuffix("/run.json") for uri in uris if uri.endswith("/run.json")]
 
 
 def read_config(run_uri: str) -> RunConfig:

@@ -8,7 +8,7 @@ from distseg import storage, tracking
 from distseg.config import RunConfig, to_dict, with_overrides
 from distseg.errors import TrackingError
 from distseg.runs import resolve_tracking, save_search_view
-from distseg.search.progress import close_run
+from distseg.search.closing import close_runs
 from distseg.search.records import TrialRecord, read_trials, trial_folder
 from distseg.search.results import best_so_far, markdown, ranked
 from distseg.search.search_config import SearchConfig
@@ -35,7 +35,7 @@ def close_running(search: SearchConfig) -> None:
     """Closes the MLflow runs of trials that were running when the search was stopped."""
     for trial in read_trials(search.uri):
         if trial.status == "running":
-            close_run(trial_folder(search.uri, trial.trial_id), "KILLED")
+            close_runs(trial_folder(search.uri, trial.trial_id), "KILLED")
 
 
 def conclude(search: SearchConfig, base: RunConfig, status: str) -> TrialRecord | None:

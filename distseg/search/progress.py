@@ -14,11 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distseg import storage
 from distseg.errors import DistsegError
-from distseg.runs import Run, finalize_run, find_run_in
-from distseg.search import records, results
+from distseg.search import records
 from distseg.search.algorithms import SCORE
+from distseg.search.closing import Close
 from distseg.search.params import parameters
 from distseg.search.results import format_value, format_values
 from distseg.terminal import visible
@@ -77,18 +76,15 @@ class SearchDisplay:
 
 
 class SearchCallback(tune.Callback):
-    """Tells how trials go, closes the runs of stopped trials, and deletes the losers' checkpoints.
+    """Tells how trials go, records how they ended, and has their runs closed.
 
-    Checkpoints stay of trials that run, and of the `keep` best of those that ended. Ray Tune pickles this object:
-    searches that were made before keep the names of its attributes.
+    Ray Tune pickles this object: searches that were made before keep the names of its attributes.
     """
 
     # Of the class, since Ray Tune pickles instances: a resumed search has another display and may have been moved.
     on_progress: ClassVar[Callable[[TrialProgress], None]]
+    close: ClassVar[Close]
     search_uri: ClassVar[str]
-
-    def __init__(self, objective: str, keep: int) -> None:
-        self._objective, self._keep = objective, keep
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trial, "running", trial.last_result)  # it has a result if it was paused
@@ -105,16 +101,15 @@ class SearchCallback(tune.Callback):
             status: records.Status = "finished" if records.has_ended(folder) else "stopped"
             if status == "stopped":
                 records.write_end(folder, status)
-                close_run(folder, "FINISHED")
+            SearchCallback.close(folder, "FINISHED")
             self._tell(trial, status, trial.last_result)
-            self._delete_losers()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with _never_stopping_the_search():
             folder = records.trial_folder(self.search_uri, trial.trial_id)
             if not records.has_ended(folder):
                 records.write_end(folder, "failed", "the process that drove it was lost")
-            close_run(folder, "FAILED")
+            SearchCallback.close(folder, "FAILED")
             self._tell(trial, "failed", trial.last_result, records.read_error(folder))
 
     @staticmethod
@@ -131,32 +126,11 @@ class SearchCallback(tune.Callback):
             )
         )
 
-    def _delete_losers(self) -> None:
-        trials = records.read_trials(self.search_uri)
-        ended = results.ranked([trial for trial in trials if trial.status in ("finished", "stopped")], self._objective)
-        for loser in ended[self._keep :]:
-            delete_checkpoints(records.trial_folder(self.search_uri, loser.trial_id))
-
 
 def trial_number(trial: Any) -> int:
     """The number of a trial of Ray Tune in its search, from 1."""
     counted = re.fullmatch(r".*_(\d{5,})", trial.trial_id)  # from 0, by Ray Tune's own search
     return int(counted[1]) + 1 if counted else int(trial.experiment_tag.partition("_")[0])  # as Optuna's trials have it
-
-
-def close_run(folder: str, status: str) -> None:
-    """Closes the MLflow run of a trial whose own process was killed."""
-    run_uri = find_run_in(folder)
-    if run_uri is not None:
-        finalize_run(Run.read(run_uri), status)
-
-
-def delete_checkpoints(folder: str) -> None:
-    """All checkpoints below a trial's folder."""
-    uris = {entry.uri.rpartition("/")[0] for entry in storage.list_files(folder)}
-    for uri in uris:
-        if uri.rpartition("/")[2].startswith("checkpoint_"):
-            storage.delete_tree(uri)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from distseg.errors import ConfigError
 from distseg.search import algorithms, legacy, records, results, schedulers, trial
 from distseg.search.algorithms import SCORE
 from distseg.search.algorithms.optuna import importances_of, tuples_as_choices
+from distseg.search.closing import closing
 from distseg.search.params import encoded_space
 from distseg.search.progress import SearchCallback, TrialProgress, trial_number
 from distseg.search.search_config import SearchConfig
@@ -66,7 +67,8 @@ def run(search: SearchConfig, base: RunConfig, *, resume: bool, on_progress: Cal
             tuner = tune.Tuner.restore(state_uri, _trainable(search, base), resume_unfinished=True, param_space=space)
         else:
             tuner = _new_tuner(search, base)
-        with orchestration.places_come_free():
+        with closing(search.uri, search.objective, search.keep) as close, orchestration.places_come_free():
+            SearchCallback.close = staticmethod(close)
             tuner.fit()
 
 
@@ -83,7 +85,7 @@ def _new_tuner(search: SearchConfig, base: RunConfig) -> tune.Tuner:
             name=_STATE,
             storage_path=search.uri,
             verbose=0,
-            callbacks=[SearchCallback(search.objective, search.keep)],
+            callbacks=[SearchCallback()],
             failure_config=tune.FailureConfig(max_failures=0),  # of trials; scaling.max_failures is of their workers
         ),
     )

@@ -46,16 +46,16 @@ def test_the_callback_works_in_the_place_where_the_search_is_now(
 ) -> None:
     (callback,) = unpickled("search-classes.pkl")["callbacks"]
     assert type(callback) is SearchCallback
-    assert (callback._objective, callback._keep) == ("val/mIoU_worst", 2)
-    uri, told = str(tmp_path / "moved"), list[TrialProgress]()
+    uri, told, closed = str(tmp_path / "moved"), list[TrialProgress](), list[tuple[str, str]]()
     monkeypatch.setattr(SearchCallback, "search_uri", uri, raising=False)
     monkeypatch.setattr(SearchCallback, "on_progress", told.append, raising=False)
+    monkeypatch.setattr(SearchCallback, "close", lambda *of: closed.append(of), raising=False)
     monkeypatch.chdir(tmp_path)
     records.write_trial(uri, records.TrialRecord(trial_id="x_00000", number=1, params={}, config={}))
     trial = SimpleNamespace(trial_id="x_00000", config={"optim.lr": 0.1}, last_result={"step": 10, "objective": 0.5})
     callback.on_trial_complete(0, [trial], trial)
     assert told == [TrialProgress(number=1, params={"optim.lr": 0.1}, status="stopped", step=10, score=0.5)]
-    assert records.has_ended(records.trial_folder(uri, "x_00000"))
+    assert records.has_ended(folder := records.trial_folder(uri, "x_00000")) and closed == [(folder, "FINISHED")]
     assert [path.name for path in tmp_path.iterdir()] == ["moved"], "not where the search was when it was pickled"
 
 
