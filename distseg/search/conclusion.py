@@ -8,7 +8,7 @@ from distseg import storage, tracking
 from distseg.config import RunConfig, to_dict, with_overrides
 from distseg.errors import TrackingError
 from distseg.runs import resolve_tracking, save_search_view
-from distseg.search.closing import close_runs
+from distseg.search.progress import close_runs
 from distseg.search.records import TrialRecord, read_trials, trial_folder
 from distseg.search.results import best_so_far, markdown, ranked
 from distseg.search.search_config import SearchConfig

@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import queue
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,10 +16,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distseg.errors import DistsegError
-from distseg.search import records
+from distseg import storage
+from distseg.errors import first_line
+from distseg.runs import RUNNING, Run, finalize_run, find_runs_in
+from distseg.search import records, results
 from distseg.search.algorithms import SCORE
-from distseg.search.closing import Close
 from distseg.search.params import parameters
 from distseg.search.results import format_value, format_values
 from distseg.terminal import visible
@@ -73,6 +76,74 @@ class SearchDisplay:
             shown = (str(number), *values, str(row.step), score, row.error or row.status)
             table.add_row(*(Text(visible(cell)) for cell in shown))
         return table
+
+
+# ---- how they end
+
+Close = Callable[[str, str], None]
+"""Called with a trial's folder and its status for MLflow. Does not wait."""
+
+
+@contextlib.contextmanager
+def closing(search_uri: str, objective: str, keep: int) -> Iterator[Close]:
+    """Closes trials' runs in a thread, one after the other, and deletes the losers' checkpoints; ends when all is done.
+
+    A trial's driver leaves its run open when all steps are done, and one that is stopped is killed. To draw a run's
+    page takes a second, in which the next trial's workers can start. Checkpoints stay of trials that run, and of the
+    `keep` best of those that ended. First it closes what a search that was killed has left open.
+    """
+    waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+    closed: set[str] = set()
+
+    def work() -> None:
+        for folder, status in iter(waiting.get, None):
+            with _never_stopping_the_search():
+                close_runs(folder, status)
+            closed.add(folder)
+            if waiting.empty():
+                _delete_losers(search_uri, objective, keep, closed)
+        _delete_losers(search_uri, objective, keep, closed)
+
+    def close(folder: str, status: str) -> None:
+        waiting.put((folder, status))
+
+    for trial in records.read_trials(search_uri):
+        if trial.status in ("finished", "stopped"):
+            close(records.trial_folder(search_uri, trial.trial_id), "FINISHED")
+    thread = threading.Thread(target=work, name="closing", daemon=True)
+    thread.start()
+    try:
+        yield close
+    finally:
+        waiting.put(None)
+        thread.join()
+
+
+def close_runs(folder: str, status: str) -> None:
+    """Closes the MLflow runs of a trial that are open: one, or one for each seed."""
+    for uri in find_runs_in(folder):
+        run = Run.read(uri)
+        if run.status == RUNNING:
+            finalize_run(run, status)
+
+
+def _delete_losers(search_uri: str, objective: str, keep: int, closed: set[str]) -> None:
+    """Of trials whose runs are closed only: a run's page shows its best checkpoint's scores."""
+    with _never_stopping_the_search():
+        trials = records.read_trials(search_uri)
+        ended = results.ranked([trial for trial in trials if trial.status in ("finished", "stopped")], objective)
+        for loser in ended[keep:]:
+            folder = records.trial_folder(search_uri, loser.trial_id)
+            if folder in closed:
+                _delete_checkpoints(folder)
+
+
+def _delete_checkpoints(folder: str) -> None:
+    """All checkpoints below a trial's folder."""
+    uris = {entry.uri.rpartition("/")[0] for entry in storage.list_files(folder)}
+    for uri in uris:
+        if uri.rpartition("/")[2].startswith("checkpoint_"):
+            storage.delete_tree(uri)
 
 
 class SearchCallback(tune.Callback):
@@ -135,8 +206,8 @@ def trial_number(trial: Any) -> int:
 
 @contextlib.contextmanager
 def _never_stopping_the_search() -> Iterator[None]:
-    """Ray Tune ends a search when a callback raises."""
+    """Ray Tune ends a search when a callback raises, and the thread that closes runs has more to do."""
     try:
         yield
-    except DistsegError as error:
-        log.warning("%s", error)
+    except Exception as error:  # noqa: BLE001 — what is not closed can be sent by `distseg.sync`
+        log.warning("%s", first_line(error))

@@ -18,9 +18,8 @@ from distseg.errors import ConfigError
 from distseg.search import algorithms, legacy, records, results, schedulers, trial
 from distseg.search.algorithms import SCORE
 from distseg.search.algorithms.optuna import importances_of, tuples_as_choices
-from distseg.search.closing import closing
 from distseg.search.params import encoded_space
-from distseg.search.progress import SearchCallback, TrialProgress, trial_number
+from distseg.search.progress import SearchCallback, TrialProgress, closing, trial_number
 from distseg.search.search_config import SearchConfig
 from distseg.training import check_run
 

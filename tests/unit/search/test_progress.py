@@ -8,7 +8,7 @@ import pytest
 from distseg import storage
 from distseg.errors import StorageError
 from distseg.runs import RUNNING, Run, find_runs_in
-from distseg.search import closing, records
+from distseg.search import progress, records
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         finalize(run, status)
         names.append(run.name)
 
-    monkeypatch.setattr(closing, "finalize_run", finalize_run)
+    monkeypatch.setattr(progress, "finalize_run", finalize_run)
     return names
 
 
 def test_all_runs_are_closed_when_the_block_ends_each_once(search: str, ended: list[str]) -> None:
-    with closing.closing(search, "val/mIoU", keep=9) as close:
+    with progress.closing(search, "val/mIoU", keep=9) as close:
         folders = [trial(search, 1, runs=2), trial(search, 2)]
         for folder in folders:
             close(folder, "FINISHED")
@@ -71,7 +71,7 @@ def test_all_runs_are_closed_when_the_block_ends_each_once(search: str, ended: l
 def test_a_search_that_was_killed_closes_first_what_it_had_left_open(search: str) -> None:
     finished, stopped = trial(search, 1), trial(search, 2, ended="stopped")
     running, failed = trial(search, 3, ended="running"), trial(search, 4, ended="failed")
-    with closing.closing(search, "val/mIoU", keep=9):
+    with progress.closing(search, "val/mIoU", keep=9):
         pass
     assert statuses(finished) == statuses(stopped) == ["FINISHED"]
     assert statuses(running) == statuses(failed) == [RUNNING]
@@ -84,8 +84,8 @@ def test_a_losers_checkpoints_stay_until_its_run_is_closed(search: str, monkeypa
         goes_on.wait(60)
         finalize(run, status)
 
-    monkeypatch.setattr(closing, "finalize_run", slowly)
-    with closing.closing(search, "val/mIoU", keep=1) as close:
+    monkeypatch.setattr(progress, "finalize_run", slowly)
+    with progress.closing(search, "val/mIoU", keep=1) as close:
         folders = [trial(search, i, score=score) for i, score in enumerate((0.2, 0.6, 0.4), start=1)]
         still_trains = trial(search, 4, score=0.1, ended="running")
         for folder in folders:
@@ -99,11 +99,11 @@ def test_what_cannot_be_closed_is_said_and_does_not_stop_the_rest(
     search: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails_once(run: Run, status: str) -> None:
-        monkeypatch.setattr(closing, "finalize_run", finalize)
+        monkeypatch.setattr(progress, "finalize_run", finalize)
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(closing, "finalize_run", fails_once)
-    with closing.closing(search, "val/mIoU", keep=9) as close:
+    monkeypatch.setattr(progress, "finalize_run", fails_once)
+    with progress.closing(search, "val/mIoU", keep=9) as close:
         first, second = trial(search, 1), trial(search, 2)
         close(first, "FINISHED")
         close(second, "FINISHED")
