@@ -123,7 +123,7 @@ def _search_alone(
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        search.close_running(wanted)
+        search.close_all(wanted.uri)
         raise
     finally:
         best = search.conclude(wanted, base, status)

@@ -236,7 +236,10 @@ def tells_places() -> bool:
     if find("ray.core.generated.gcs_pb2", "PlacementGroupTableData", without) is None:
         return False
     state = find("ray._private.state", "state", without)
-    return all(hasattr(state, name) for name in ("actor_table", "_connect_and_get_accessor"))
+    missing = [name for name in ("actor_table", "_connect_and_get_accessor") if not hasattr(state, name)]
+    if state is not None and missing:
+        _warn_once(f"ray._private.state.state.{missing[0]}", without)
+    return not missing
 
 
 def places_of_the_dead() -> list[PlacementGroup]:

@@ -105,6 +105,7 @@ def _train(
             functools.partial(cluster.shortage, config), _shown(config, run, show, ends=is_alone)
         ) as watch:
             trainer = _trainer(config, run, watch.channel, callbacks)
+            trainer.search_frees_place = not is_alone
             with stopping.gently(stop_notice(run), on_request=functools.partial(_end, run, watch, trainer)):
                 status = _OPENING
                 run.open(config, manifest, saved)

@@ -13,7 +13,7 @@ restart:
     AutoscalingCoordinator     asks an autoscaler for machines, as the placement group does already. A training whose
                                number of workers may change also asks it what it may have, and keeps it
     PlacementGroupCleaner      frees the workers' place if the controller dies. A driver's place is freed by Ray when it
-                               dies, that of a trial by its search, see `cluster.places_come_free`
+                               dies, that of a trial by its search; who trains in an actor of his own keeps it
     PreemptionWatcher          hears of machines that are about to be taken away; here it is a thread of the controller
 
 The methods overridden here are private to Ray. A version of Ray without them keeps its helpers, see compat.py.
@@ -51,6 +51,7 @@ _NOT_NEEDED_WHERE_FREED = ("PlacementGroupCleanerCallback",)
 class LeanTorchTrainer(TorchTrainer):
     """Leaves signals to its caller: Ray Train would answer Ctrl-C by killing the workers, and SIGTERM not at all."""
 
+    search_frees_place = False  # in a trial, see `cluster.places_come_free`
     _controller: Any = None  # the actor, if it is one
     _thread: "_ControllerThread | None" = None
 
@@ -70,7 +71,8 @@ class LeanTorchTrainer(TorchTrainer):
         return self._controller is not None
 
     def _create_default_callbacks(self) -> list[Any]:
-        is_freed = compat.started_this_cluster() or (controls_here() and compat.tells_places())
+        dies_with_its_job = compat.started_this_cluster() or (controls_here() and not _is_actor())
+        is_freed = dies_with_its_job or (self.search_frees_place and controls_here() and compat.tells_places())
         left_out = _NEVER_NEEDED + (_NOT_NEEDED_WHERE_FREED if is_freed else ())
         made = super()._create_default_callbacks()  # type: ignore[misc]  # types show Ray Train\'s first version
         return [callback for callback in made if type(callback).__name__ not in left_out]
@@ -89,6 +91,11 @@ class LeanTorchTrainer(TorchTrainer):
 def controls_here() -> bool:
     """Whether the controller of a training works in the process that drives it; else it is an actor."""
     return compat.train_controller() is not None
+
+
+def _is_actor() -> bool:
+    """Whether this process is one of Ray's actors, as that of a trial is, and no driver."""
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
 
 
 class _ControllerError(RayError):

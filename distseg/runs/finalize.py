@@ -106,9 +106,10 @@ def leave_run(run: Run, close_report: Callable[[], None]) -> None:
     """Closes the reporter of a training that is done, and leaves its run open: another process calls `finalize_run`."""
     try:
         close_report()
-        run.ended_ms = now_ms()
-        run.write_run_json()  # the id of the MLflow run may be known only now
-    except StorageError as error:
+        if Run.read(run.uri).status == RUNNING:  # else it was closed meanwhile: its search was stopped
+            run.ended_ms = now_ms()
+            run.write_run_json()  # the id of the MLflow run may be known only now
+    except (StorageError, CheckpointError) as error:
         log.warning("%s", error)
 
 

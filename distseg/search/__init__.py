@@ -31,8 +31,8 @@ from distseg.search.search_config import Budget, SearchConfig, default_algorithm
 from distseg.search.spaces import Space, list_spaces, load_space, space_names
 
 if TYPE_CHECKING:
-    from distseg.search.conclusion import best_config, close_running, conclude, open_parent_run
-    from distseg.search.progress import SearchDisplay, TrialProgress
+    from distseg.search.conclusion import best_config, conclude, open_parent_run
+    from distseg.search.progress import SearchDisplay, TrialProgress, close_all
     from distseg.search.question import points_of, read_question, write_question
     from distseg.search.results import format_value, format_values, ranked, seeds_to_compare, seeds_verdict
     from distseg.search.tuner import check, run
@@ -51,7 +51,7 @@ __all__ = [
     "algorithm_names",
     "best_config",
     "check",
-    "close_running",
+    "close_all",
     "conclude",
     "cost_names",
     "default_algorithm",
@@ -79,11 +79,10 @@ __getattr__ = on_first_use(
     {
         "distseg.search.conclusion": (
             "best_config",
-            "close_running",
             "conclude",
             "open_parent_run",
         ),
-        "distseg.search.progress": ("SearchDisplay", "TrialProgress"),
+        "distseg.search.progress": ("SearchDisplay", "TrialProgress", "close_all"),
         "distseg.search.question": (
             "points_of",
             "read_question",

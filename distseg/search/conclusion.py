@@ -8,8 +8,7 @@ from distseg import storage, tracking
 from distseg.config import RunConfig, to_dict, with_overrides
 from distseg.errors import TrackingError
 from distseg.runs import resolve_tracking, save_search_view
-from distseg.search.progress import close_runs
-from distseg.search.records import TrialRecord, read_trials, trial_folder
+from distseg.search.records import TrialRecord, read_trials
 from distseg.search.results import best_so_far, markdown, ranked
 from distseg.search.search_config import SearchConfig
 from distseg.search.tuner import importances
@@ -29,13 +28,6 @@ def open_parent_run(search: SearchConfig, base: RunConfig) -> str:
     except TrackingError as error:
         log.warning("%s; the search goes on, its trials will have no parent run", error)
         return ""
-
-
-def close_running(search: SearchConfig) -> None:
-    """Closes the MLflow runs of trials that were running when the search was stopped."""
-    for trial in read_trials(search.uri):
-        if trial.status == "running":
-            close_runs(trial_folder(search.uri, trial.trial_id), "KILLED")
 
 
 def conclude(search: SearchConfig, base: RunConfig, status: str) -> TrialRecord | None:

@@ -6,7 +6,7 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distseg import storage
+from distseg import storage, tracking
 from distseg.errors import first_line
-from distseg.runs import RUNNING, Run, finalize_run, find_runs_in
+from distseg.runs import RUNNING, Run, finalize_run, find_runs_in, send_run
 from distseg.search import records, results
 from distseg.search.algorithms import SCORE
 from distseg.search.params import parameters
@@ -80,51 +80,96 @@ class SearchDisplay:
 
 # ---- how they end
 
+_MLFLOW_STATUS: Mapping[records.Status, str] = {
+    "running": "KILLED",
+    "finished": "FINISHED",
+    "stopped": "FINISHED",
+    "failed": "FAILED",
+}
 Close = Callable[[str, str], None]
 """Called with a trial's folder and its status for MLflow. Does not wait."""
 
 
 @contextlib.contextmanager
-def closing(search_uri: str, objective: str, keep: int) -> Iterator[Close]:
+def closing(search_uri: str, objective: str, keep: int, *, earlier: Collection[str] = ()) -> Iterator[Close]:
     """Closes trials' runs in a thread, one after the other, and deletes the losers' checkpoints; ends when all is done.
 
     A trial's driver leaves its run open when all steps are done, and one that is stopped is killed. To draw a run's
     page takes a second, in which the next trial's workers can start. Checkpoints stay of trials that run, and of the
-    `keep` best of those that ended. First it closes what a search that was killed has left open.
+    `keep` best of those that ended. `earlier`: what `close_earlier` returned. If it is stopped, what waits is left to
+    `close_all`.
     """
     waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
-    closed: set[str] = set()
+    is_given_up = threading.Event()
+    closed = set(earlier)
 
     def work() -> None:
         for folder, status in iter(waiting.get, None):
-            with _never_stopping_the_search():
-                close_runs(folder, status)
-            closed.add(folder)
+            if not is_given_up.is_set() and close_runs(folder, status):
+                closed.add(folder)
             if waiting.empty():
                 _delete_losers(search_uri, objective, keep, closed)
         _delete_losers(search_uri, objective, keep, closed)
 
-    def close(folder: str, status: str) -> None:
-        waiting.put((folder, status))
-
-    for trial in records.read_trials(search_uri):
-        if trial.status in ("finished", "stopped"):
-            close(records.trial_folder(search_uri, trial.trial_id), "FINISHED")
     thread = threading.Thread(target=work, name="closing", daemon=True)
     thread.start()
     try:
-        yield close
+        yield lambda folder, status: waiting.put((folder, status))
+    except KeyboardInterrupt:
+        is_given_up.set()
+        raise
     finally:
         waiting.put(None)
         thread.join()
 
 
-def close_runs(folder: str, status: str) -> None:
-    """Closes the MLflow runs of a trial that are open: one, or one for each seed."""
+def close_all(search_uri: str) -> None:
+    """Closes whatever a search that has been stopped has left open: trials that still ran as KILLED."""
+    for trial in records.read_trials(search_uri):
+        close_runs(records.trial_folder(search_uri, trial.trial_id), _MLFLOW_STATUS[trial.status])
+
+
+def close_earlier(search_uri: str) -> set[str]:
+    """Before a search goes on: closes the runs of trials that had ended, and sends what MLflow lacks of them.
+
+    Returns the folders of those whose runs are all closed.
+    """
+    closed, is_asked = set(), True
+    for trial in records.read_trials(search_uri):
+        if trial.status == "running":  # goes on
+            continue
+        folder = records.trial_folder(search_uri, trial.trial_id)
+        if close_runs(folder, _MLFLOW_STATUS[trial.status]):
+            closed.add(folder)
+        for uri in find_runs_in(folder) if is_asked else ():
+            with _never_stopping_the_search():
+                is_asked = False  # a server that does not answer is asked once
+                _send_rest(Run.read(uri))
+                is_asked = True
+    return closed
+
+
+def close_runs(folder: str, status: str) -> bool:
+    """Closes the runs of a trial that are open: one, or one for each seed. Those that have done all steps are FINISHED.
+
+    False, after a warning, if one of them cannot be closed.
+    """
+    num_left = 0
     for uri in find_runs_in(folder):
-        run = Run.read(uri)
-        if run.status == RUNNING:
-            finalize_run(run, status)
+        num_left += 1
+        with _never_stopping_the_search(f"{uri} is not closed: "):
+            run = Run.read(uri)
+            if run.status == RUNNING:
+                finalize_run(run, "FINISHED" if run.ended_ms else status)
+            num_left -= 1
+    return num_left == 0
+
+
+def _send_rest(run: Run) -> None:
+    """Of a run that was closed by a process that died before MLflow had all of it."""
+    is_closed = run.status != RUNNING and run.is_tracked and run.run_id
+    if is_closed and not tracking.is_sent(run.tracking_uri, run.run_id, run.ended_ms):
+        send_run(run)
 
 
 def _delete_losers(search_uri: str, objective: str, keep: int, closed: set[str]) -> None:
@@ -158,6 +203,8 @@ class SearchCallback(tune.Callback):
     search_uri: ClassVar[str]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with _never_stopping_the_search():
+            records.forget_end(records.trial_folder(self.search_uri, trial.trial_id))
         self._tell(trial, "running", trial.last_result)  # it has a result if it was paused
 
     def on_trial_result(
@@ -205,9 +252,9 @@ def trial_number(trial: Any) -> int:
 
 
 @contextlib.contextmanager
-def _never_stopping_the_search() -> Iterator[None]:
+def _never_stopping_the_search(what: str = "") -> Iterator[None]:
     """Ray Tune ends a search when a callback raises, and the thread that closes runs has more to do."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 — what is not closed can be sent by `distseg.sync`
-        log.warning("%s", first_line(error))
+    except Exception as error:  # noqa: BLE001 — `close_earlier` tries again
+        log.warning("%s%s", what, first_line(error))

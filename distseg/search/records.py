@@ -119,6 +119,12 @@ def has_ended(folder: str) -> bool:
     return storage.exists(storage.join(folder, "ended.json"))
 
 
+def forget_end(folder: str) -> None:
+    """Of a trial that begins again: Ray Tune's state was older than the record."""
+    if has_ended(folder):
+        storage.delete(storage.join(folder, "ended.json"))
+
+
 def read_error(folder: str) -> str:
     """Why a trial that has ended failed; empty if it did not fail."""
     return _read(_End, storage.join(folder, "ended.json")).error

@@ -19,7 +19,7 @@ from distseg.search import algorithms, legacy, records, results, schedulers, tri
 from distseg.search.algorithms import SCORE
 from distseg.search.algorithms.optuna import importances_of, tuples_as_choices
 from distseg.search.params import encoded_space
-from distseg.search.progress import SearchCallback, TrialProgress, closing, trial_number
+from distseg.search.progress import SearchCallback, TrialProgress, close_earlier, closing, trial_number
 from distseg.search.search_config import SearchConfig
 from distseg.training import check_run
 
@@ -60,15 +60,24 @@ def run(search: SearchConfig, base: RunConfig, *, resume: bool, on_progress: Cal
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     SearchCallback.on_progress, SearchCallback.search_uri = staticmethod(on_progress), search.uri
     state_uri = storage.join(search.uri, _STATE)
+    closed = close_earlier(search.uri) if resume else ()
     with tuples_as_choices(), legacy.old_names():
         if resume and _has_state(state_uri):
             space = _told_space(search)
             tuner = tune.Tuner.restore(state_uri, _trainable(search, base), resume_unfinished=True, param_space=space)
         else:
             tuner = _new_tuner(search, base)
-        with closing(search.uri, search.objective, search.keep) as close, orchestration.places_come_free():
+        with (
+            closing(search.uri, search.objective, search.keep, earlier=closed) as close,
+            orchestration.places_come_free(),
+        ):
             SearchCallback.close = staticmethod(close)
             tuner.fit()
+            for left in records.read_trials(search.uri):  # the time was over; Ray Tune says nothing of those
+                if left.status == "running":
+                    folder = records.trial_folder(search.uri, left.trial_id)
+                    records.write_end(folder, "stopped")
+                    close(folder, "FINISHED")
 
 
 def _has_state(state_uri: str) -> bool:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import queue
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from types import ModuleType
+from types import SimpleNamespace as Made
+from typing import Any
 
 import pytest
 import ray.train
@@ -29,6 +32,7 @@ LOOKED_UP: dict[str, Callable[[], object]] = {
     "FixedScalingPolicy": compat.fixed_scaling_policy,
     "TrainController": compat.train_controller,
     "PlacementGroupTableData": compat.tells_places,
+    "PreemptionWatcher": lambda: compat.hear_notices_here(None),
 }
 MODULES = (
     "ray._private.worker",
@@ -39,6 +43,7 @@ MODULES = (
     "ray.train.v2._internal.execution.callback",
     "ray.train.v2._internal.execution.context",
     "ray.train.v2._internal.execution.controller",
+    "ray.train.v2._internal.execution.preemption",
     "ray.train.v2._internal.execution.scaling_policy",
 )
 MODULES_OF_RAY_ITSELF = (  # which it imports again and again
@@ -73,6 +78,40 @@ def test_the_tested_version_has_every_name(monkeypatch: pytest.MonkeyPatch, capl
     assert caplog.messages == []
 
 
+def test_a_notice_reaches_all_workers_by_a_thread_of_the_controllers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
+
+    class Worker:
+        def __init__(self, rank: int, node_id: str, heard: "queue.SimpleQueue[tuple[int, Any]]") -> None:
+            self.distributed_context, self.metadata = Made(world_rank=rank), Made(node_id=node_id)
+            self.actor = Made(mark_preempt=Made(remote=lambda info: heard.put((rank, info))))
+
+    def group_of(*node_ids: str) -> Any:
+        return Made(get_workers=lambda: [Worker(rank, node_id, heard) for rank, node_id in enumerate(node_ids)])
+
+    heard: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    draining = {"b": 7000}
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.01")
+    monkeypatch.setattr("ray._private.state.state.get_draining_nodes", lambda: draining)
+    monkeypatch.setattr(ray, "nodes", list)
+    callback: Any = PreemptionCallback()
+    other = ray.train.UserCallback()
+    compat.hear_notices_here(Made(_worker_group_callbacks_to_propagate=[other, callback]))
+
+    callback.after_worker_group_start(group_of("a", "b"))
+    told = dict(heard.get(timeout=60) for _ in range(2))
+    assert [info.deadline_ms for info in told.values()] == [7000, 7000] and set(told) == {0, 1}
+    assert told[0].preempted_node_to_ranks == {"b": [1]}
+    first: Any = callback._watcher
+    callback.after_worker_group_start(group_of("a"))
+    assert first._stop_event.is_set() and not callback._watcher._stop_event.is_set()
+    second: Any = callback._watcher
+    callback.before_worker_group_shutdown(group_of("a"))
+    assert second._stop_event.is_set() and callback._watcher is None
+    second._monitor_thread.join(60)
+    assert heard.empty()  # the second group is not where a machine will go away
+
+
 @pytest.mark.parametrize("name", LOOKED_UP)
 @pytest.mark.parametrize("is_module_there", [True, False])
 def test_a_missing_name_is_told_once_and_done_without(
@@ -100,6 +139,7 @@ WITHOUT = {
     "FixedScalingPolicy": None,
     "TrainController": None,
     "PlacementGroupTableData": False,
+    "PreemptionWatcher": None,
 }
 
 

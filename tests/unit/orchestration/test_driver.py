@@ -16,7 +16,7 @@ from ray._private.utils import check_version_info
 
 from distseg.config import DataConfig, RunConfig, ScalingConfig
 from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingError
-from distseg.orchestration import cluster, compat, environment
+from distseg.orchestration import cluster, compat, environment, trainer
 from distseg.orchestration.cluster import check_resources, job_id
 from distseg.orchestration.failures import error_of
 from distseg.orchestration.snapshot import forget_if_broken
@@ -268,13 +268,19 @@ def test_what_ray_noted_of_checkpoints_that_are_gone_does_not_stop_a_resumed_run
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray copies settings of its own
 def test_a_training_starts_no_helper_of_rays_that_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    def of(*, started_here: bool = False, controller: object = object(), tells_places: bool = True) -> set[str]:
-        monkeypatch.setattr(compat, "started_this_cluster", lambda: started_here)
-        monkeypatch.setattr(compat, "train_controller", lambda: controller)
-        monkeypatch.setattr(compat, "tells_places", lambda: tells_places)
-        return {type(callback).__name__ for callback in LeanTorchTrainer(lambda: None)._create_default_callbacks()}
+    def of(
+        *, started: bool = False, actor: bool = False, trial: bool = False, here: bool = True, tells: bool = True
+    ) -> set[str]:
+        monkeypatch.setattr(compat, "started_this_cluster", lambda: started)
+        monkeypatch.setattr(trainer, "controls_here", lambda: here)
+        monkeypatch.setattr(trainer, "_is_actor", lambda: actor)
+        monkeypatch.setattr(compat, "tells_places", lambda: tells)
+        made = LeanTorchTrainer(lambda: None)
+        made.search_frees_place = trial
+        return {type(callback).__name__ for callback in made._create_default_callbacks()}
 
-    kept = of(controller=None)  # the controller is an actor, whose place nobody else frees
+    kept = of(here=False)  # the controller is an actor, whose place nobody else frees
     assert kept >= {"BackendSetupCallback", "PlacementGroupCleanerCallback"} and "DatasetsCallback" not in kept
-    assert of(tells_places=False) == kept
-    assert of() == of(started_here=True, controller=None) == kept - {"PlacementGroupCleanerCallback"}
+    assert of(actor=True) == of(actor=True, trial=True, tells=False) == of(trial=True, here=False) == kept
+    freed = kept - {"PlacementGroupCleanerCallback"}
+    assert of() == of(actor=True, trial=True) == of(started=True, here=False) == freed

@@ -8,7 +8,7 @@ import pytest
 from distseg import tracking
 from distseg.config import CheckpointConfig, RunConfig, TrackingConfig
 from distseg.errors import TrackingError
-from distseg.runs import Run, finalize, finalize_run
+from distseg.runs import RUNNING, Run, finalize, finalize_run, leave_run
 from tests.recorded import only_run
 
 
@@ -34,6 +34,27 @@ def test_a_run_that_fails_is_closed_before_the_rest_is_sent_even_if_its_id_is_no
     outcome = finalize_run(run, "FAILED")
     assert not outcome.is_sent and len(caplog.messages) == 1
     assert only_run(config.tracking.uri, "ends").run.info.status == "FAILED"
+
+
+def test_a_run_is_left_open_with_the_time_of_its_end_for_another_process_to_close(config: RunConfig) -> None:
+    run, closed = Run.new(config), list[str]()
+    run.write_run_json()
+    run.run_id = "a" * 32  # known late
+    leave_run(run, lambda: closed.append("report"))
+    left = Run.read(run.uri)
+    assert (left.status, left.run_id, closed) == (RUNNING, run.run_id, ["report"]) and left.ended_ms > 0
+
+    left.tracking_uri = tracking.OFF
+    ended_ms = left.ended_ms
+    finalize_run(left, "FINISHED")
+    assert Run.read(run.uri).ended_ms == ended_ms  # not when it was closed
+
+
+def test_a_run_that_was_closed_meanwhile_stays_so(config: RunConfig) -> None:
+    run = Run.new(config)
+    replace(run, status="KILLED").write_run_json()
+    leave_run(run, lambda: None)
+    assert Run.read(run.uri).status == "KILLED"
 
 
 def test_only_trainings_that_log_a_model_make_ready_for_it(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

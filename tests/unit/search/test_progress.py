@@ -1,12 +1,17 @@
 """Trials' runs are closed in a thread, and the losers' checkpoints go only when that is done."""
 
+import queue
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from distseg import storage
-from distseg.errors import StorageError
+from distseg.errors import StorageError, TrackingError
 from distseg.runs import RUNNING, Run, find_runs_in
 from distseg.search import progress, records
 
@@ -33,6 +38,13 @@ def trial(search: str, number: int, *, score: float = 0.5, ended: records.Status
 
 def statuses(folder: str) -> list[str]:
     return sorted(Run.read(uri).status for uri in find_runs_in(folder))
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 def has_checkpoints(folder: str) -> bool:
@@ -68,34 +80,103 @@ def test_all_runs_are_closed_when_the_block_ends_each_once(search: str, ended: l
     assert len(ended) == 3 and all(map(has_checkpoints, folders))
 
 
-def test_a_search_that_was_killed_closes_first_what_it_had_left_open(search: str) -> None:
+def test_a_search_that_goes_on_closes_first_what_it_had_left_open(search: str) -> None:
     finished, stopped = trial(search, 1), trial(search, 2, ended="stopped")
     running, failed = trial(search, 3, ended="running"), trial(search, 4, ended="failed")
-    with progress.closing(search, "val/mIoU", keep=9):
-        pass
+    assert progress.close_earlier(search) == {finished, stopped, failed}
     assert statuses(finished) == statuses(stopped) == ["FINISHED"]
-    assert statuses(running) == statuses(failed) == [RUNNING]
+    assert (statuses(running), statuses(failed)) == ([RUNNING], ["FAILED"])
+    with progress.closing(search, "val/mIoU", keep=1, earlier={finished, stopped, failed}):
+        pass
+    assert [has_checkpoints(folder) for folder in (finished, stopped, running)] == [True, False, True]
 
 
-def test_a_losers_checkpoints_stay_until_its_run_is_closed(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    goes_on = threading.Event()
+def test_what_mlflow_lacks_of_a_closed_run_is_sent_and_a_dead_server_asked_once(
+    search: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = [trial(search, number) for number in range(1, 5)]
+    sent, asked, lacking = list[str](), list[str](), {"1": True, "2": False, "3": True, "4": True}
+    for folder, run_id in zip(folders, lacking, strict=True):
+        (uri,) = find_runs_in(folder)
+        run = Run.read(uri)
+        run.status, run.tracking_uri, run.run_id, run.ended_ms = "FINISHED", "http://127.0.0.1:1", run_id, 7
+        run.write_run_json()
+
+    def is_sent(uri: str, run_id: str, ended_ms: int) -> bool:
+        assert ended_ms == 7
+        asked.append(run_id)
+        if run_id == "3":
+            raise TrackingError("it does not answer")
+        return not lacking[run_id]
+
+    monkeypatch.setattr("distseg.tracking.is_sent", is_sent)
+    monkeypatch.setattr(progress, "send_run", lambda run: sent.append(run.run_id))
+    progress.close_earlier(search)
+    assert (asked, sent) == (["1", "2", "3"], ["1"])
+    assert caplog.messages == ["it does not answer"]
+
+
+def test_of_a_stopped_search_all_is_closed_seeds_that_were_done_as_finished(search: str) -> None:
+    running, finished = trial(search, 1, ended="running", runs=2), trial(search, 2)
+    done = Run.read(sorted(find_runs_in(running))[0])
+    done.ended_ms = 7
+    done.write_run_json()
+    with pytest.raises(KeyboardInterrupt), progress.closing(search, "val/mIoU", keep=9):
+        raise KeyboardInterrupt
+    progress.close_all(search)
+    assert (statuses(running), statuses(finished)) == (["FINISHED", "KILLED"], ["FINISHED"])
+    assert Run.read(done.uri).status == "FINISHED"
+
+
+def test_when_a_search_is_stopped_what_waits_is_not_waited_for(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begins, goes_on = threading.Event(), threading.Event()
 
     def slowly(run: Run, status: str) -> None:
+        begins.set()
         goes_on.wait(60)
+        finalize(run, status)
+
+    monkeypatch.setattr(progress, "finalize_run", slowly)
+    folders = [trial(search, number) for number in (1, 2)]
+    with pytest.raises(KeyboardInterrupt), progress.closing(search, "val/mIoU", keep=9) as close:
+        for folder in folders:
+            close(folder, "FINISHED")
+        begins.wait(60)
+        threading.Timer(0.2, goes_on.set).start()
+        raise KeyboardInterrupt
+    assert [statuses(folder) for folder in folders] == [["FINISHED"], [RUNNING]]
+
+
+def test_a_losers_checkpoints_stay_until_its_run_is_closed(
+    search: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    goes_on = [threading.Event() for _ in range(3)]
+    begun: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def slowly(run: Run, status: str) -> None:
+        number = int(run.uri.split("/trials/t")[1][0])
+        begun.put(number)
+        goes_on[number - 1].wait(60)
         finalize(run, status)
 
     monkeypatch.setattr(progress, "finalize_run", slowly)
     with progress.closing(search, "val/mIoU", keep=1) as close:
         folders = [trial(search, i, score=score) for i, score in enumerate((0.2, 0.6, 0.4), start=1)]
         still_trains = trial(search, 4, score=0.1, ended="running")
-        for folder in folders:
-            close(folder, "FINISHED")
-        assert all(map(has_checkpoints, folders))
-        goes_on.set()
+        close(folders[0], "FINISHED")
+        assert begun.get(timeout=60) == 1
+        goes_on[0].set()  # nothing waits behind it: then the losers go, of which the third is one that is not closed
+        until(lambda: not has_checkpoints(folders[0]))
+        assert has_checkpoints(folders[2])
+        close(folders[1], "FINISHED")
+        close(folders[2], "FINISHED")
+        for event in goes_on:
+            event.set()
     assert [has_checkpoints(folder) for folder in (*folders, still_trains)] == [False, True, False, True]
+    assert [statuses(folder) for folder in folders] == [["FINISHED"]] * 3 and caplog.messages == []
 
 
-def test_what_cannot_be_closed_is_said_and_does_not_stop_the_rest(
+def test_what_cannot_be_closed_is_said_and_keeps_its_checkpoints(
     search: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails_once(run: Run, status: str) -> None:
@@ -103,9 +184,24 @@ def test_what_cannot_be_closed_is_said_and_does_not_stop_the_rest(
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(progress, "finalize_run", fails_once)
-    with progress.closing(search, "val/mIoU", keep=9) as close:
-        first, second = trial(search, 1), trial(search, 2)
+    with progress.closing(search, "val/mIoU", keep=0) as close:
+        first, second = trial(search, 1, runs=2), trial(search, 2)
         close(first, "FINISHED")
         close(second, "FINISHED")
-    assert caplog.messages == ["the disk is full"]
-    assert (statuses(first), statuses(second)) == ([RUNNING], ["FINISHED"])
+    (message,) = caplog.messages
+    assert message.startswith(first) and message.endswith(" is not closed: the disk is full")
+    assert (statuses(first), statuses(second)) == (["FINISHED", RUNNING], ["FINISHED"])
+    assert (has_checkpoints(first), has_checkpoints(second)) == (True, False)
+
+
+def test_a_trial_that_begins_again_has_not_ended(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    again, other = trial(search, 1, score=0.1), trial(search, 2)
+    told: list[progress.TrialProgress] = []
+    monkeypatch.setattr(progress.SearchCallback, "search_uri", search, raising=False)
+    monkeypatch.setattr(progress.SearchCallback, "on_progress", told.append, raising=False)
+    with progress.closing(search, "val/mIoU", keep=0, earlier=progress.close_earlier(search)):
+        for number in (1, 3):
+            made: Any = SimpleNamespace(trial_id=f"t{number}", config={}, last_result={}, experiment_tag=f"{number}_x")
+            progress.SearchCallback().on_trial_start(0, [], made)
+    assert [it.status for it in told] == ["running", "running"]
+    assert (has_checkpoints(again), has_checkpoints(other)) == (True, False)

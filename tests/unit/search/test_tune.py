@@ -13,7 +13,7 @@ from ray.tune.experiment import Experiment
 
 from distseg.config import RunConfig, StyleConfig, dotted_fields, recipes, with_overrides
 from distseg.errors import ConfigError
-from distseg.search import SearchConfig, Space, list_spaces, load_space, params, schedulers, tuner
+from distseg.search import SearchConfig, Space, list_spaces, load_space, params, records, schedulers, tuner
 from distseg.search import trial as trial_module
 from distseg.search.algorithms import grid
 from distseg.search.algorithms import random as random_search
@@ -203,3 +203,28 @@ def test_a_trial_is_named_by_what_distinguishes_it() -> None:
     config = trial_module.config_of(recipes.find("town"), point, 3, "folder", point)
     assert (config.name, config.checkpoint.uri) == ("t03-1236-None-0_00123", "folder")
     assert (dotted_fields(config)["model.bins"], config.optim.lr) == ([1, 2, 3, 6], 0.00123)
+
+
+def test_trials_that_the_time_did_not_suffice_for_are_closed_as_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = wanted(uri=str(tmp_path / "search"), hours=0.1)
+    closed: list[tuple[str, str]] = []
+
+    class Tuner:
+        def fit(self) -> None:  # Ray Tune tells no callback of the trials that it ends when the time is over
+            for number, ended in ((1, "finished"), (2, None)):
+                records.write_trial(search.uri, TrialRecord(trial_id=f"t{number}", number=number, params={}, config={}))
+                if ended:
+                    records.write_end(records.trial_folder(search.uri, f"t{number}"), "finished")
+
+    monkeypatch.setattr(tuner, "_new_tuner", lambda *_: Tuner())
+
+    def close_runs(folder: str, status: str) -> bool:
+        closed.append((folder, status))
+        return True
+
+    monkeypatch.setattr("distseg.search.progress.close_runs", close_runs)
+    tuner.run(search, base_of(load_space("optim")), resume=False, on_progress=lambda _: None)
+    assert [trial.status for trial in records.read_trials(search.uri)] == ["finished", "stopped"]
+    assert closed == [(records.trial_folder(search.uri, "t2"), "FINISHED")]
