@@ -264,28 +264,31 @@ def hear_notices_here(controller: Any) -> None:
     watcher = find(f"{_TRAIN}.execution.preemption", "PreemptionWatcher", without)
     if watcher is None:
         return
+    callback_class = find(f"{_TRAIN}.callbacks.preemption_callback", "PreemptionCallback", without)
+    callbacks = getattr(controller, "_worker_group_callbacks_to_propagate", None)
+    if callbacks is None:
+        _warn_once(f"{type(controller).__name__}._worker_group_callbacks_to_propagate", without)
+    if callback_class is None or callbacks is None:
+        return
 
-    def hears_here(made: type) -> type:
-        class HearsHere(made):  # type: ignore[misc]  # it is looked up
-            def after_worker_group_start(self, worker_group: Any) -> None:
-                self._stop_watcher()
-                ranks: dict[str, list[int]] = {}
-                for worker in worker_group.get_workers():
-                    ranks.setdefault(worker.metadata.node_id, []).append(worker.distributed_context.world_rank)
-                actors = {w.distributed_context.world_rank: w.actor for w in worker_group.get_workers()}
-                self._watcher = watcher(ranks, self._poll_interval_s, actors)
+    class HearsHere(callback_class):  # type: ignore[misc, valid-type]  # it is looked up
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            self._stop_watcher()
+            ranks: dict[str, list[int]] = {}
+            for worker in worker_group.get_workers():
+                ranks.setdefault(worker.metadata.node_id, []).append(worker.distributed_context.world_rank)
+            actors = {w.distributed_context.world_rank: w.actor for w in worker_group.get_workers()}
+            self._watcher = watcher(ranks, self._poll_interval_s, actors)
 
-            def _stop_watcher(self) -> None:
-                if self._watcher is not None:
-                    self._watcher._stop_event.set()
-                self._watcher = None
-
-        return HearsHere
+        def _stop_watcher(self) -> None:
+            if self._watcher is not None:
+                self._watcher._stop_event.set()
+            self._watcher = None
 
     logging.getLogger(watcher.__module__).setLevel(logging.ERROR)
-    for callback in getattr(controller, "_worker_group_callbacks_to_propagate", ()):
-        if type(callback).__name__ == "PreemptionCallback":
-            callback.__class__ = hears_here(type(callback))
+    for callback in callbacks:
+        if type(callback) is callback_class:
+            callback.__class__ = HearsHere
 
 
 def preemption_deadline_ms() -> int | None:

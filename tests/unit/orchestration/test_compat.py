@@ -32,7 +32,7 @@ LOOKED_UP: dict[str, Callable[[], object]] = {
     "FixedScalingPolicy": compat.fixed_scaling_policy,
     "TrainController": compat.train_controller,
     "PlacementGroupTableData": compat.tells_places,
-    "PreemptionWatcher": lambda: compat.hear_notices_here(None),
+    "PreemptionWatcher": lambda: compat.hear_notices_here(Made(_worker_group_callbacks_to_propagate=[])),
 }
 MODULES = (
     "ray._private.worker",
@@ -110,6 +110,15 @@ def test_a_notice_reaches_all_workers_by_a_thread_of_the_controllers(monkeypatch
     assert second._stop_event.is_set() and callback._watcher is None
     second._monitor_thread.join(60)
     assert heard.empty()  # the second group is not where a machine will go away
+
+
+def test_a_controller_with_other_names_keeps_rays_own_process_and_one_line_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(2):
+        compat.hear_notices_here(Made())
+    (message,) = caplog.messages
+    assert "_worker_group_callbacks_to_propagate" in message and message.endswith("starts one process more")
 
 
 @pytest.mark.parametrize("name", LOOKED_UP)
