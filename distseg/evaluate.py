@@ -22,7 +22,7 @@ from distseg.data.shards import load_manifest
 from distseg.deployment import check_classes, load_model
 from distseg.errors import ConfigError
 from distseg.evaluation import ConfusionMatrix, World, torchrun_world
-from distseg.training import adaptation, checkpoint
+from distseg.training import adaptation, checkpoint, keep_freed_memory
 from distseg.training.checkpoint import Checkpoint
 
 PROG = "python -m distseg.evaluate"
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json is not None:
         cli.check_output("--json", options.json)
     world = torchrun_world()
+    keep_freed_memory(world.device)
     tables = evaluate(options, world)
     if world.rank != 0:
         return 0

@@ -33,6 +33,7 @@ from distseg.deployment.segmenter import load_model
 from distseg.errors import ConfigError, DataError, StorageError
 from distseg.models import SegmentationModel
 from distseg.strict_json import Count, Fraction, Sha256
+from distseg.training import keep_freed_memory
 from distseg.training.checkpoint import Checkpoint, resolve
 
 STATE = ".segmenting"  # folder below `out`
@@ -241,6 +242,7 @@ def _loaded(uri: str, precision: str, num_threads: int) -> _Network:
     if num_threads:
         torch.set_num_threads(num_threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory(device)
     saved = resolve(uri)[1]
     return _Network(load_model(saved, device, precision), saved.label_space, device)
 

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,12 +51,13 @@ class InferenceConfig:
 WHOLE_IMAGE = InferenceConfig()
 PIXELS_AT_ONCE = 1 << 20
 """Windows and mirrored images are segmented together up to so many pixels, which bounds memory."""
+_MAX_RANK = 255  # in uint8
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, images_B3HW: Tensor, precision: str, config: InferenceConfig = WHOLE_IMAGE) -> Tensor:
     """Class ids (B, H, W), int64, of uint8 images. The model must be in eval mode."""
-    return _class_ids(_scores(model, images_B3HW, precision, config))
+    return _largest(_scores(model, images_B3HW, precision, config))[1]
 
 
 def _scores(model: nn.Module, images_B3HW: Tensor, precision: str, config: InferenceConfig) -> Tensor:
@@ -65,9 +67,29 @@ def _scores(model: nn.Module, images_B3HW: Tensor, precision: str, config: Infer
     return probabilities(model, images_B3HW, precision, config)
 
 
-def _class_ids(scores_BKHW: Tensor) -> Tensor:
-    """What `argmax(1)` gives, the first class among equals. `argmax` takes a CPU up to eight times as long."""
-    return scores_BKHW.max(1).indices
+def _largest(scores_BKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """`max(1)`: the largest scores (B, H, W) and their classes, int64, the first class among equals.
+
+    PyTorch's own compares one number at a time on CPUs, and takes several times as long.
+    """
+    if scores_BKHW.device.type == "cpu" and scores_BKHW.shape[1] <= _MAX_RANK:
+        largest_BHW, ids_BHW, is_number = _largest_on_cpu(scores_BKHW)
+        if is_number:
+            return largest_BHW, ids_BHW
+    largest_BHW, ids_BHW = scores_BKHW.max(1)
+    return largest_BHW, ids_BHW
+
+
+def _largest_on_cpu(scores_BKHW: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """The same, if no score is NaN, and whether that is so. Fast if each class's scores are contiguous."""
+    num_classes = scores_BKHW.shape[1]
+    largest_BHW = scores_BKHW.amax(1)
+    rank_K11 = torch.arange(num_classes, 0, -1, dtype=torch.uint8)[:, None, None]  # the first class has the largest
+    best_BHW = torch.empty(largest_BHW.shape, dtype=torch.uint8)
+    for scores_KHW, largest_HW, best_HW in zip(scores_BKHW.numpy(), largest_BHW.numpy(), best_BHW, strict=True):
+        is_largest_KHW = torch.from_numpy((scores_KHW == largest_HW).view(np.uint8))  # PyTorch's == takes five times
+        torch.amax(is_largest_KHW.mul_(rank_K11), 0, out=best_HW)
+    return largest_BHW, num_classes - best_BHW.long(), bool(best_BHW.all())
 
 
 class Sure(NamedTuple):
@@ -89,11 +111,11 @@ def predict_with_confidence(
 ) -> Sure:
     """What `predict` gives, with the confidence of a ninth of the pixels: that of all costs nine times as much."""
     scores_BKHW = _scores(model, images_B3HW, precision, config)
-    ids_BHW = _class_ids(scores_BKHW)
-    some_BKhw = scores_BKHW[:, :, ::STRIDE, ::STRIDE]
-    if config.is_whole_image:
-        some_BKhw = some_BKhw.softmax(1)
-    largest_Bhw = some_BKhw.amax(1)
+    largest_BHW, ids_BHW = _largest(scores_BKHW)
+    largest_Bhw = largest_BHW[:, ::STRIDE, ::STRIDE]
+    if config.is_whole_image:  # of the softmax
+        some_BKhw = scores_BKHW[:, :, ::STRIDE, ::STRIDE]
+        largest_Bhw = (some_BKhw - largest_Bhw[:, None]).exp_().sum(1).reciprocal_()
     level_Bhw = (largest_Bhw * NUM_LEVELS).nan_to_num(0.0).clamp_(0, NUM_LEVELS - 1)
     return Sure(ids_BHW, level_Bhw.to(torch.uint8), largest_Bhw.isnan().flatten(1).any(1))
 
@@ -109,7 +131,8 @@ def whole_image_logits(model: nn.Module, images_B3HW: Tensor, precision: str) ->
     """Logits (B, K, H, W) in fp32 (fp64) at the images' size. The model must be in eval mode."""
     with autocast(precision, images_B3HW.device):
         logits_BKhw: Tensor = model(normalize(images_B3HW, precision)).main_BKhw
-    return _resize(logits_BKhw.to(full_dtype(precision)), (images_B3HW.shape[2], images_B3HW.shape[3]))
+    logits_BKhw = logits_BKhw.contiguous().to(full_dtype(precision))  # both at once takes a CPU three times as long
+    return _resize(logits_BKhw, (images_B3HW.shape[2], images_B3HW.shape[3]))
 
 
 def latency_ms(

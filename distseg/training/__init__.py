@@ -5,6 +5,7 @@
     checkpoint                            a package of its own: what a checkpoint holds, and where it is kept
     losses, optim, batchnorm              the numerics (inside)
     load_style_network, RestylingOptions and the functions beside it: restyled copies of a data set
+    keep_freed_memory(device)             for a process that segments on CPUs, too
 
 Images are uint8 RGB (B, 3, H, W) from the readers, normalised on the device; labels are train ids, uint8 (B, H, W),
 255 is void. Losses and metrics are logged under the names of `distseg.metric_names`; values are fractions.
@@ -17,6 +18,7 @@ file in losses/terms, or outside as `--loss.terms module:name`.
 """
 
 from distseg.training.objective import EvaluationResult, Objective
+from distseg.training.process import keep_freed_memory
 from distseg.training.restyled_copies import (
     PackedImage,
     RestylingOptions,
@@ -40,6 +42,7 @@ __all__ = [
     "TowardsSource",
     "check_run",
     "images_to_restyle",
+    "keep_freed_memory",
     "load_image",
     "load_style_network",
     "original_samples",

@@ -18,7 +18,7 @@ _THRESHOLDS = ("mmap_threshold", "mmap_max", "trim_threshold")
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Lets a process that trains on CPUs use the memory of one step again in the next one.
+    """Lets a process that trains or segments on CPUs use the memory of one batch again for the next one.
 
     glibc gives blocks as large as activations and gradients back to the system, so that each step pays for fresh pages
     again: in PSPNet-50, whose weights alone are 200 MB, an eighth of a step. It holds in the main thread, as under

@@ -28,6 +28,7 @@ from distseg.evaluation import InferenceConfig, World
 from distseg.evaluation.inference import whole_image_logits, window_starts
 from distseg.evaluation.metrics import confusion_matrix
 from distseg.models import build_model
+from distseg.training import keep_freed_memory
 from tests.benchmarks.cases import Line, laps_in_turn, run_cases
 
 SIZE_PX = (360, 480)
@@ -122,4 +123,5 @@ CASES = {f"whole_{name}": partial(whole, name) for name in NETWORKS} | {"windows
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    keep_freed_memory(torch.device("cpu"))  # as `distseg.evaluate` does
     run_cases(__doc__, CASES)

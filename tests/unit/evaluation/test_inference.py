@@ -117,7 +117,10 @@ def test_class_ids_are_those_of_argmax_also_among_equals_and_what_is_no_number(
     scores_BKHW[1, 2:5, 6] = math.inf
     scores_BKHW[:, :, 7] = -math.inf
     scores_BKHW = scores_BKHW.contiguous(memory_format=memory_format)
-    assert torch.equal(inference._class_ids(scores_BKHW), scores_BKHW.argmax(1))
+    for scores in (scores_BKHW, scores_BKHW.nan_to_num(1.0)):
+        largest_BHW, ids_BHW = inference._largest(scores)
+        assert torch.equal(ids_BHW, scores.argmax(1))
+        torch.testing.assert_close(largest_BHW, scores.amax(1), rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_plain_protocol_is_the_argmax_of_the_logits() -> None:
