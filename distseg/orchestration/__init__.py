@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from distseg.orchestration.cluster import capacity, check_resources, job_id, join, places_come_free
     from distseg.orchestration.driver import train
     from distseg.orchestration.environment import prepare_search
-    from distseg.orchestration.remote_files import file_system, path_in
-    from distseg.orchestration.snapshot import forget_checkpoints
+    from distseg.orchestration.remote_files import file_system, forget_checkpoints, path_in
     from distseg.orchestration.tasks import in_ray_tasks
     from distseg.orchestration.trainer import controls_here
     from distseg.orchestration.worker import NO_SCORE
@@ -57,8 +56,7 @@ __getattr__ = on_first_use(
         "distseg.orchestration.cluster": ("capacity", "check_resources", "job_id", "join", "places_come_free"),
         "distseg.orchestration.driver": ("train",),
         "distseg.orchestration.environment": ("prepare_search",),
-        "distseg.orchestration.remote_files": ("file_system", "path_in"),
-        "distseg.orchestration.snapshot": ("forget_checkpoints",),
+        "distseg.orchestration.remote_files": ("file_system", "forget_checkpoints", "path_in"),
         "distseg.orchestration.tasks": ("in_ray_tasks",),
         "distseg.orchestration.trainer": ("controls_here",),
         "distseg.orchestration.worker": ("NO_SCORE",),

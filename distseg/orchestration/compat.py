@@ -19,6 +19,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,6 +231,31 @@ def _controller_log(run_name: str) -> logging.Handler:
     return handler
 
 
+_UPLOADS = "checkpoint_upload_threadpool"
+
+
+def worker_group() -> Any:
+    """The class of Ray Train's groups of workers, if the workers of one training can do another; else None."""
+    without = "each trial of a search starts its workers anew"
+    found = find(f"{_TRAIN}.execution.worker_group", "WorkerGroup", without)
+    context = None if found is None else find(f"{_TRAIN}.execution.context", "TrainContext", without)
+    if context is None:
+        return None
+    needed = [(found, name) for name in ("_create_placement_group", "_create_workers", "_get_worker_runtime_env")]
+    for owner, name in [*needed, (context, _UPLOADS)]:
+        if not hasattr(owner, name):
+            _warn_once(f"{owner.__name__}.{name}", without)
+            return None
+    return found
+
+
+def let_upload_again() -> None:
+    """In a worker that may have trained before: Ray Train then closed its process's threads for uploads for good."""
+    get_context = find(f"{_TRAIN}.execution.context", "get_train_context", "each trial of a search is restarted once")
+    if get_context is not None and hasattr(context := get_context(), _UPLOADS):
+        setattr(context, _UPLOADS, ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload"))
+
+
 def tells_places() -> bool:
     """Whether `places_of_the_dead` can tell."""
     without = "each trial of a search starts a helper, which needs Ray's dashboard to free a stopped trial's place"
@@ -258,7 +284,7 @@ def places_of_the_dead() -> list[PlacementGroup]:
 def hear_notices_here(controller: Any) -> None:
     """Has a controller of this process hear by a thread of its own, and by no actor, of machines that will go away.
 
-    What Ray Train says of it to programmers is left out: hear_preemption in watcher.py says it to the user.
+    What Ray Train says of it to programmers is left out: hearing in watcher.py says it to the user.
     """
     without = "each training starts one process more"
     watcher = find(f"{_TRAIN}.execution.preemption", "PreemptionWatcher", without)

@@ -22,7 +22,7 @@ from distseg import stopping, storage, tracking
 from distseg.config import RunConfig, to_dict
 from distseg.data.shards import Manifest
 from distseg.errors import TrainingError
-from distseg.orchestration import cluster, compat, environment, failures, remote_files, snapshot, watcher
+from distseg.orchestration import cluster, compat, environment, failures, remote_files, watcher
 from distseg.orchestration.trainer import LeanTorchTrainer, OneAddressConfig
 from distseg.orchestration.worker import train_rank
 from distseg.runs import (
@@ -57,12 +57,15 @@ def train(
     tags: Mapping[str, str] | None = None,
     callbacks: Sequence[UserCallback] = (),
     job: str = "",
+    hands_workers_on: bool = False,
 ) -> Outcome | None:
     """Trains on the Ray cluster of this process (RAY_ADDRESS, a running one, or one started here).
 
     `tags` are added to the MLflow run. `callbacks` hear what rank 0 reports: step and scores of each checkpoint. `job`
     is the `job_id` of the process that began it all, by default this one. Another one is a search's, whose trial this
     is: then None is returned, and the search ends the run (`finalize_run`).
+
+    `hands_workers_on`: this process may train once more, and that training may have the workers (kept_workers.py).
 
     All that can be known to fail is checked before anything is created. Raises the errors of a training, and
     ResourceError if the cluster can never hold what is asked.
@@ -85,7 +88,8 @@ def train(
         run.job_id = job or cluster.job_id()
         with taken(run.uri, TRAINS_IT, owner=job or compat.submitted_job_id()):
             saved = check_resume(run, config, manifest)  # again: until now another process may have worked on it
-            return _train(config, run, manifest, saved, show, callbacks, is_alone=not job)
+            of_search = {"is_alone": not job, "hands_workers_on": hands_workers_on}
+            return _train(config, run, manifest, saved, show, callbacks, **of_search)
 
 
 def _train(
@@ -97,6 +101,7 @@ def _train(
     callbacks: Sequence[UserCallback],
     *,
     is_alone: bool,
+    hands_workers_on: bool,
 ) -> Outcome | None:
     """`is_alone`: not a trial of a search, which ends the run of a trial that has done all its steps."""
     outcome, status, stop = None, "", None
@@ -105,14 +110,14 @@ def _train(
             functools.partial(cluster.shortage, config), _shown(config, run, show, ends=is_alone)
         ) as watch:
             trainer = _trainer(config, run, watch.channel, callbacks)
-            trainer.search_frees_place = not is_alone
+            trainer.search_frees_place, trainer.hands_workers_on = not is_alone, hands_workers_on
             with stopping.gently(stop_notice(run), on_request=functools.partial(_end, run, watch, trainer)):
                 status = _OPENING
                 run.open(config, manifest, saved)
                 status = "FAILED"
                 watch.logs = logs_of(config, run)
                 if run.is_resumed:
-                    snapshot.forget_if_broken(run.uri)
+                    remote_files.forget_if_broken(run.uri)
                 with failures.closing_if_ray_dies(run) if is_alone else contextlib.nullcontext():
                     _fit(trainer)
                 status = "FINISHED"

@@ -1,8 +1,11 @@
-"""A run's place in an object store as Ray Train takes it: a file system of pyarrow over `distseg.storage`.
+"""A run's place as Ray Train takes it: a file system of pyarrow over `distseg.storage`, and a note of checkpoints.
 
 Ray Train would make a file system of its own from the URI. That reads `s3://bucket/a b#c` as an address, in which '%',
 '#', '?' and spaces mean something else than in the name of an object, and it finds server and credentials in other
 places. So all that is written goes through one client, with one set of settings.
+
+The note is a JSON file of Ray Train's beside the checkpoints, which it reads when the run goes on. distseg keeps and
+chooses checkpoints itself. It only has to remove a note that would mislead Ray Train.
 """
 
 import contextlib
@@ -12,10 +15,14 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 import pyarrow as pa
+import ray
 from pyarrow import fs
 
-from distseg import storage
-from distseg.errors import ConfigError
+from distseg import storage, strict_json
+from distseg.errors import ConfigError, DataError
+from distseg.orchestration import compat
+from distseg.strict_json import Name
+from distseg.training import checkpoint
 
 _SCHEME = "://"
 
@@ -35,6 +42,39 @@ def check_name(field: str, uri: str) -> None:
     path = path_in(uri).rstrip("/")
     if storage.is_remote(uri) and (PurePosixPath(path).as_posix() != path or ".." in path.split("/")):
         raise ConfigError(f"{field} = {uri}: leave out doubled slashes, '.' and '..' between them")
+
+
+# ---- the note
+
+
+def forget_checkpoints(run_uri: str) -> None:
+    """Removes the note of a stopped run whose checkpoints are about to be replaced: Ray Train would look for the old
+    ones."""
+    storage.delete(_note_uri(run_uri))
+
+
+def forget_if_broken(run_uri: str) -> None:
+    """Removes the note if it names a checkpoint that is gone, or was written by another version of Ray."""
+    uri = _note_uri(run_uri)
+    if not storage.exists(uri):
+        return
+    try:
+        noted: dict[str, Any] = storage.read_json(dict[str, Any], uri, DataError, "it is removed")
+        results = [*noted["checkpoint_results"], *noted["pending_training_results"]]
+        names = [strict_json.build(Name, result["checkpoint_dir_name"], "checkpoint_dir_name") for result in results]
+        files = [storage.join(run_uri, name, checkpoint.META_FILE) for name in names]
+        is_sound = noted["ray_version"] == ray.__version__ and all(map(storage.exists, files))
+    except (DataError, ConfigError, KeyError, TypeError):
+        is_sound = False
+    if not is_sound:
+        storage.delete(uri)
+
+
+def _note_uri(run_uri: str) -> str:
+    return storage.join(run_uri, compat.checkpoint_snapshot_name())
+
+
+# ---- the file system
 
 
 class _ObjectStore(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types

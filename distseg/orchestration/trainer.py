@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import importlib
 import logging
 import socket
@@ -34,11 +35,12 @@ from typing import Any
 
 import ray
 import torch
+import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from distseg.orchestration import compat, environment
+from distseg.orchestration import compat, environment, kept_workers
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class LeanTorchTrainer(TorchTrainer):
     """Leaves signals to its caller: Ray Train would answer Ctrl-C by killing the workers, and SIGTERM not at all."""
 
     search_frees_place = False  # in a trial, see `cluster.places_come_free`
+    hands_workers_on = False  # to the next training of this process, see kept_workers.py
     _controller: Any = None  # the actor, if it is one
     _thread: "_ControllerThread | None" = None
 
@@ -84,7 +87,14 @@ class LeanTorchTrainer(TorchTrainer):
         controller = compat.train_controller()
         if controller is None:
             return super()._initialize_and_run_controller(**options)  # type: ignore[misc]
-        self._thread = _ControllerThread(functools.partial(controller, **options), str(self.run_config.name))
+
+        def make() -> Any:
+            made = controller(**options)
+            if self.hands_workers_on:
+                kept_workers.hand_on(made)
+            return made
+
+        self._thread = _ControllerThread(make, str(self.run_config.name))
         return self._thread.run()
 
 
@@ -188,7 +198,7 @@ _RayTorchBackend: Any = TorchConfig().backend_cls
 
 class _Backend(_RayTorchBackend):  # type: ignore[misc]  # Ray has no public name for it
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(listen_on_one_address)
+        worker_group.execute(prepare_process)
         super().on_start(worker_group, backend_config)
 
 
@@ -199,6 +209,16 @@ class OneAddressConfig(TorchConfig):
     @property
     def backend_cls(self) -> type:
         return _Backend
+
+
+def prepare_process() -> None:
+    """Has nothing be left of an earlier training of this process, and its store listen on one address."""
+    if dist.is_initialized():  # Ray Train leaves the group of a single worker as it is
+        dist.destroy_process_group()
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+    listen_on_one_address()
 
 
 def listen_on_one_address() -> None:

@@ -130,18 +130,37 @@ def _send(channel: Channel, message: Message) -> None:
     channel.put(message)  # without waiting for an answer: a driver that is gone must not hold training back
 
 
-def hear_stop(channel: Channel) -> None:
+@contextlib.contextmanager
+def hearing(channel: Channel, rank: int) -> Iterator[None]:
+    """In a worker, while it trains: it hears the driver and notices, and the driver hears its warnings.
+
+    Afterwards nothing of it is left: the process may do another training.
+    """
+    ended, warnings = threading.Event(), WarningsToDriver(channel, rank)
+    stopping.take_announcement()
+    logging.getLogger("distseg").addHandler(warnings)
+    _hear_stop(channel, ended)
+    _hear_preemption(rank, ended)
+    try:
+        yield
+    finally:
+        ended.set()
+        logging.getLogger("distseg").removeHandler(warnings)
+
+
+def _hear_stop(channel: Channel, ended: threading.Event) -> None:
     """From now on `stopping.is_requested` tells in this process when the driver wants it to end."""
 
     def wait() -> None:
         with contextlib.suppress(Exception):  # whatever Ray raises when the training ends and the channel with it
             channel.wait_for_stop()
-            stopping.request()
+            if not ended.is_set():
+                stopping.request()
 
     threading.Thread(target=wait, name="stopping", daemon=True).start()
 
 
-def hear_preemption(rank: int, every_s: float = NOTICED_EVERY_S) -> None:
+def _hear_preemption(rank: int, ended: threading.Event) -> None:
     """From now on each notice that a machine of the group is to be taken away makes the training save.
 
     Ray Train hears of it from Ray (`ray drain-node`, autoscalers), tells all workers, and replaces them when the time
@@ -150,7 +169,7 @@ def hear_preemption(rank: int, every_s: float = NOTICED_EVERY_S) -> None:
 
     def wait() -> None:
         known: int | None = None
-        while True:
+        while not ended.wait(NOTICED_EVERY_S):
             deadline_ms = compat.preemption_deadline_ms()
             if deadline_ms is not None and deadline_ms != known:
                 if rank == 0:
@@ -159,7 +178,6 @@ def hear_preemption(rank: int, every_s: float = NOTICED_EVERY_S) -> None:
                     log.warning("a machine is to be taken away %s: the newest step is saved", when)
                 stopping.announce()
             known = deadline_ms
-            time.sleep(every_s)
 
     threading.Thread(target=wait, name="preemption", daemon=True).start()
 

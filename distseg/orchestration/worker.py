@@ -17,7 +17,7 @@ from distseg.config import RunConfig, from_dict
 from distseg.errors import StorageError
 from distseg.evaluation import World
 from distseg.metric_names import MIOU, is_of_evaluation
-from distseg.orchestration import remote_files, watcher
+from distseg.orchestration import compat, remote_files, watcher
 from distseg.orchestration.metrics import Exporter
 from distseg.runs import NoLogs, NullReporter, Run, RunReporter
 from distseg.training import checkpoint, train_run
@@ -35,14 +35,13 @@ def train_rank(options: Mapping[str, Any]) -> None:
     """
     config, run, channel = from_dict(options["config"]), Run(**options["run"]), options["channel"]
     world = _world(config)
-    logging.getLogger("distseg").addHandler(watcher.WarningsToDriver(channel, world.rank))
-    watcher.hear_stop(channel)
-    watcher.hear_preemption(world.rank)
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
-    if world.rank == 0:
-        watcher.send_started(channel)
-    saved = agreed_checkpoint(run.uri, world)
+    compat.let_upload_again()
     with contextlib.ExitStack() as opened:
+        opened.enter_context(watcher.hearing(channel, world.rank))
+        if world.rank == 0:
+            watcher.send_started(channel)
+        saved = agreed_checkpoint(run.uri, world)
         report: NullReporter | RunReporter = _RayNullReporter(config.checkpoint.best_by)
         if world.rank == 0:
             exporter = opened.enter_context(contextlib.closing(Exporter(config, run.name)))

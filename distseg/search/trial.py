@@ -67,7 +67,14 @@ def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str,
     if len(seeds) == 1:
         with _telling_tune() as tell:
             relay = _Relay(folder, options["objective"], cost, tell)
-            orchestration.train(config, resume=find_run_in(folder), tags=tags, callbacks=[relay], job=options["job"])
+            orchestration.train(
+                config,
+                resume=find_run_in(folder),
+                tags=tags,
+                callbacks=[relay],
+                job=options["job"],
+                hands_workers_on=options["drives_another"],
+            )
     else:
         metrics = _mean_over_seeds(config, seeds, folder, tags, options)
         records.write_evaluation(folder, config.optim.max_steps, metrics)
@@ -85,7 +92,14 @@ def _mean_over_seeds(
         seeded = replace(config, seed=seed, checkpoint=replace(config.checkpoint, uri=place))
         if not records.has_ended(place):
             relay = _Relay(place, options["objective"], {}, None)
-            orchestration.train(seeded, resume=find_run_in(place), tags=tags, callbacks=[relay], job=options["job"])
+            orchestration.train(
+                seeded,
+                resume=find_run_in(place),
+                tags=tags,
+                callbacks=[relay],
+                job=options["job"],
+                hands_workers_on=True,
+            )
             records.write_end(place, "finished")
         last.append(records.read_evaluations(place)[-1].metrics)
     return {name: statistics.fmean(metrics[name] for metrics in last) for name in last[0]}

@@ -110,6 +110,7 @@ def _trainable(search: SearchConfig, base: RunConfig) -> Any:
         "parent_run_id": search.parent_run_id,
         "changes_values": schedulers.find(search.scheduler).changes_values,
         "job": orchestration.job_id(),
+        "drives_another": _all_trials_end_by_themselves(search),
     }
     return tune.with_resources(tune.with_parameters(trial.drive, options=options), _place(search, base))
 

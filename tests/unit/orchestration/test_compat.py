@@ -32,6 +32,7 @@ LOOKED_UP: dict[str, Callable[[], object]] = {
     "FixedScalingPolicy": compat.fixed_scaling_policy,
     "TrainController": compat.train_controller,
     "PlacementGroupTableData": compat.tells_places,
+    "WorkerGroup": compat.worker_group,
     "PreemptionWatcher": lambda: compat.hear_notices_here(Made(_worker_group_callbacks_to_propagate=[])),
 }
 MODULES = (
@@ -45,6 +46,7 @@ MODULES = (
     "ray.train.v2._internal.execution.controller",
     "ray.train.v2._internal.execution.preemption",
     "ray.train.v2._internal.execution.scaling_policy",
+    "ray.train.v2._internal.execution.worker_group",
 )
 MODULES_OF_RAY_ITSELF = (  # which it imports again and again
     "ray._private.services",
@@ -121,6 +123,22 @@ def test_a_controller_with_other_names_keeps_rays_own_process_and_one_line_says_
     assert "_worker_group_callbacks_to_propagate" in message and message.endswith("starts one process more")
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        ("ray.train.v2._internal.execution.worker_group.WorkerGroup", "_create_workers"),
+        ("ray.train.v2._internal.execution.context.TrainContext", "checkpoint_upload_threadpool"),
+    ],
+)
+def test_workers_whose_inside_has_other_names_begin_anew(
+    owner: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(f"{owner}.{name}")
+    assert compat.worker_group() is compat.worker_group() is None
+    (message,) = caplog.messages
+    assert f"{owner.rpartition('.')[2]}.{name} (" in message and message.endswith("starts its workers anew")
+
+
 @pytest.mark.parametrize("name", LOOKED_UP)
 @pytest.mark.parametrize("is_module_there", [True, False])
 def test_a_missing_name_is_told_once_and_done_without(
@@ -149,6 +167,7 @@ WITHOUT = {
     "TrainController": None,
     "PlacementGroupTableData": False,
     "PreemptionWatcher": None,
+    "WorkerGroup": None,
 }
 
 

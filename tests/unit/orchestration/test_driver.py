@@ -19,7 +19,7 @@ from distseg.errors import ConfigError, DistsegError, ResourceError, TrainingErr
 from distseg.orchestration import cluster, compat, environment, trainer
 from distseg.orchestration.cluster import check_resources, job_id
 from distseg.orchestration.failures import error_of
-from distseg.orchestration.snapshot import forget_if_broken
+from distseg.orchestration.remote_files import forget_if_broken
 from distseg.orchestration.trainer import LeanTorchTrainer
 from distseg.training.checkpoint import META_FILE
 

@@ -85,4 +85,4 @@ def test_ray_train_opens_the_store_after_it() -> None:
     config = trainer.OneAddressConfig()
     with pytest.raises(RuntimeError, match="far enough"):
         config.backend_cls().on_start(Group(), config)
-    assert calls[:2] == ["listen_on_one_address", "get_address_and_port"]
+    assert calls[:2] == ["prepare_process", "get_address_and_port"]

@@ -1,12 +1,17 @@
 """What workers and driver tell each other, and by what."""
 
 import asyncio
+import logging
+import queue
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError
 
-from distseg.orchestration import watcher
+from distseg import stopping
+from distseg.orchestration import compat, watcher
 from distseg.runs import Left
 
 
@@ -143,6 +148,33 @@ def test_of_an_earlier_training_nothing_is_heard_any_more() -> None:
         await asyncio.wait_for(post.stopped("one"), 60)
 
     asyncio.run(two_trainings())
+
+
+def test_a_worker_that_has_ended_its_training_is_not_stopped_by_what_is_said_to_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stops, heard, told = queue.SimpleQueue[None](), queue.SimpleQueue[str](), list[watcher.Message]()
+    channel: Any = SimpleNamespace(wait_for_stop=stops.get, put=told.append)
+    notices: list[int | None] = [None]
+    monkeypatch.setattr(watcher, "NOTICED_EVERY_S", 0.01)
+    monkeypatch.setattr(compat, "preemption_deadline_ms", lambda: notices[0])
+    monkeypatch.setattr(stopping, "request", lambda: heard.put("stop"))
+    monkeypatch.setattr(stopping, "announce", lambda: heard.put("notice"))
+    logger, before = logging.getLogger("distseg.tests"), set(threading.enumerate())
+    with watcher.hearing(channel, 1):
+        logger.warning("one")
+        notices[0] = 7000
+        assert heard.get(timeout=60) == "notice"
+        stops.put(None)
+        assert heard.get(timeout=60) == "stop"
+    with watcher.hearing(channel, 0):
+        pass
+    logger.warning("two")
+    notices[0] = 8000
+    stops.put(None)  # as the channel does when it serves another training
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    assert heard.empty() and told == [("warning", "worker 1: one")]
 
 
 def test_the_next_training_of_a_process_has_the_actor_of_the_last_if_it_answers(
