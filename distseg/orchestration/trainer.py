@@ -27,6 +27,7 @@ import gc
 import importlib
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -215,6 +216,8 @@ def prepare_process() -> None:
     """Has nothing be left of an earlier training of this process, and its store listen on one address."""
     if dist.is_initialized():  # Ray Train leaves the group of a single worker as it is
         dist.destroy_process_group()
+    if "torch._dynamo" in sys.modules:  # else after some trainings no network would be compiled any more
+        torch.compiler.reset()
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
