@@ -131,7 +131,9 @@ def whole_image_logits(model: nn.Module, images_B3HW: Tensor, precision: str) ->
     """Logits (B, K, H, W) in fp32 (fp64) at the images' size. The model must be in eval mode."""
     with autocast(precision, images_B3HW.device):
         logits_BKhw: Tensor = model(normalize(images_B3HW, precision)).main_BKhw
-    logits_BKhw = logits_BKhw.contiguous().to(full_dtype(precision))  # both at once takes a CPU three times as long
+    if logits_BKhw.device.type == "cpu":  # class by class for `_largest_on_cpu`, and not by `to`, which takes longer
+        logits_BKhw = logits_BKhw.contiguous()
+    logits_BKhw = logits_BKhw.to(full_dtype(precision))
     return _resize(logits_BKhw, (images_B3HW.shape[2], images_B3HW.shape[3]))
 
 

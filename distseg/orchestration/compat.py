@@ -4,9 +4,10 @@ Public names do not offer what is needed here, and private ones may move with an
 when it is first used. If it is missing, `find` logs one line that says what is lost and returns None, and
 distseg does without it: training goes on. TESTED says which versions have them all.
 
-Private things are also used where they are overridden, in trainer.py: methods of `TorchTrainer`, of its controller and
-of `FixedScalingPolicy`. Ray calls them if it still knows them; a version without them keeps its own behaviour. So does
-one whose controller cannot be run in this process: it is an actor then.
+Private things are also used where they are overridden, in trainer.py and kept_workers.py: methods of `TorchTrainer`, of
+its controller and its callbacks, of `FixedScalingPolicy` and of `WorkerGroup`. Ray calls them if it still knows them; a
+version without them keeps its own behaviour. So does one whose controller cannot be run in this process: it is an actor
+then.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ TESTED = "2.60.0"
 WRAPPED_ERROR_ATTRIBUTES = ("controller_failure", "_base_exc", "cause", "__cause__")
 """Where Ray's exceptions keep the exception that they wrap. A name that is missing is skipped."""
 
-_TRAIN = "ray.train.v2._internal"
+TRAIN = "ray.train.v2._internal"
 
 
 def find(module: str, name: str, without: str) -> Any:
@@ -46,12 +47,12 @@ def find(module: str, name: str, without: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        _warn_once(f"{module}.{name}", without)
+        warn_once(f"{module}.{name}", without)
         return None
 
 
 @functools.cache
-def _warn_once(name: str, without: str) -> None:
+def warn_once(name: str, without: str) -> None:
     log.warning("Ray %s has no %s (tested: Ray %s): %s", ray.__version__, name, TESTED, without)
 
 
@@ -130,7 +131,7 @@ def submitted_job_id() -> str:
 def checkpoint_snapshot_name() -> str:
     """The file in which Ray Train notes the checkpoints of a run."""
     fallback = "checkpoint_manager_snapshot.json"
-    name = find(f"{_TRAIN}.constants", "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME", f"{fallback} is taken for its name")
+    name = find(f"{TRAIN}.constants", "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME", f"{fallback} is taken for its name")
     return str(name or fallback)
 
 
@@ -143,7 +144,7 @@ def train_controller() -> Any:
     without = "each training starts one process more"
     if client.is_connected():  # then this process is no member of the cluster
         return None
-    found = find(f"{_TRAIN}.execution.controller", "TrainController", without)
+    found = find(f"{TRAIN}.execution.controller", "TrainController", without)
     needed: list[tuple[Any, str]] = [
         (found, CONTROLLER_STEP),
         (ray.actor, "exit_actor"),
@@ -151,7 +152,7 @@ def train_controller() -> Any:
     ]
     for owner, name in needed:
         if owner is not None and not hasattr(owner, name):
-            _warn_once(f"{owner.__name__}.{name}", without)
+            warn_once(f"{owner.__name__}.{name}", without)
             return None
     return found
 
@@ -234,24 +235,24 @@ def _controller_log(run_name: str) -> logging.Handler:
 _UPLOADS = "checkpoint_upload_threadpool"
 
 
-def worker_group() -> Any:
-    """The class of Ray Train's groups of workers, if the workers of one training can do another; else None."""
+def worker_group(controller: Any) -> Any:
+    """The class of a controller's groups of workers, if the workers of one training can do another; else None."""
     without = "each trial of a search starts its workers anew"
-    found = find(f"{_TRAIN}.execution.worker_group", "WorkerGroup", without)
-    context = None if found is None else find(f"{_TRAIN}.execution.context", "TrainContext", without)
+    found = find(f"{TRAIN}.execution.worker_group", "WorkerGroup", without)
+    context = None if found is None else find(f"{TRAIN}.execution.context", "TrainContext", without)
     if context is None:
         return None
     needed = [(found, name) for name in ("_create_placement_group", "_create_workers", "_get_worker_runtime_env")]
-    for owner, name in [*needed, (context, _UPLOADS)]:
+    for owner, name in [*needed, (context, _UPLOADS), (type(controller), "worker_group_cls")]:
         if not hasattr(owner, name):
-            _warn_once(f"{owner.__name__}.{name}", without)
+            warn_once(f"{owner.__name__}.{name}", without)
             return None
-    return found
+    return controller.worker_group_cls
 
 
 def let_upload_again() -> None:
     """In a worker that may have trained before: Ray Train then closed its process's threads for uploads for good."""
-    get_context = find(f"{_TRAIN}.execution.context", "get_train_context", "each trial of a search is restarted once")
+    get_context = find(f"{TRAIN}.execution.context", "get_train_context", "a worker that trains again fails once")
     if get_context is not None and hasattr(context := get_context(), _UPLOADS):
         setattr(context, _UPLOADS, ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload"))
 
@@ -264,7 +265,7 @@ def tells_places() -> bool:
     state = find("ray._private.state", "state", without)
     missing = [name for name in ("actor_table", "_connect_and_get_accessor") if not hasattr(state, name)]
     if state is not None and missing:
-        _warn_once(f"ray._private.state.state.{missing[0]}", without)
+        warn_once(f"ray._private.state.state.{missing[0]}", without)
     return not missing
 
 
@@ -281,46 +282,17 @@ def places_of_the_dead() -> list[PlacementGroup]:
     return [PlacementGroup(ray.PlacementGroupID(binary)) for binary in ids]
 
 
-def hear_notices_here(controller: Any) -> None:
-    """Has a controller of this process hear by a thread of its own, and by no actor, of machines that will go away.
-
-    What Ray Train says of it to programmers is left out: hearing in watcher.py says it to the user.
-    """
-    without = "each training starts one process more"
-    watcher = find(f"{_TRAIN}.execution.preemption", "PreemptionWatcher", without)
-    if watcher is None:
-        return
-    callback_class = find(f"{_TRAIN}.callbacks.preemption_callback", "PreemptionCallback", without)
-    callbacks = getattr(controller, "_worker_group_callbacks_to_propagate", None)
-    if callbacks is None:
-        _warn_once(f"{type(controller).__name__}._worker_group_callbacks_to_propagate", without)
-    if callback_class is None or callbacks is None:
-        return
-
-    class HearsHere(callback_class):  # type: ignore[misc, valid-type]  # it is looked up
-        def after_worker_group_start(self, worker_group: Any) -> None:
-            self._stop_watcher()
-            ranks: dict[str, list[int]] = {}
-            for worker in worker_group.get_workers():
-                ranks.setdefault(worker.metadata.node_id, []).append(worker.distributed_context.world_rank)
-            actors = {w.distributed_context.world_rank: w.actor for w in worker_group.get_workers()}
-            self._watcher = watcher(ranks, self._poll_interval_s, actors)
-
-        def _stop_watcher(self) -> None:
-            if self._watcher is not None:
-                self._watcher._stop_event.set()
-            self._watcher = None
-
-    logging.getLogger(watcher.__module__).setLevel(logging.ERROR)
-    for callback in callbacks:
-        if type(callback) is callback_class:
-            callback.__class__ = HearsHere
+def draining_nodes() -> set[str]:
+    """The ids of machines that are to be taken away. None, if Ray does not tell."""
+    state = find("ray._private.state", "state", "a trial may begin on a machine that is about to be taken away")
+    tell = getattr(state, "get_draining_nodes", None)
+    return set() if tell is None else set(tell())
 
 
 def preemption_deadline_ms() -> int | None:
     """In a worker: when a machine of its group is to be taken away, since the epoch; 0: soon. None if none is."""
     without = "nothing is saved when a machine is about to be taken away"
-    context = find(f"{_TRAIN}.execution.context", "get_train_context", without)
+    context = find(f"{TRAIN}.execution.context", "get_train_context", without)
     try:
         noticed = context().preemption_context.preemption_info
     except (AttributeError, TypeError, RuntimeError):  # other names, no such function, or no worker
@@ -331,7 +303,7 @@ def preemption_deadline_ms() -> int | None:
 def worker_group_callback() -> Any:
     """The base class of callbacks that hear when a group of workers starts; without it, a class that hears nothing."""
     found = find(
-        f"{_TRAIN}.execution.callback", "WorkerGroupCallback", "nothing is said when a training starts again or resizes"
+        f"{TRAIN}.execution.callback", "WorkerGroupCallback", "nothing is said when a training starts again or resizes"
     )
     if found is not None:
         return found
@@ -343,5 +315,5 @@ def worker_group_callback() -> Any:
 def fixed_scaling_policy() -> Any:
     """The class by which Ray Train decides a fixed number of workers; None if there is none."""
     return find(
-        f"{_TRAIN}.execution.scaling_policy", "FixedScalingPolicy", "each training starts Ray's autoscaling helper"
+        f"{TRAIN}.execution.scaling_policy", "FixedScalingPolicy", "each training starts Ray's autoscaling helper"
     )

@@ -3,22 +3,28 @@
 A search whose trials end by themselves has its drivers train one trial after the other, and so do trials of several
 seeds. The workers of a training that has done all its steps stay where they are, in their place of the cluster, for
 KEPT_FOR_S. The next training of this process has them if it asks for the same: as many, with the same resources and
-environment. If it does not, if one of them does not answer, or if none comes, they end and their place is free.
+environment. They end and their place is free if it does not, if one of them does not answer or is on a machine that is
+to be taken away, if somebody else waits for a place, or if no next one comes.
 
-A training that failed, was stopped or lost a machine never hands its workers on: they die with it.
+A group of workers that failed or was stopped is never handed on: it ends with its training.
 """
 
 import contextlib
 import dataclasses
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util import placement_group_table
 
 from distseg import stopping
+from distseg.errors import first_line
 from distseg.orchestration import compat
+
+log = logging.getLogger(__name__)
 
 KEPT_FOR_S = 10.0
 ANSWERS_WITHIN_S = 5.0
@@ -41,11 +47,20 @@ class Kept:
         return True
 
     def end(self) -> None:
+        if not ray.is_initialized():  # they have ended, and Ray would start anew to be told
+            return
         for worker in self.workers:
             with contextlib.suppress(RayError):
                 ray.kill(worker.actor)
         with contextlib.suppress(RayError):
             self.place.shutdown()
+
+
+def may_stay(workers: Sequence[Any]) -> bool:
+    """Whether their machines do, and nobody else waits for a place: on a full cluster it is his turn."""
+    if any(group["state"] == "PENDING" for group in placement_group_table().values()):
+        return False
+    return compat.draining_nodes().isdisjoint(worker.metadata.node_id for worker in workers)
 
 
 class Shelf:
@@ -68,7 +83,7 @@ class Shelf:
         """Those that are there, if they are what is asked for and answer; else they end."""
         with self._lock:
             kept, self._kept = self._kept, None
-        if kept is not None and not (kept.asked == asked and kept.answer()):
+        if kept is not None and not (kept.asked == asked and may_stay(kept.workers) and kept.answer()):
             kept.end()
             return None
         return kept
@@ -86,10 +101,9 @@ shelf = Shelf()
 
 def hand_on(controller: Any) -> None:
     """Has a controller of this process begin with the workers that are on the shelf, and put its own there."""
-    group_class = compat.worker_group()
-    if group_class is None or getattr(controller, "worker_group_cls", None) is not group_class:
-        return
-    controller.worker_group_cls = _handing_on(group_class)
+    group_class = compat.worker_group(controller)
+    if group_class is not None:
+        controller.worker_group_cls = _handing_on(group_class)
 
 
 def _handing_on(group_class: Any) -> Any:
@@ -98,7 +112,10 @@ def _handing_on(group_class: Any) -> Any:
         _worker_group_state: Any
 
         def _create_placement_group(self, scaling_config: Any, context: Any) -> Any:
-            self._taken = shelf.take(self._asked())
+            try:
+                self._taken = shelf.take(self._asked())
+            except Exception as error:  # noqa: BLE001 — whatever another version of Ray has it be
+                log.warning("workers are made anew: %s", first_line(error))
             if self._taken is not None:
                 return self._taken.place
             return super()._create_placement_group(scaling_config, context)
@@ -109,10 +126,17 @@ def _handing_on(group_class: Any) -> Any:
             return super()._create_workers(*arguments, **options)
 
         def shutdown(self) -> None:
-            status = self._latest_poll_status
-            if status is not None and status.finished and not status.errors and not stopping.is_requested():
-                self._worker_group_state = _kept_at_the_end(self._worker_group_state, self._asked())
+            try:
+                if self._can_hand_on():
+                    self._worker_group_state = _kept_at_the_end(self._worker_group_state, self._asked())
+            except Exception as error:  # noqa: BLE001 — likewise; the training has ended well
+                log.warning("workers end with their trial: %s", first_line(error))
             super().shutdown()
+
+        def _can_hand_on(self) -> bool:
+            status = self._latest_poll_status
+            has_finished = status is not None and status.finished and not status.errors
+            return has_finished and not stopping.is_requested() and may_stay(self._worker_group_state.workers)
 
         def _asked(self) -> dict[str, Any]:
             run_config = self._train_run_context.run_config
@@ -127,9 +151,10 @@ def _kept_at_the_end(state: Any, asked: dict[str, Any]) -> Any:
 
     class Keeps(type(state)):  # type: ignore[misc]  # Ray has no public name for it
         def shutdown(self) -> None:
-            kept = Kept(asked, self.placement_group_handle, self.workers)
+            for worker in self.workers:
+                worker.actor.shutdown.remote()  # to Ray Train's callbacks it is the end; the process goes on
+            shelf.keep(Kept(asked, self.placement_group_handle, self.workers))
             dataclasses.replace(state, workers=[], placement_group_handle=_NoPlace()).shutdown()
-            shelf.keep(kept)
 
     return Keeps(**vars(state))
 

@@ -75,11 +75,14 @@ class LeanTorchTrainer(TorchTrainer):
         return self._controller is not None
 
     def _create_default_callbacks(self) -> list[Any]:
-        dies_with_its_job = compat.started_this_cluster() or (controls_here() and not _is_actor())
-        is_freed = dies_with_its_job or (self.search_frees_place and controls_here() and compat.tells_places())
-        left_out = _NEVER_NEEDED + (_NOT_NEEDED_WHERE_FREED if is_freed else ())
+        left_out = _NEVER_NEEDED + (_NOT_NEEDED_WHERE_FREED if self._is_freed() else ())
         made = super()._create_default_callbacks()  # type: ignore[misc]  # types show Ray Train\'s first version
         return [callback for callback in made if type(callback).__name__ not in left_out]
+
+    def _is_freed(self) -> bool:
+        """Whether the workers' place comes free when this process dies, without a helper."""
+        dies_with_its_job = compat.started_this_cluster() or (controls_here() and not _is_actor())
+        return dies_with_its_job or (self.search_frees_place and controls_here() and compat.tells_places())
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         policy, fixed = options.get("scaling_policy"), compat.fixed_scaling_policy()
@@ -91,7 +94,7 @@ class LeanTorchTrainer(TorchTrainer):
 
         def make() -> Any:
             made = controller(**options)
-            if self.hands_workers_on:
+            if self.hands_workers_on and self._is_freed():
                 kept_workers.hand_on(made)
             return made
 
@@ -154,7 +157,7 @@ class _ControllerThread:
     async def _control(self) -> Any:
         with _one_is_made, environment.temporary(environment.CONTROLLER_LOG, "0"):
             controller = self._make()
-        compat.hear_notices_here(controller)
+        hear_notices_here(controller)
         step = getattr(controller, compat.CONTROLLER_STEP)
 
         async def step_unless_aborted() -> None:
@@ -176,6 +179,42 @@ class _ControllerThread:
 
 
 _one_is_made = threading.Lock()  # two threads would change the environment under each other
+
+
+def hear_notices_here(controller: Any) -> None:
+    """Has a controller of this process hear by a thread of its own, and by no actor, of machines that will go away.
+
+    What Ray Train says of it to programmers is left out: hearing in watcher.py says it to the user.
+    """
+    without = "each training starts one process more"
+    watcher = compat.find(f"{compat.TRAIN}.execution.preemption", "PreemptionWatcher", without)
+    if watcher is None:
+        return
+    callback_class = compat.find(f"{compat.TRAIN}.callbacks.preemption_callback", "PreemptionCallback", without)
+    callbacks = getattr(controller, "_worker_group_callbacks_to_propagate", None)
+    if callbacks is None:
+        compat.warn_once(f"{type(controller).__name__}._worker_group_callbacks_to_propagate", without)
+    if callback_class is None or callbacks is None:
+        return
+
+    class HearsHere(callback_class):  # type: ignore[misc, valid-type]  # it is looked up
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            self._stop_watcher()
+            ranks: dict[str, list[int]] = {}
+            for worker in worker_group.get_workers():
+                ranks.setdefault(worker.metadata.node_id, []).append(worker.distributed_context.world_rank)
+            actors = {w.distributed_context.world_rank: w.actor for w in worker_group.get_workers()}
+            self._watcher = watcher(ranks, self._poll_interval_s, actors)
+
+        def _stop_watcher(self) -> None:
+            if self._watcher is not None:
+                self._watcher._stop_event.set()
+            self._watcher = None
+
+    logging.getLogger(watcher.__module__).setLevel(logging.ERROR)
+    for callback in callbacks:
+        if type(callback) is callback_class:
+            callback.__class__ = HearsHere
 
 
 def _asking_nobody(policy: Any) -> Any:
@@ -218,10 +257,15 @@ def prepare_process() -> None:
         dist.destroy_process_group()
     if "torch._dynamo" in sys.modules:  # else after some trainings no network would be compiled any more
         torch.compiler.reset()
-    if torch.cuda.is_available():
+    if _has_trained.is_set():  # its network and optimiser may be in a circle, and so still there
         gc.collect()
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    _has_trained.set()
     listen_on_one_address()
+
+
+_has_trained = threading.Event()  # this process, as a worker
 
 
 def listen_on_one_address() -> None:

@@ -36,9 +36,9 @@ def train_rank(options: Mapping[str, Any]) -> None:
     config, run, channel = from_dict(options["config"]), Run(**options["run"]), options["channel"]
     world = _world(config)
     logging.getLogger().setLevel(logging.WARNING)  # Ray sets it to INFO, and its own lines and boto3's come with it
-    compat.let_upload_again()
     with contextlib.ExitStack() as opened:
         opened.enter_context(watcher.hearing(channel, world.rank))
+        compat.let_upload_again()
         if world.rank == 0:
             watcher.send_started(channel)
         saved = agreed_checkpoint(run.uri, world)

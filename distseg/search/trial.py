@@ -98,7 +98,7 @@ def _mean_over_seeds(
                 tags=tags,
                 callbacks=[relay],
                 job=options["job"],
-                hands_workers_on=True,
+                hands_workers_on=options["drives_another"] or seed != seeds[-1],
             )
             records.write_end(place, "finished")
         last.append(records.read_evaluations(place)[-1].metrics)

@@ -1,4 +1,4 @@
-"""A driver trains three times: with new workers, with those of the time before, and after one of them was killed.
+"""A driver trains with new workers, with those of the time before, after one of them was killed, and with fewer.
 
 What a training comes to does not depend on whose workers it has.
 """
@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 DRIVER = """
 import json, os, signal, sys, time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,7 @@ from distseg.orchestration.kept_workers import shelf
 
 config = from_dict(json.loads(Path(sys.argv[1]).read_text()))
 
-def train():
+def train(config=config):
     warned = len(Path("err").read_text())
     outcome = orchestration.train(config, hands_workers_on=True)
     pids = [] if shelf._kept is None else sorted(worker.metadata.pid for worker in shelf._kept.workers)
@@ -38,10 +39,12 @@ def train():
 ended = {"first": train(), "second": train()}
 os.kill(ended["second"]["pids"][0], signal.SIGKILL)
 ended["third"] = train()
+alone = replace(config, scaling=replace(config.scaling, num_workers=1))
+ended |= {"alone": train(alone), "alone again": train(alone)}
 Path("ended.json").write_text(json.dumps(ended))
 pids = [pid for training in ended.values() for pid in training["pids"]]
 while ray.available_resources().get("CPU", 0.0) < 2 or any(psutil.pid_exists(pid) for pid in pids):
-    time.sleep(0.1)  # nobody wants the third's
+    time.sleep(0.1)  # nobody wants the last ones
 """
 
 
@@ -53,8 +56,10 @@ def test_the_next_training_has_the_workers_and_comes_to_the_same(
     ended = programs.run(tmp_path, ray_cluster, "trains_again", write_config(config, tmp_path))
     assert ended.code == 0, ended.err
     told = json.loads((tmp_path / "ended.json").read_text())
-    first, second, third = (told[name] for name in ("first", "second", "third"))
+    first, second, third, alone, again = told.values()
     assert len(first["pids"]) == 2 and second["pids"] == first["pids"]
     assert len(third["pids"]) == 2 and not set(third["pids"]) & set(second["pids"])
-    assert [training["restarts"] for training in (first, second, third)] == [0, 0, 0]
+    assert len(alone["pids"]) == 1 and again["pids"] == alone["pids"] != third["pids"][:1]
+    assert [training["restarts"] for training in told.values()] == [0, 0, 0, 0, 0]
+    assert alone["scores"] == again["scores"]
     assert first["scores"] == second["scores"] == third["scores"]

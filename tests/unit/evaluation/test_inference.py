@@ -117,10 +117,17 @@ def test_class_ids_are_those_of_argmax_also_among_equals_and_what_is_no_number(
     scores_BKHW[1, 2:5, 6] = math.inf
     scores_BKHW[:, :, 7] = -math.inf
     scores_BKHW = scores_BKHW.contiguous(memory_format=memory_format)
-    for scores in (scores_BKHW, scores_BKHW.nan_to_num(1.0)):
+    for scores in (scores_BKHW, scores_BKHW.nan_to_num(1.0, math.inf, -math.inf)):
         largest_BHW, ids_BHW = inference._largest(scores)
         assert torch.equal(ids_BHW, scores.argmax(1))
         torch.testing.assert_close(largest_BHW, scores.amax(1), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("num_classes", [1, 255, 256])
+def test_class_ids_of_any_number_of_classes(num_classes: int) -> None:
+    scores_BKHW = torch.randn(2, num_classes, 3, 5, generator=torch.Generator().manual_seed(0))
+    scores_BKHW[:, -1, 0] = 9.0
+    assert torch.equal(inference._largest(scores_BKHW)[1], scores_BKHW.argmax(1))
 
 
 def test_the_plain_protocol_is_the_argmax_of_the_logits() -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import ray.train
 
-from distseg.orchestration import compat
+from distseg.orchestration import compat, trainer
 from tests.conftest import REPOSITORY
 
+CONTROLLER: Any = type("Controller", (), {"worker_group_cls": dict})()
 LOOKED_UP: dict[str, Callable[[], object]] = {
     "_global_node": compat.started_this_cluster,
     "canonicalize_bootstrap_address": lambda: compat.starts_a_cluster(""),
@@ -32,8 +33,8 @@ LOOKED_UP: dict[str, Callable[[], object]] = {
     "FixedScalingPolicy": compat.fixed_scaling_policy,
     "TrainController": compat.train_controller,
     "PlacementGroupTableData": compat.tells_places,
-    "WorkerGroup": compat.worker_group,
-    "PreemptionWatcher": lambda: compat.hear_notices_here(Made(_worker_group_callbacks_to_propagate=[])),
+    "WorkerGroup": lambda: compat.worker_group(CONTROLLER),
+    "PreemptionWatcher": lambda: trainer.hear_notices_here(Made(_worker_group_callbacks_to_propagate=[])),
 }
 MODULES = (
     "ray._private.worker",
@@ -58,9 +59,9 @@ MODULES_OF_RAY_ITSELF = (  # which it imports again and again
 
 @pytest.fixture(autouse=True)
 def each_is_told_anew() -> Iterator[None]:
-    compat._warn_once.cache_clear()
+    compat.warn_once.cache_clear()
     yield
-    compat._warn_once.cache_clear()
+    compat.warn_once.cache_clear()
 
 
 def test_the_lock_has_the_tested_version() -> None:
@@ -98,7 +99,7 @@ def test_a_notice_reaches_all_workers_by_a_thread_of_the_controllers(monkeypatch
     monkeypatch.setattr(ray, "nodes", list)
     callback: Any = PreemptionCallback()
     other = ray.train.UserCallback()
-    compat.hear_notices_here(Made(_worker_group_callbacks_to_propagate=[other, callback]))
+    trainer.hear_notices_here(Made(_worker_group_callbacks_to_propagate=[other, callback]))
 
     callback.after_worker_group_start(group_of("a", "b"))
     told = dict(heard.get(timeout=60) for _ in range(2))
@@ -118,7 +119,7 @@ def test_a_controller_with_other_names_keeps_rays_own_process_and_one_line_says_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for _ in range(2):
-        compat.hear_notices_here(Made())
+        trainer.hear_notices_here(Made())
     (message,) = caplog.messages
     assert "_worker_group_callbacks_to_propagate" in message and message.endswith("starts one process more")
 
@@ -134,7 +135,7 @@ def test_workers_whose_inside_has_other_names_begin_anew(
     owner: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delattr(f"{owner}.{name}")
-    assert compat.worker_group() is compat.worker_group() is None
+    assert compat.worker_group(CONTROLLER) is compat.worker_group(CONTROLLER) is None
     (message,) = caplog.messages
     assert f"{owner.rpartition('.')[2]}.{name} (" in message and message.endswith("starts its workers anew")
 

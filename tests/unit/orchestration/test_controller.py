@@ -150,7 +150,7 @@ def test_a_version_whose_controller_works_otherwise_has_it_as_an_actor(
     monkeypatch.delattr(compat.train_controller(), compat.CONTROLLER_STEP)
     assert compat.train_controller() is None
     assert "each training starts one process more" in caplog.text
-    compat._warn_once.cache_clear()
+    compat.warn_once.cache_clear()
 
 
 def test_it_takes_itself_for_an_actor_and_other_threads_do_not() -> None:

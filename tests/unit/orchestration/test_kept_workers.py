@@ -32,6 +32,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> "queue.SimpleQueue[str]":
         if "dead" in names:
             raise ActorDiedError
 
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("distseg.orchestration.compat.draining_nodes", set)
+    monkeypatch.setattr(kept_workers, "placement_group_table", lambda: {"its own": {"state": "CREATED"}})
     monkeypatch.setattr("ray.kill", lambda actor: killed.put(actor.name))
     monkeypatch.setattr("ray.get", get)
     return killed
@@ -39,9 +42,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> "queue.SimpleQueue[str]":
 
 def workers(*names: str) -> list[Any]:
     def actor(name: str) -> Any:
-        return Made(name=name, get_metadata=Made(remote=lambda: name))
+        return Made(name=name, get_metadata=Made(remote=lambda: name), shutdown=Made(remote=lambda: None))
 
-    return [Made(actor=actor(name)) for name in names]
+    return [Made(actor=actor(name), metadata=Made(node_id=f"node of {name}")) for name in names]
 
 
 def all_of(ended: "queue.SimpleQueue[str]") -> list[str]:
@@ -64,6 +67,33 @@ def test_who_asks_for_others_or_finds_one_dead_gets_none_and_the_place_is_free(
     shelf.keep(Kept(ASKED, Place(ended), workers(*names)))
     assert shelf.take(asked) is None
     assert all_of(ended) == [*names, "place"]
+
+
+@pytest.mark.parametrize("why", ["another waits", "a machine will go away"])
+def test_they_end_where_they_may_not_stay(
+    why: str, ended: "queue.SimpleQueue[str]", group_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comes(_: object = None) -> None:
+        if why == "another waits":
+            monkeypatch.setattr(kept_workers, "placement_group_table", lambda: {"another's": {"state": "PENDING"}})
+        else:
+            monkeypatch.setattr("distseg.orchestration.compat.draining_nodes", lambda: {"node of b"})
+
+    shelf = Shelf()
+    shelf.keep(Kept(ASKED, Place(ended), workers("a", "b")))
+    group = group_class(ended, "a", "b")
+    group._latest_poll_status = FINISHED
+    comes()
+    assert shelf.take(ASKED) is None
+    assert all_of(ended) == ["a", "b", "place"]
+    group.shutdown()
+    assert all_of(ended) == ["a", "b", "sync actor", "place"]
+
+
+def test_after_ray_nothing_is_ended(ended: "queue.SimpleQueue[str]", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # Ray's own functions would start it again
+    Kept(ASKED, Place(ended), workers("a")).end()
+    assert ended.empty()
 
 
 def test_nobody_comes_for_them(ended: "queue.SimpleQueue[str]", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +171,7 @@ class Group:
 @pytest.fixture
 def group_class(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(kept_workers, "shelf", Shelf())
-    monkeypatch.setattr("distseg.orchestration.compat.worker_group", lambda: Group)
+    monkeypatch.setattr("distseg.orchestration.compat.worker_group", lambda controller: Group)
     controller = Made(worker_group_cls=Group)
     kept_workers.hand_on(controller)
     return controller.worker_group_cls
@@ -185,7 +215,19 @@ def test_workers_of_a_training_that_failed_or_was_stopped_end_with_it(
     assert group_class(ended, "c", "d").names == ["c", "d"]
 
 
-def test_a_controller_with_another_class_of_groups_keeps_it(group_class: Any) -> None:
-    controller = Made(worker_group_cls=dict)
-    kept_workers.hand_on(controller)
-    assert controller.worker_group_cls is dict
+@pytest.mark.parametrize("name", ["_latest_poll_status", "_worker_group_context", "_train_run_context"])
+def test_a_group_whose_inside_has_other_names_ends_as_ever_and_is_made_anew(
+    name: str, group_class: Any, ended: "queue.SimpleQueue[str]", caplog: pytest.LogCaptureFixture
+) -> None:
+    class Other(group_class):  # type: ignore[misc]  # made by the fixture
+        def __getattribute__(self, asked: str) -> Any:
+            if asked == name:
+                raise AttributeError(f"no attribute {name!r}")
+            return super().__getattribute__(asked)
+
+    first = group_class(ended, "a", "b")
+    first._latest_poll_status = FINISHED
+    first.__class__ = Other
+    first.shutdown()
+    assert all_of(ended) == ["a", "b", "sync actor", "place"]
+    assert caplog.messages == [f"workers end with their trial: no attribute {name!r}"]

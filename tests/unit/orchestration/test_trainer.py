@@ -1,13 +1,18 @@
-"""torch's store of addresses listens on the address that it is given, and nowhere else."""
+"""torch's store of addresses listens where it is told to and nowhere else; a worker's process begins clean."""
 
 import importlib
 import logging
 import os
+import sys
+import threading
 from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+import torch.distributed as dist
 
 from distseg.orchestration import trainer
 from tests.conftest import free_port
@@ -66,6 +71,22 @@ def test_a_torch_without_the_name_is_told(monkeypatch: pytest.MonkeyPatch, caplo
         trainer.listen_on_one_address()
     assert "its store listens on all interfaces" in caplog.text
     assert before is TORCHS.TCPStore
+
+
+def test_a_process_that_trains_again_is_as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(trainer, "_has_trained", threading.Event())
+    monkeypatch.setattr(trainer, "listen_on_one_address", lambda: done.append("listens"))
+    monkeypatch.setattr("gc.collect", lambda: done.append("collected"))
+    monkeypatch.setattr("torch.compiler.reset", lambda: done.append("forgot what was compiled"))
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    trainer.prepare_process()
+    assert done == ["listens"]
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", ModuleType("torch._dynamo"))
+    trainer.prepare_process()
+    assert not dist.is_initialized()
+    assert done == ["listens", "forgot what was compiled", "collected", "listens"]
 
 
 def test_ray_train_opens_the_store_after_it() -> None:
