@@ -52,6 +52,7 @@ WHOLE_IMAGE = InferenceConfig()
 PIXELS_AT_ONCE = 1 << 20
 """Windows and mirrored images are segmented together up to so many pixels, which bounds memory."""
 _MAX_RANK = 255  # in uint8
+_FEW_THREADS = 4
 
 
 @torch.inference_mode()
@@ -70,9 +71,10 @@ def _scores(model: nn.Module, images_B3HW: Tensor, precision: str, config: Infer
 def _largest(scores_BKHW: Tensor) -> tuple[Tensor, Tensor]:
     """`max(1)`: the largest scores (B, H, W) and their classes, int64, the first class among equals.
 
-    PyTorch's own compares one number at a time on CPUs, and takes several times as long.
+    PyTorch's own compares one number at a time on CPUs, and takes several times as long; but it has all threads do so.
     """
-    if scores_BKHW.device.type == "cpu" and scores_BKHW.shape[1] <= _MAX_RANK:
+    is_on_few = scores_BKHW.device.type == "cpu" and torch.get_num_threads() <= _FEW_THREADS
+    if is_on_few and scores_BKHW.shape[1] <= _MAX_RANK:
         largest_BHW, ids_BHW, is_number = _largest_on_cpu(scores_BKHW)
         if is_number:
             return largest_BHW, ids_BHW

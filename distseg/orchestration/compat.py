@@ -283,7 +283,7 @@ def places_of_the_dead() -> list[PlacementGroup]:
 
 
 def draining_nodes() -> set[str]:
-    """The ids of machines that are to be taken away. None, if Ray does not tell."""
+    """The ids of machines that are to be taken away. Empty if Ray does not tell."""
     state = find("ray._private.state", "state", "a trial may begin on a machine that is about to be taken away")
     tell = getattr(state, "get_draining_nodes", None)
     return set() if tell is None else set(tell())

@@ -109,9 +109,11 @@ def test_scales_are_averaged_at_the_images_own_size() -> None:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_threads", [1, 64])
 def test_class_ids_are_those_of_argmax_also_among_equals_and_what_is_no_number(
-    memory_format: torch.memory_format, dtype: torch.dtype
+    memory_format: torch.memory_format, dtype: torch.dtype, num_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
     scores_BKHW = torch.randint(4, (2, 7, 33, 41), generator=torch.Generator().manual_seed(0)).to(dtype)
     scores_BKHW[0, 3, 5] = math.nan
     scores_BKHW[1, 2:5, 6] = math.inf
@@ -124,7 +126,8 @@ def test_class_ids_are_those_of_argmax_also_among_equals_and_what_is_no_number(
 
 
 @pytest.mark.parametrize("num_classes", [1, 255, 256])
-def test_class_ids_of_any_number_of_classes(num_classes: int) -> None:
+def test_class_ids_of_any_number_of_classes(num_classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     scores_BKHW = torch.randn(2, num_classes, 3, 5, generator=torch.Generator().manual_seed(0))
     scores_BKHW[:, -1, 0] = 9.0
     assert torch.equal(inference._largest(scores_BKHW)[1], scores_BKHW.argmax(1))
