@@ -67,19 +67,26 @@ def _train(params: Mapping[str, Any], options: Mapping[str, Any], trial_id: str,
     if len(seeds) == 1:
         with _telling_tune() as tell:
             relay = _Relay(folder, options["objective"], cost, tell)
-            orchestration.train(
-                config,
-                resume=find_run_in(folder),
-                tags=tags,
-                callbacks=[relay],
-                job=options["job"],
-                hands_workers_on=options["drives_another"],
-            )
+            _fit(config, folder, relay, tags, options, trains_again=options["drives_another"])
     else:
         metrics = _mean_over_seeds(config, seeds, folder, tags, options)
         records.write_evaluation(folder, config.optim.max_steps, metrics)
         score = objectives.score(metrics, options["objective"])
         tune.report({SCORE: score, "step": config.optim.max_steps, **cost})
+
+
+def _fit(
+    config: RunConfig,
+    place: str,
+    relay: UserCallback,
+    tags: Mapping[str, str],
+    options: Mapping[str, Any],
+    *,
+    trains_again: bool,
+) -> None:
+    """One training, in the run that `place` may have already."""
+    about: dict[str, Any] = {"resume": find_run_in(place), "tags": tags, "job": options["job"]}
+    orchestration.train(config, callbacks=[relay], hands_workers_on=trains_again, **about)
 
 
 def _mean_over_seeds(
@@ -92,14 +99,8 @@ def _mean_over_seeds(
         seeded = replace(config, seed=seed, checkpoint=replace(config.checkpoint, uri=place))
         if not records.has_ended(place):
             relay = _Relay(place, options["objective"], {}, None)
-            orchestration.train(
-                seeded,
-                resume=find_run_in(place),
-                tags=tags,
-                callbacks=[relay],
-                job=options["job"],
-                hands_workers_on=options["drives_another"] or seed != seeds[-1],
-            )
+            trains_again = options["drives_another"] or seed != seeds[-1]
+            _fit(seeded, place, relay, tags, options, trains_again=trains_again)
             records.write_end(place, "finished")
         last.append(records.read_evaluations(place)[-1].metrics)
     return {name: statistics.fmean(metrics[name] for metrics in last) for name in last[0]}
