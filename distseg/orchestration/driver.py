@@ -88,8 +88,16 @@ def train(
         run.job_id = job or cluster.job_id()
         with taken(run.uri, TRAINS_IT, owner=job or compat.submitted_job_id()):
             saved = check_resume(run, config, manifest)  # again: until now another process may have worked on it
-            of_search = {"is_alone": not job, "hands_workers_on": hands_workers_on}
-            return _train(config, run, manifest, saved, show, callbacks, **of_search)
+            return _train(
+                config,
+                run,
+                manifest,
+                saved,
+                show,
+                callbacks,
+                is_alone=not job,
+                hands_workers_on=hands_workers_on,
+            )
 
 
 def _train(

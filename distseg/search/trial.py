@@ -85,8 +85,14 @@ def _fit(
     trains_again: bool,
 ) -> None:
     """One training, in the run that `place` may have already."""
-    about: dict[str, Any] = {"resume": find_run_in(place), "tags": tags, "job": options["job"]}
-    orchestration.train(config, callbacks=[relay], hands_workers_on=trains_again, **about)
+    orchestration.train(
+        config,
+        resume=find_run_in(place),
+        tags=tags,
+        callbacks=[relay],
+        job=options["job"],
+        hands_workers_on=trains_again,
+    )
 
 
 def _mean_over_seeds(
